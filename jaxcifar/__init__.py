@@ -1,0 +1,60 @@
+"""jaxcifar: functional training of small-image classifiers in JAX and Flax.
+
+Names are loaded when first used, so that `import jaxcifar` costs little more than JAX itself.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcifar.activations import capture as capture
+    from jaxcifar.checkpoint import Checkpoints as Checkpoints
+    from jaxcifar.compilation_cache import enable_compilation_cache as enable_compilation_cache
+    from jaxcifar.data import Dataset as Dataset
+    from jaxcifar.data import Splits as Splits
+    from jaxcifar.data import balanced_subset as balanced_subset
+    from jaxcifar.data import load_dataset as load_dataset
+    from jaxcifar.evaluation import evaluate as evaluate
+    from jaxcifar.evaluation import evaluate_run as evaluate_run
+    from jaxcifar.evaluation import restore_run as restore_run
+    from jaxcifar.experiments import EXPERIMENTS as EXPERIMENTS
+    from jaxcifar.experiments import get_experiment as get_experiment
+    from jaxcifar.optim import make_optimizer as make_optimizer
+    from jaxcifar.recipe import Recipe as Recipe
+    from jaxcifar.resnet import ResNet as ResNet
+    from jaxcifar.resnet import resnet18 as resnet18
+    from jaxcifar.resnet import resnet34 as resnet34
+    from jaxcifar.resnet import resnet50 as resnet50
+    from jaxcifar.schedules import make_schedule as make_schedule
+    from jaxcifar.state import TrainState as TrainState
+    from jaxcifar.steps import make_eval_step as make_eval_step
+    from jaxcifar.steps import make_train_step as make_train_step
+    from jaxcifar.train import fit as fit
+
+_MODULES = {
+    "activations": ("capture",),
+    "checkpoint": ("Checkpoints",),
+    "compilation_cache": ("enable_compilation_cache",),
+    "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
+    "evaluation": ("evaluate", "evaluate_run", "restore_run"),
+    "experiments": ("EXPERIMENTS", "get_experiment"),
+    "optim": ("make_optimizer",),
+    "recipe": ("Recipe",),
+    "resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
+    "schedules": ("make_schedule",),
+    "state": ("TrainState",),
+    "steps": ("make_eval_step", "make_train_step"),
+    "train": ("fit",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxcifar' has no attribute {name!r}")
+    return getattr(import_module(f"jaxcifar.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

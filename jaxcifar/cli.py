@@ -1,0 +1,93 @@
+"""What the scripts share: options made from a dataclass, and errors as one line."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from jaxcifar.checkpoint import CheckpointError
+from jaxcifar.compilation_cache import enable_compilation_cache
+from jaxcifar.data import DataError
+from jaxcifar.recipe import RecipeError
+from jaxcifar.run_files import RunError
+from jaxcifar.suggest import did_you_mean
+
+# Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
+EXPECTED = (CheckpointError, DataError, FloatingPointError, RecipeError, RunError)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole option names, one line an error, and the nearest option to a typo."""
+
+    def __init__(self, **settings: Any) -> None:
+        """As `argparse.ArgumentParser`."""
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse (the command line), refusing what is left over."""
+        parsed, rest = self.parse_known_args(arguments)
+        if rest:
+            options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            name = rest[0].split("=", 1)[0]
+            if name.startswith("-"):
+                self.error(f"unknown option {name}{did_you_mean(name, options)}")
+            self.error(f"do not know what to do with {name!r}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 2; the usage of 25 options would bury it."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_options(parser: argparse.ArgumentParser, defaults: Any) -> None:
+    """Add an option for each field of a dataclass instance; its values are the defaults shown.
+
+    An option not given is absent from the parsed namespace: see `given_options`.
+    """
+    groups: dict[str, Any] = {}
+    hints = get_type_hints(type(defaults))
+    for field in dataclasses.fields(defaults):
+        title = field.metadata["group"]
+        group = groups.setdefault(title, None) or parser.add_argument_group(title)
+        groups[title] = group
+        value = getattr(defaults, field.name)
+        text = field.metadata["help"]
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            default=argparse.SUPPRESS,
+            help=text if value is None else f"{text} (default: {value})",
+            **_value_of(hints[field.name]),
+        )
+
+
+def given_options(parsed: argparse.Namespace, dataclass: type) -> dict[str, Any]:
+    """The fields that were given on the command line."""
+    names = [field.name for field in dataclasses.fields(dataclass)]
+    return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+
+
+def run_script(main: Callable[[], None]) -> NoReturn:
+    """Run a script's `main`. Expected errors are one line and exit status 2; Ctrl-C exits 130."""
+    enable_compilation_cache()
+    try:
+        main()
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what was saved is intact (train.py --resume goes on)", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _value_of(hint: Any) -> dict[str, Any]:
+    """Argparse's type, choices or action for an annotation."""
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    return {"type": hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}

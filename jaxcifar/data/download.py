@@ -1,0 +1,209 @@
+"""One file from the first of several mirrors that has it, resumed where an earlier try stopped.
+
+What arrives is kept in `NAME.part` and becomes `NAME` only when its SHA-256 is the pinned one, so a
+wrong or hostile mirror costs time and nothing else.
+"""
+
+import http.client
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jaxcifar.data.digest import sha256_of
+from jaxcifar.data.errors import DataError
+from jaxcifar.data.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1 << 16
+_LAST_RESORT = 0.0  # a mirror tried again when nothing faster is left, at whatever rate
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file with a known size and SHA-256 (hex), and where it can be had, best place first."""
+
+    name: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a mirror.
+
+    Attributes:
+      timeout: seconds without a byte, when connecting or later.
+      give_up: seconds in all after which no further mirror is asked if none has sent a byte: five
+        silent mirrors with several addresses each would otherwise take minutes.
+      slow: bytes a second; a mirror that is slower over its first `slow_after` seconds is left for
+        the next one. The original host was seen at 55 kB/s, which is 50 minutes for CIFAR-10.
+      slow_after: seconds.
+    """
+
+    timeout: float = 6.0
+    give_up: float = 30.0
+    slow: float = 200e3
+    slow_after: float = 15.0
+
+
+class _Failed(Exception):
+    """A mirror that will not do; the message says why."""
+
+
+class _Cut(_Failed):
+    """The connection broke; the mirror may go on from where it stopped."""
+
+
+class _Slow(_Failed):
+    """The mirror works, but another may be faster."""
+
+
+class _WrongBytes(_Failed):
+    """The whole file arrived, and it is another file."""
+
+
+def fetch(
+    remote: Remote, folder: Path, *, patience: Patience | None = None, progress: bool = True
+) -> Path:
+    """Downloads into `folder` and returns the path, or returns at once if it is there already.
+
+    Raises:
+      DataError: no mirror has the file; the message gives each mirror's reason. What had arrived
+        stays in `NAME.part` for the next try.
+      OSError: `folder` cannot be written.
+    """
+    patience = patience or Patience()
+    folder.mkdir(parents=True, exist_ok=True)
+    target, part = folder / remote.name, folder / f"{remote.name}.part"
+    if target.exists() and sha256_of(target) == remote.sha256:
+        return target
+    started, had = time.monotonic(), _size(part)
+    queue = deque((url, patience.slow) for url in remote.urls)
+    failures: list[str] = []
+    while queue:
+        url, slow = queue.popleft()
+        host = urlsplit(url).hostname
+        if time.monotonic() - started > patience.give_up and _size(part) == had:
+            failures.append(f"{host}: not asked, as {patience.give_up:.0f} s had passed")
+            continue
+        try:
+            _fetch_from(url, remote, part, slow if queue else _LAST_RESORT, patience, progress)
+        except _Slow as failure:
+            queue.append((url, _LAST_RESORT))
+            _log.info("%s: %s; trying another mirror", host, failure)
+        except _Failed as failure:
+            failures.append(f"{host}: {failure}")
+            _log.info("%s: %s", host, failure)
+        else:
+            part.replace(target)
+            return target
+    raise DataError(f"{remote.name} could not be downloaded ({'; '.join(failures)}).")
+
+
+def _fetch_from(
+    url: str, remote: Remote, part: Path, slow: float, patience: Patience, progress: bool
+) -> None:
+    """Fills `part` from one mirror, going on after a cut as long as each try brings something.
+
+    Raises:
+      _Failed: `part` keeps what may still be of use.
+    """
+    restarted = False
+    while True:
+        before = _size(part)
+        try:
+            if before < remote.size:
+                _receive(url, remote, part, slow, patience, progress)
+            _check(remote, part)
+            return
+        except _Cut:
+            if _size(part) <= before:
+                raise
+        except _WrongBytes:
+            # The bytes of an earlier try, perhaps from another mirror, may be the wrong ones.
+            part.unlink()
+            if restarted or not before:
+                raise
+            restarted = True
+
+
+def _receive(
+    url: str, remote: Remote, part: Path, slow: float, patience: Patience, progress: bool
+) -> None:
+    """Asks once for what `part` lacks and appends what comes."""
+    have = _size(part)
+    headers = {"User-Agent": "jaxcifar", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=patience.timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _Failed(f"HTTP {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _Failed(str(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Failed(str(error) or type(error).__name__) from error
+    with response:
+        start = _start_of(response, have, remote)
+        with (
+            part.open("r+b" if start else "wb") as file,
+            progress_bar(remote.name, remote.size, unit="B", shown=progress, initial=start) as bar,
+        ):
+            file.seek(start)
+            begun = time.monotonic()
+            arrived = 0
+            while chunk := _read(response):
+                # One byte too many is enough to know that it is another file.
+                file.write(chunk[: remote.size + 1 - start - arrived])
+                arrived += len(chunk)
+                bar.update(len(chunk))
+                if start + arrived > remote.size:
+                    break
+                elapsed = time.monotonic() - begun
+                if elapsed > patience.slow_after and arrived < slow * elapsed:
+                    raise _Slow(f"only {arrived / elapsed / 1e3:.0f} kB/s")
+    if start + arrived < remote.size:
+        raise _Cut(f"the connection ended after {start + arrived:,} of {remote.size:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read1(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Cut(str(error) or type(error).__name__) from error
+
+
+def _start_of(response: http.client.HTTPResponse, have: int, remote: Remote) -> int:
+    """Where in the file the answer begins: a server may ignore the range and send all of it.
+
+    Raises:
+      _Failed: the answer is about a file of another size, such as a page that says sorry.
+    """
+    if response.status == 206:
+        answered = response.headers.get("Content-Range", "no range")
+        same_size = answered.endswith((f"/{remote.size}", "/*"))
+        if not (answered.startswith(f"bytes {have}-") and same_size):
+            raise _Failed(f"asked for the bytes from {have:,} on, it answered {answered!r}")
+        return have
+    length = response.headers.get("Content-Length")
+    if length is not None and length != str(remote.size):
+        raise _Failed(f"it offers {length} bytes, where the file has {remote.size:,}")
+    return 0
+
+
+def _check(remote: Remote, part: Path) -> None:
+    digest = sha256_of(part)
+    if digest != remote.sha256:
+        raise _WrongBytes(f"what it sent has SHA-256 {digest}, expected {remote.sha256}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

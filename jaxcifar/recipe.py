@@ -1,0 +1,233 @@
+"""A recipe: every setting of a run, checked before anything is compiled or written."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import jax.numpy as jnp
+import optax
+
+from jaxcifar.augment import NORMALIZATIONS, make_normalize
+from jaxcifar.data import check_split, dataset_info
+from jaxcifar.optim import OptimizerName, make_optimizer
+from jaxcifar.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
+from jaxcifar.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
+from jaxcifar.suggest import did_you_mean
+
+
+class RecipeError(ValueError):
+    """A setting that cannot be; the message names it and what would do."""
+
+
+def setting(group: str, default: Any, text: str) -> Any:
+    """A field with the group and text that `scripts/train.py --help` shows."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every setting of a run. Together with the data it determines the run's numbers."""
+
+    dataset: str = setting(
+        "data", "cifar10", "cifar10, or digits (small, shipped, needs no network)"
+    )
+    train_size: int | None = setting(
+        "data", None, "images trained on (default: the dataset's split)"
+    )
+    validation_size: int | None = setting("data", None, "images validated on, disjoint from those")
+    stratified: bool = setting("data", False, "keep the class proportions in the split")
+    split_seed: int = setting("data", 0, "chooses the images of the split")
+    normalization: str = setting("data", "cifar10", f"mean and std: {', '.join(NORMALIZATIONS)}")
+    flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
+    translate_pixels: int = setting("data", 0, "augmentation: largest random shift, pixels")
+
+    architecture: str = setting("model", "resnet18", ", ".join(ARCHITECTURES))
+    width: int = setting("model", 64, "channels of the first stage")
+    stem: Stem = setting("model", "imagenet", "7x7 stride 2 with max-pool, or 3x3 (cifar)")
+    head: Head = setting(
+        "model", "linear", "dropout and a linear layer, or two layers (sequential)"
+    )
+    dropout_rate: float = setting("model", 0.0, "in the head, at least 0 and under 1")
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "model", "float32", "of the computation; parameters and statistics are float32"
+    )
+
+    epochs: int = setting("training", 20, "passes over the train split")
+    batch_size: int = setting(
+        "training", 128, "images a step; the last batch of an epoch may be smaller"
+    )
+    optimizer: OptimizerName = setting("training", "adam", "adam, adamw or sgd (Nesterov)")
+    learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
+    momentum: float = setting("training", 0.9, "of sgd")
+    weight_decay: float = setting("training", 0.0, "on kernels, for adamw and sgd")
+    label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
+    schedule: ScheduleName = setting("training", "cosine", "of the learning rate")
+    t_max: float | None = setting(
+        "training", None, "epochs to the schedule's end (default: epochs)"
+    )
+    schedule_unit: ScheduleUnit = setting(
+        "training", "step", "whether the rate moves every step or every epoch"
+    )
+    warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
+
+    eval_batch_size: int = setting(
+        "training", 500, "images a step in evaluation; changes no result"
+    )
+    seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            RecipeError: naming the field, its value and what it may be.
+            DataError: unknown dataset or a split it cannot give.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        _check_choice("normalization", self.normalization, NORMALIZATIONS)
+        _check_choice("architecture", self.architecture, ARCHITECTURES)
+        for name in ("width", "epochs", "batch_size", "eval_batch_size"):
+            _check(self, name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("seed", "split_seed", "translate_pixels", "weight_decay", "warmup_epochs"):
+            _check(self, name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("dropout_rate", "momentum", "label_smoothing"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
+        _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
+        _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
+        _check(self, "t_max", self.t_max is None or self.t_max > 0, "must be positive")
+        _check(
+            self,
+            "weight_decay",
+            self.optimizer != "adam" or self.weight_decay == 0,
+            "needs --optimizer adamw (or sgd)",
+        )
+        side = dataset_info(self.dataset).side
+        _check(
+            self, "translate_pixels", self.translate_pixels < side, f"must be under {side} pixels"
+        )
+        train_size, _ = self.split_sizes
+        if self.batch_size > train_size:
+            raise RecipeError(
+                f"batch_size {self.batch_size} is larger than the train split of {train_size} "
+                "images: lower --batch-size or raise --train-size"
+            )
+        halvings = 5 if self.stem == "imagenet" else 3
+        one_image = 1 in (self.batch_size, train_size % self.batch_size)
+        if one_image and self.image_size <= 2**halvings:  # torch refuses this batch, too
+            raise RecipeError(
+                f"batch_size {self.batch_size} leaves a batch of one image among {train_size}, "
+                "which BatchNorm has no variance for: choose another --batch-size"
+            )
+
+    @property
+    def split_sizes(self) -> tuple[int, int]:
+        """(train, validation) images, the dataset's own where they are not set."""
+        train, validation = dataset_info(self.dataset).default_split
+        sizes = (
+            train if self.train_size is None else self.train_size,
+            validation if self.validation_size is None else self.validation_size,
+        )
+        return check_split(self.dataset, sizes, stratified=self.stratified)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return steps_per_epoch(self.split_sizes[0], self.batch_size)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width the network sees, pixels."""
+        return dataset_info(self.dataset).side
+
+    def make_model(self) -> ResNet:
+        """The network."""
+        return make_resnet(
+            self.architecture,
+            dataset_info(self.dataset).num_classes,
+            width=self.width,
+            stem=self.stem,
+            head=self.head,
+            dropout_rate=self.dropout_rate,
+            dtype=jnp.dtype(self.dtype),
+        )
+
+    def make_schedule(self) -> optax.Schedule:
+        """The learning rate by step."""
+        return make_schedule(
+            self.schedule,
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            t_max=self.t_max,
+            unit=self.schedule_unit,
+            warmup_epochs=self.warmup_epochs,
+        )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with its schedule."""
+        return make_optimizer(
+            self.optimizer,
+            self.make_schedule(),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+    def make_normalize(self) -> Any:
+        """uint8 or [0, 1] images to what the network sees."""
+        return make_normalize(self.normalization)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe of a config.json.
+
+        Raises:
+            RecipeError: an unknown field (with the nearest name) or a value that cannot be.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise RecipeError(f"unknown field {name!r}{did_you_mean(name, names)}")
+        return cls(**values)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """The fields in which two recipes differ, as "name: mine, not theirs"."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{name}: {mine[name]}, not {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+
+
+def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:
+    if not fine:
+        raise RecipeError(f"{name} {text}, not {getattr(recipe, name)}")
+
+
+def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise RecipeError(f"unknown {name} {value!r}{did_you_mean(str(value), choices)}")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Values come from JSON and from Python: refuse what is not of the annotated type."""
+    if get_origin(hint) is Literal:
+        _check_choice(name, value, get_args(hint))
+        return
+    kinds = tuple(get_args(hint)) or (hint,)
+    if value is None and type(None) in kinds:
+        return
+    if isinstance(value, bool) and bool not in kinds:
+        raise RecipeError(f"{name} must be a number, not {value}")
+    if float in kinds and isinstance(value, (int, float)):
+        if value == value and abs(value) != float("inf"):
+            return
+        raise RecipeError(f"{name} must be finite, not {value}")
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise RecipeError(f"{name} must be of type {wanted}, not {value!r}")

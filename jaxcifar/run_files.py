@@ -1,0 +1,175 @@
+"""A run directory: which files it holds and when it may be written.
+
+::
+
+    config.json      the recipe and what it ran on
+    metrics.jsonl    one line an epoch
+    summary.json     written once, when the run is complete
+    checkpoints/     Orbax, see `checkpoint`
+    figures/         curves.png, ...
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message says which and what to do."""
+
+
+@dataclass
+class History:
+    """One row of plain numbers an epoch, in order."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one metric over the epochs."""
+        return [row[name] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The paths inside a run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.is_file()
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a directory that holds a run (unless `overwrite`) or anything else.
+
+        Raises:
+            RunError: naming the directory and the way out. Nothing is changed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
+        if self.holds_run():
+            if not overwrite:
+                raise RunError(
+                    f"{self.path} holds a run: continue it with --resume, replace it with "
+                    "--overwrite, or choose another --workdir"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty and holds no run (no config.json): it is left as it is; "
+                "choose another --workdir"
+            )
+
+    def create(self) -> None:
+        """Make the directory, removing the files of an earlier run but nothing else in it."""
+        for old in (self.config, self.metrics, self.summary):
+            old.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.figures):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.figures.mkdir()
+
+    def read_config(self) -> dict[str, Any]:
+        """The run's configuration.
+
+        Raises:
+            RunError: the directory is missing, empty or foreign, or its config.json is damaged.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"there is no run directory {self.path}")
+        if not self.holds_run():
+            kind = "holds no run (no config.json)" if any(self.path.iterdir()) else "is empty"
+            raise RunError(
+                f"{self.path} {kind}: name a directory that scripts/train.py has written"
+            )
+        return _read_object(self.config)
+
+    def read_history(self) -> History:
+        """The epochs finished so far. A last line cut off by a crash is dropped.
+
+        Raises:
+            RunError: a damaged line before the last.
+        """
+        if not self.metrics.is_file():
+            return History()
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number == len(lines):
+                    break
+                raise RunError(f"{self.metrics}, line {number}, is not JSON: {error}") from None
+        return History(rows)
+
+    def append_row(self, row: Row) -> None:
+        """Add an epoch's line and put it on the disk."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_history(self, step: int) -> History:
+        """Drop the epochs after `step`, which a crash left without their checkpoint."""
+        rows = self.read_history().rows
+        kept = [row for row in rows if row["step"] <= step]
+        _write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return History(kept)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json, atomically."""
+        _write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, atomically."""
+        _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of a complete run, or None."""
+        return _read_object(self.summary) if self.summary.is_file() else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,73 @@
+"""The state of a run: arrays only. What is here is what a checkpoint holds."""
+
+import enum
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes while training."""
+
+    step: jax.Array  # int32 [], optimizer steps taken
+    params: PyTree  # float32
+    batch_stats: PyTree  # float32, BatchNorm's running mean and variance
+    opt_state: optax.OptState
+    key: jax.Array  # PRNG key of the run, never changed: see `draw_key`
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Stream(enum.IntEnum):
+    """What a run's random draws are for; each purpose has a stream of its own."""
+
+    ORDER = 0
+    AUGMENT = 1
+    DROPOUT = 2
+
+
+def draw_key(key: jax.Array, stream: Stream, count: jax.Array) -> jax.Array:
+    """The key of the `count`-th draw (an epoch or a step) of a stream, from the run's key."""
+    return jax.random.fold_in(jax.random.fold_in(key, int(stream)), count)
+
+
+def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, PyTree]:
+    """Random `params` and fresh `batch_stats` for images of [image_size, image_size, 3]."""
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    return dict(model.init(key, image, train=False))
+
+
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, *, seed: int, image_size: int
+) -> TrainState:
+    """The state before the first step, a function of the seed alone.
+
+    One program: leaf by leaf, ResNet-18 took 15 s on the CPU. It runs once, so it is compiled with
+    little optimisation: 4 s in place of 12.
+    """
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    def init(key: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        variables = init_variables(model, init_key, image_size)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables["batch_stats"],
+            opt_state=tx.init(params),
+            key=run_key,
+        )
+
+    return init(jax.random.key(seed))

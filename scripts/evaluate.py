@@ -1,0 +1,51 @@
+"""Score a run's checkpoint. The last line printed is one JSON object:
+
+{"split": "test", "examples": 10000, "accuracy": ..., "loss": ...}
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from jaxcifar.cli import Parser, run_script
+from jaxcifar.evaluation import SplitName, evaluate_run
+
+
+def checkpoint_choice(text: str) -> str | int:
+    """Which checkpoint: "best", "last" or a step."""
+    if text in ("best", "last"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
+    return int(text)
+
+
+def main() -> None:
+    """Parse, evaluate, print."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory that train.py wrote")
+    parser.add_argument(
+        "--split", choices=get_args(SplitName), default="test", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoint_choice,
+        default="best",
+        metavar="best|last|STEP",
+        help="best is by validation accuracy (default: %(default)s)",
+    )
+    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parsed = parser.parse()
+    result = evaluate_run(
+        parsed.run,
+        split=parsed.split,
+        which=parsed.checkpoint,
+        data_dir=parsed.data_dir,
+        progress=True,
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,82 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# The repository's root holds `benchmarks`, which is not installed.
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_configure():
+    """Runs of one recipe share their compiled programs: compiling is most of the suite's time."""
+    import tempfile
+
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="jaxcifar-tests-"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def root():
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Decoded data and compiled programs of tests stay apart from the user's."""
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """An architecture small enough to compile in a test."""
+    from jaxcifar.resnet import ARCHITECTURES
+
+    monkeypatch.setitem(ARCHITECTURES, "tiny", {"stage_sizes": (1,), "bottleneck": False})
+    return "tiny"
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Real data that every machine has: 96 train, 40 validation images, all 360 test images."""
+    from jaxcifar.data import load_dataset
+
+    return load_dataset("digits", split=(96, 40))
+
+
+@pytest.fixture
+def recipe(tiny):
+    from jaxcifar.recipe import Recipe
+
+    return Recipe(
+        dataset="digits",
+        train_size=96,
+        validation_size=40,
+        normalization="half",
+        architecture=tiny,
+        width=4,
+        dropout_rate=0.3,
+        flip_rate=0.5,
+        translate_pixels=2,
+        epochs=3,
+        batch_size=40,
+        eval_batch_size=64,
+        learning_rate=0.003,
+        t_max=10.0,
+    )
+
+
+def assert_trees_identical(a, b):
+    """Same structure, and every leaf the same to the bit."""
+    import jax
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()

@@ -1,0 +1,474 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import made_archives as made
+import numpy as np
+import pytest
+
+from jaxcifar.data import DataError, cifar10, tfds_store
+from jaxcifar.data.archive import read_archive
+from jaxcifar.data.cifar10 import CLASS_NAMES, load_cifar10, prepare_cifar10
+from jaxcifar.data.digest import fingerprint
+from jaxcifar.data.download import Patience, Remote
+
+
+def prepare(data_dir, archive, source, **arguments):
+    return prepare_cifar10(data_dir, from_archive=archive, source=source, **arguments)
+
+
+def load(data_dir, source, **arguments):
+    return load_cifar10(data_dir, download=False, source=source, **arguments)
+
+
+def as_multiset(dataset):
+    rows = zip(dataset.images, dataset.labels, strict=True)
+    return sorted(image.tobytes() + bytes([label]) for image, label in rows)
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """From here on, decoding fails."""
+
+    def stop():
+        def fail(*_, **__):
+            raise AssertionError("decoded again")
+
+        monkeypatch.setattr(tfds_store, "decode", fail)
+
+    return stop
+
+
+@pytest.mark.parametrize("kind", ["binary", "python"])
+def test_what_is_prepared_is_what_the_archive_holds(data_dir, archives, source, images, kind):
+    place = prepare(data_dir, archives[kind], source)
+    assert place == data_dir / "cifar10" / "3.0.2"
+    train, test, _ = load(data_dir, source)
+    assert as_multiset(train) == as_multiset(images[0])
+    assert as_multiset(test) == as_multiset(images[1])
+    assert everything_in(data_dir) == [
+        "cifar10",
+        "cifar10/3.0.2",
+        "cifar10/3.0.2/cifar10-test.array_record-00000-of-00001",
+        "cifar10/3.0.2/cifar10-train.array_record-00000-of-00001",
+        "cifar10/3.0.2/dataset_info.json",
+        "cifar10/3.0.2/features.json",
+        "cifar10/3.0.2/label.labels.txt",
+    ]
+
+
+def test_both_kinds_of_archive_are_prepared_alike(tmp_path, archives, source):
+    digests = set()
+    for kind, archive in archives.items():
+        (tmp_path / kind).mkdir()
+        place = prepare(tmp_path / kind, archive, source)
+        digests.add(fingerprint([file for file in place.iterdir() if file.is_file()]))
+    assert len(digests) == 1
+
+
+def test_plain_tfds_reads_it(data_dir, archives, source, images):
+    import tensorflow_datasets as tfds
+
+    prepare(data_dir, archives["binary"], source)
+    builder = tfds.builder("cifar10", data_dir=data_dir)
+    assert builder.info.features["label"].names == list(CLASS_NAMES)
+    for name, original in zip(("train", "test"), images, strict=True):
+        records = list(builder.as_data_source(name))
+        assert len(records) == len(original)
+        for record in records:
+            index = int(record["id"].decode().removeprefix(f"{name}_"))
+            np.testing.assert_array_equal(record["image"], original.images[index])
+            assert record["label"] == original.labels[index]
+    assert type(builder).__module__.startswith("tensorflow_datasets.")
+
+
+def test_preparing_again_does_nothing(data_dir, archives, source, caplog):
+    place = prepare(data_dir, archives["binary"], source)
+    before = {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")}
+    with caplog.at_level("INFO", "jaxcifar"):
+        assert prepare(data_dir, archives["binary"], source) == place
+    assert f"already prepared in {place}" in caplog.text
+    assert {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")} == before
+
+
+def test_a_new_folder_is_made_in_one_that_exists(tmp_path, archives, source):
+    prepare(tmp_path / "new", archives["binary"], source)
+    assert len(load(tmp_path / "new", source)[0]) == 100
+
+
+def test_tfds_data_dir_and_its_default_are_where_data_is_looked_for(
+    tmp_path, monkeypatch, data_dir, archives, source
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    assert prepare(None, archives["binary"], source).is_relative_to(data_dir)
+    assert len(load(None, source)[0]) == 100
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    with pytest.raises(DataError, match="not prepared under"):
+        load(None, source)
+    default = tmp_path / "home" / "tensorflow_datasets"
+    assert prepare(None, archives["binary"], source).is_relative_to(default)
+
+
+def test_the_newest_version_is_read(data_dir, archives, source):
+    place = prepare(data_dir, archives["binary"], source)
+    place.rename(place.with_name("3.0.10"))
+    other = (made.made_images(1), data_dir.parent / "other.tar.gz")
+    made.write_archive(other[1], made.binary_members(*other[0]))
+    older = prepare(data_dir.parent / "elsewhere", other[1], source, sha256=made.sha256(other[1]))
+    older.rename(place.with_name("3.0.9"))
+    place.with_name("4.0.0.incomplete").mkdir()
+    place.with_name("5.0.0").mkdir()
+    assert as_multiset(load(data_dir, source)[1]) == as_multiset(made.made_images()[1])
+
+
+def test_a_second_load_does_not_decode(data_dir, archives, source, no_decoding):
+    prepare(data_dir, archives["binary"], source)
+    first = load(data_dir, source)
+    no_decoding()
+    second = load(data_dir, source)
+    np.testing.assert_array_equal(first[0].images, second[0].images)
+    assert isinstance(second[0].images, np.memmap)
+    assert first[2] == second[2]
+
+
+def test_a_cache_of_other_data_is_not_used(tmp_path, data_dir, archives, source, no_decoding):
+    prepare(data_dir, archives["binary"], source)
+    load(data_dir, source)
+    other = made.write_archive(tmp_path / "o.tar.gz", made.binary_members(*made.made_images(1)))
+    prepare(tmp_path / "elsewhere", other, source, sha256=made.sha256(other))
+    no_decoding()
+    with pytest.raises(AssertionError, match="decoded again"):
+        load(tmp_path / "elsewhere", source)
+
+
+def test_a_warm_load_imports_no_tfds(data_dir, archives, source):
+    prepare(data_dir, archives["binary"], source)
+    load(data_dir, source)
+    code = f"""
+        import sys, made_archives as made
+        from jaxcifar.data.cifar10 import load_cifar10
+        train, test, _ = load_cifar10({str(data_dir)!r}, source=made.source())
+        assert len(train) == 100
+        heavy = {{"tensorflow_datasets", "array_record", "sklearn", "PIL", "tqdm", "jax"}}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    assert run(code).strip() == "[]"
+
+
+def run(code: str, returncode: int = 0) -> str:
+    """Runs code in a process of its own, from which `jaxcifar` and this folder are imported."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == returncode, done.stderr
+    return done.stdout
+
+
+def break_after(monkeypatch, images: int, error: BaseException) -> None:
+    """Preparing raises `error` at that image."""
+    real, count = tfds_store._encode_png, [0]
+
+    def encode(image):
+        count[0] += 1
+        if count[0] == images:
+            raise error
+        return real(image)
+
+    monkeypatch.setattr(tfds_store, "_encode_png", encode)
+
+
+@pytest.mark.parametrize("at", [1, 101])
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(28, "No space left on device"), DataError),
+        (MemoryError(), MemoryError),
+    ],
+)
+def test_nothing_is_left_when_preparing_breaks_off(
+    data_dir, archives, source, monkeypatch, at, error, seen
+):
+    with monkeypatch.context() as patch:
+        break_after(patch, at, error)
+        with pytest.raises(seen):
+            prepare(data_dir, archives["binary"], source)
+    assert everything_in(data_dir) == []
+    with pytest.raises(DataError, match="not prepared"):
+        load(data_dir, source)
+
+
+def test_what_a_killed_process_leaves_is_not_found_and_is_swept(data_dir, archives, source):
+    run(
+        f"""
+        import os, made_archives as made
+        from pathlib import Path
+        from jaxcifar.data import cifar10, tfds_store
+        real, count = tfds_store._encode_png, [0]
+        def encode(image):
+            count[0] += 1
+            if count[0] == 110:
+                os.kill(os.getpid(), {int(signal.SIGKILL)})
+            return real(image)
+        tfds_store._encode_png = encode
+        archive = Path({str(archives["binary"])!r})
+        cifar10.prepare_cifar10(
+            {str(data_dir)!r}, from_archive=archive, source=made.source(made.remote(archive))
+        )
+        """,
+        returncode=-signal.SIGKILL,
+    )
+    left = everything_in(data_dir)
+    assert left
+    assert all(name.startswith(".cifar10-preparing-") for name in left)
+    with pytest.raises(DataError, match="not prepared"):
+        load(data_dir, source)
+    prepare(data_dir, archives["binary"], source)
+    assert not [name for name in everything_in(data_dir) if "preparing" in name]
+
+
+def test_of_two_processes_one_prepares_and_both_find_it(data_dir, archives, source):
+    code = f"""
+        import made_archives as made
+        from pathlib import Path
+        from jaxcifar.data import cifar10, tfds_store
+        real = tfds_store.write
+        def write(*arguments, **named):
+            print("writes", flush=True)
+            return real(*arguments, **named)
+        tfds_store.write = write
+        archive = Path({str(archives["binary"])!r})
+        print(cifar10.prepare_cifar10(
+            {str(data_dir)!r}, from_archive=archive, source=made.source(made.remote(archive))
+        ))
+    """
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(run, [code, code]))
+    assert sum("writes" in output for output in outputs) == 1
+    assert all(str(data_dir / "cifar10" / "3.0.2") in output for output in outputs)
+
+
+HEX = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"from_archive": "{tmp}/none.tar.gz"}, "archive .*none.tar.gz does not exist"),
+        ({"from_archive": "{tmp}"}, "does not exist or is not a file"),
+        ({"sha256": HEX}, f"not the stated {HEX}"),
+        ({"sha256": "abc"}, "A SHA-256 digest is 64 hexadecimal digits, got 'abc'"),
+        ({"from_archive": None, "sha256": HEX}, "for a local archive only"),
+        ({"data_dir": "{tmp}/no/where"}, "/no/where does not exist"),
+        ({"data_dir": "{archive}"}, "is not a folder"),
+    ],
+)
+def test_a_bad_request_writes_nothing(
+    tmp_path, data_dir, archives, source, no_network, change, message
+):
+    arguments = {"data_dir": data_dir, "from_archive": archives["binary"]} | {
+        name: value and value.format(tmp=tmp_path, archive=archives["binary"])
+        for name, value in change.items()
+    }
+    before = everything_in(tmp_path)
+    with pytest.raises(DataError, match=message):
+        prepare_cifar10(**arguments, source=source)
+    assert everything_in(tmp_path) == before
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "other"])
+def test_an_unknown_archive_is_refused_and_writes_nothing(
+    tmp_path, data_dir, archives, source, damage
+):
+    data = bytearray(archives["binary"].read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes({"cut": data[:1000], "empty": b"", "other": b"hello"}.get(damage, data))
+    with pytest.raises(DataError, match=r"is neither .* nor .*add --sha256 "):
+        prepare(data_dir, path, source)
+    assert everything_in(data_dir) == []
+
+
+def test_a_hostile_archive_writes_nothing_even_if_its_digest_is_stated(
+    tmp_path, data_dir, images, source
+):
+    path = made.write_archive(
+        tmp_path / "a.tar.gz",
+        made.binary_members(*images),
+        lambda tar: made.add(tar, "../escape", b"x"),
+    )
+    before = everything_in(tmp_path)
+    with pytest.raises(DataError, match="points outside"):
+        prepare(data_dir, path, source, sha256=made.sha256(path).upper())
+    assert everything_in(tmp_path) == before
+
+
+def test_without_data_and_network_there_is_one_clear_error(data_dir, no_network):
+    quick = Patience(timeout=0.5, give_up=1)
+    with pytest.raises(DataError) as caught:
+        load_cifar10(data_dir, patience=quick, progress=False)
+    message = str(caught.value)
+    for archive in cifar10.CIFAR10.archives:
+        for url in archive.urls:
+            assert url.split("/")[2] in message
+    assert "name resolution" in message
+    assert "python scripts/prepare_data.py cifar10 --from-archive FILE" in message
+    assert everything_in(data_dir) == []
+
+
+def test_a_download_is_prepared_and_then_removed(tmp_path, data_dir, archives, images):
+    # file: is an address like any other to urllib; the servers are in test_download.
+    path = archives["python"]
+    gone = Remote("gone.tar.gz", 1, HEX, ((tmp_path / "gone.tar.gz").as_uri(),))
+    known = made.remote(path, path.as_uri())
+    train, _, _ = load_cifar10(data_dir, source=made.source(gone, known), progress=False)
+    assert as_multiset(train) == as_multiset(images[0])
+    assert [file.name for file in data_dir.iterdir()] == ["cifar10"]
+
+
+def test_without_tfds_the_message_says_what_to_install(data_dir, archives, source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match="pip install tensorflow-datasets array-record"):
+        prepare(data_dir, archives["binary"], source)
+    assert everything_in(data_dir) == []
+
+
+@pytest.fixture
+def prepared(data_dir, archives, source):
+    return prepare(data_dir, archives["binary"], source)
+
+
+def edit_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+SHARD = "cifar10-test.array_record-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("dataset_info.json", '"100"', '"99"', "'train': 99, 'test': 20} images, expected"),
+        ("dataset_info.json", '"array_record"', '"tfrecord"', "as tfrecord, and only .*--data-dir"),
+        ("dataset_info.json", '"cifar10"', '"cifar100"', "holds 'cifar100'"),
+        ("dataset_info.json", "{", "", "cannot be understood"),
+        ("dataset_info.json", '"shardLengths"', '"other"', "cannot be understood"),
+        ("label.labels.txt", "cat", "kat", "names the classes airplane, automobile, bird, kat"),
+    ],
+)
+def test_prepared_data_that_is_not_cifar10_is_refused(
+    data_dir, prepared, source, name, old, new, message
+):
+    edit_text(prepared / name, old, new)
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            load(data_dir, source)
+
+
+@pytest.mark.parametrize("name", [SHARD, "label.labels.txt", "features.json"])
+def test_a_missing_file_is_named(data_dir, prepared, source, name):
+    (prepared / name).unlink()
+    with pytest.raises(DataError, match=f"lacks {name}. Move .* away and prepare it again"):
+        load(data_dir, source)
+
+
+@pytest.mark.parametrize("where", [70, 1000, 30_000, 60_000])
+def test_a_flipped_bit_in_a_shard_is_noticed(tmp_path, data_dir, prepared, source, where):
+    load(data_dir, source)
+    data = bytearray((prepared / SHARD).read_bytes())
+    data[where] ^= 1
+    (prepared / SHARD).write_bytes(data)
+    with pytest.raises(DataError, match=r"The images in .* cannot be read"):
+        load(data_dir, source)
+
+
+def test_a_shard_cut_short_is_noticed(data_dir, prepared, source):
+    data = (prepared / SHARD).read_bytes()
+    (prepared / SHARD).write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"The images in .* cannot be read"):
+        load(data_dir, source)
+
+
+def test_images_of_another_size_are_refused(data_dir, archives, source, monkeypatch):
+    real = tfds_store._encode_png
+    monkeypatch.setattr(tfds_store, "_encode_png", lambda image: real(image[:16]))
+    prepare(data_dir, archives["binary"], source)
+    with pytest.raises(DataError, match=r"an image of \(32, 16\) pixels"):
+        load(data_dir, source)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """All of CIFAR-10, where TFDS_DATA_DIR has it. Set up before `private_folders` hides that.
+
+    Decoding takes 15 s, so a cache that JAXCIFAR_CACHE_DIR names is used and filled.
+    """
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not any(Path(folder).glob("cifar10/*/dataset_info.json")):
+        pytest.skip("TFDS_DATA_DIR names no folder with a prepared cifar10")
+    with pytest.MonkeyPatch.context() as patch:
+        if "JAXCIFAR_CACHE_DIR" not in os.environ:
+            patch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        return load_cifar10(folder, download=False)
+
+
+def test_real_cifar10_is_what_the_literature_says(real):
+    train, test, _ = real
+    assert np.bincount(train.labels).tolist() == [5000] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    assert train.images.shape == (50_000, 32, 32, 3)
+    assert test.images.shape == (10_000, 32, 32, 3)
+    values = np.arange(256) / 255
+    for channel, (mean, std) in enumerate(
+        [(0.49140, 0.24703), (0.48216, 0.24349), (0.44653, 0.26159)]
+    ):
+        # Exact, by counting values: a float32 sum over 51 million pixels is not.
+        share = np.bincount(train.images[..., channel].ravel(), minlength=256) / (50_000 * 1024)
+        assert share @ values == pytest.approx(mean, abs=5e-6)
+        found = np.sqrt(share @ values**2 - (share @ values) ** 2)
+        assert found == pytest.approx(std, abs=5e-6)
+
+
+def test_real_images_survive_an_archive(real, tmp_path):
+    _, test, _ = real
+    few = [test.take(np.arange(i, i + 20)) for i in range(0, 120, 20)]
+    members = {}
+    for name, part in zip(made.FORM.batches(".bin"), few, strict=True):
+        rows = np.concatenate([part.labels.astype(np.uint8)[:, None], made.planes(part)], axis=1)
+        members[name] = rows.tobytes()
+    members["batches.meta.txt"] = "\n".join(CLASS_NAMES).encode()
+    path = made.write_archive(tmp_path / "real.tar.gz", members)
+    contents = read_archive(path, made.FORM)
+    np.testing.assert_array_equal(contents["train"].images, test.images[:100])
+    np.testing.assert_array_equal(contents["test"].labels, test.labels[100:120])
+    (tmp_path / "data").mkdir()
+    prepare(tmp_path / "data", path, made.source(made.remote(path)))
+    train, _, _ = load(tmp_path / "data", made.source(made.remote(path)))
+    assert as_multiset(train) == as_multiset(test.take(np.arange(100)))

@@ -1,0 +1,106 @@
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from jaxcifar import metrics
+
+
+def softmax_loss(logits, label, smoothing=0.0):
+    """NumPy float64."""
+    logits = np.float64(logits)
+    log_p = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+    target = (1 - smoothing) * np.eye(logits.shape[1])[label] + smoothing / logits.shape[1]
+    return -np.sum(target * log_p, axis=1)
+
+
+def example(n, classes=5):
+    rng = np.random.default_rng(n)
+    logits = jnp.asarray(3 * rng.normal(size=(n, classes)), jnp.float32)
+    label = jnp.asarray(rng.integers(0, classes, n), jnp.int32)
+    return logits, label
+
+
+def measured(logits, label, mask=None):
+    mask = jnp.ones(label.shape, bool) if mask is None else jnp.asarray(mask)
+    return metrics.measure(metrics.cross_entropy(logits, label), logits, label, mask)
+
+
+def test_hand_made_logits_give_hand_made_numbers():
+    third = np.log(3.0)
+    logits = jnp.array([[third, 0.0], [0.0, third], [0.0, 0.0]])
+    label = jnp.array([0, 0, 1])
+    found = metrics.compute(measured(logits, label))
+    loss = (np.log(4 / 3) + np.log(4) + np.log(2)) / 3
+    assert found == {"loss": pytest.approx(loss, rel=1e-6), "accuracy": 1 / 3, "examples": 3}
+    assert {type(v) for v in found.values()} == {float, int}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy_is_the_closed_form(smoothing):
+    logits, label = example(17)
+    found = metrics.cross_entropy(logits, label, smoothing)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, softmax_loss(logits, label, smoothing), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy_is_torchs(smoothing):
+    torch = pytest.importorskip("torch")
+    logits, label = example(17)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(np.asarray(logits)),
+        torch.tensor(np.asarray(label), dtype=torch.long),
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    ours = metrics.cross_entropy(logits, label, smoothing)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_large_logits_stay_finite():
+    logits = jnp.array([[1e4, 0.0], [-1e4, 0.0]])
+    np.testing.assert_allclose(metrics.cross_entropy(logits, jnp.array([1, 0])), [1e4, 1e4])
+
+
+@settings(deadline=None, max_examples=15)
+@given(cuts=st.lists(st.integers(1, 5), max_size=4, unique=True))
+def test_any_split_of_a_batch_merges_to_the_same_sums(cuts):
+    logits, label = example(6)
+    total = metrics.zeros()
+    edges = [0, *sorted(cuts), 6]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        total = metrics.add(total, measured(logits[start:stop], label[start:stop]))
+    whole = measured(logits, label)
+    assert total["count"] == whole["count"] == 6
+    assert total["correct"] == whole["correct"]
+    np.testing.assert_allclose(total["loss_sum"], whole["loss_sum"], rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(mask=st.lists(st.booleans(), min_size=12, max_size=12))
+def test_masked_examples_do_not_count_even_where_they_are_not_finite(mask):
+    logits, label = example(12)
+    mask = np.asarray(mask)
+    dirty = jnp.where(mask[:, None], logits, jnp.nan)
+    found = measured(dirty, label, mask)
+    right = np.argmax(logits, axis=1) == label
+    assert found["count"] == mask.sum()
+    assert found["correct"] == np.sum(right & mask)
+    expected = np.sum(softmax_loss(logits, label)[mask])
+    np.testing.assert_allclose(found["loss_sum"], expected, rtol=1e-5)
+
+
+def test_the_sums_keep_their_types():
+    sums = metrics.add(metrics.zeros(), measured(*example(4)))
+    assert {k: (v.dtype.name, v.shape) for k, v in sums.items()} == {
+        "loss_sum": ("float32", ()),
+        "correct": ("int32", ()),
+        "count": ("int32", ()),
+    }
+
+
+def test_a_mean_over_no_examples_is_refused():
+    with pytest.raises(ValueError, match="no examples were counted"):
+        metrics.compute(metrics.zeros())

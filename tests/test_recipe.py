@@ -1,0 +1,94 @@
+import dataclasses
+import json
+
+import pytest
+
+from jaxcifar.data import DataError
+from jaxcifar.experiments import EXPERIMENTS, get_experiment
+from jaxcifar.recipe import Recipe, RecipeError
+
+
+def test_a_recipe_survives_json():
+    recipe = EXPERIMENTS["scratch"].recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_size": 40_001}, "batch_size 40001 is larger than the train split of 40000"),
+        ({"batch_size": 1}, "leaves a batch of one image"),
+        ({"batch_size": 39_999}, "leaves a batch of one image"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 2.5}, "epochs must be of type int"),
+        ({"epochs": True}, "epochs must be a number"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite"),
+        ({"learning_rate": "fast"}, "learning_rate must be of type float"),
+        ({"dropout_rate": 1.0}, "dropout_rate must be at least 0 and under 1"),
+        ({"flip_rate": 1.5}, "flip_rate must lie between 0 and 1"),
+        ({"translate_pixels": 32}, "translate_pixels must be under 32"),
+        ({"t_max": 0.0}, "t_max must be positive"),
+        ({"weight_decay": 0.1}, "weight_decay needs --optimizer adamw"),
+        ({"architecture": "resnet81"}, "did you mean 'resnet18'"),
+        ({"stem": "imagnet"}, "did you mean 'imagenet'"),
+        ({"normalization": "cifar"}, "did you mean 'cifar10'"),
+        ({"optimizer": "lion"}, "choose from adam, adamw, sgd"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"stratified": 1}, "stratified must be of type bool"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_do(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "cifar01"}, "cifar10"),
+        ({"train_size": 45_000, "validation_size": 10_000}, "50[,_]?000"),
+        ({"train_size": 0}, "train"),
+        ({"validation_size": 0}, "validation"),
+    ],
+)
+def test_a_split_that_the_data_cannot_give_is_refused_without_loading_it(settings, message):
+    with pytest.raises(DataError, match=message):
+        Recipe(**settings)
+
+
+def test_one_image_is_refused_only_where_batchnorm_has_no_variance():
+    Recipe(dataset="digits", train_size=65, batch_size=64, stem="cifar")
+    with pytest.raises(RecipeError, match="one image"):
+        Recipe(dataset="digits", train_size=65, batch_size=64, stem="imagenet")
+
+
+def test_an_unknown_field_has_its_nearest_name():
+    with pytest.raises(RecipeError, match="'bach_size'; did you mean 'batch_size'"):
+        Recipe.from_dict({"bach_size": 3})
+
+
+def test_steps_count_the_partial_batch():
+    assert Recipe().steps_per_epoch == 313
+    assert Recipe(train_size=39_936).steps_per_epoch == 312
+
+
+def test_differences_name_the_fields():
+    assert Recipe(epochs=3).differences(Recipe(seed=2)) == ["epochs: 3, not 20", "seed: 0, not 2"]
+
+
+def test_every_field_has_a_group_and_a_help_text():
+    for field in dataclasses.fields(Recipe):
+        assert field.metadata["group"] in ("data", "model", "training"), field.name
+        assert field.metadata["help"], field.name
+
+
+def test_the_faithful_recipe_is_the_reports():
+    recipe = get_experiment("scratch").recipe
+    assert recipe.split_sizes == (40_000, 10_000)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (20, 128, "adam")
+    schedule = recipe.make_schedule()
+    assert float(schedule(0)) == pytest.approx(0.01)
+    assert float(schedule(312)) == pytest.approx(0.01)
+    assert float(schedule(313 * 19)) == pytest.approx(0.00977905, rel=1e-5)

@@ -1,0 +1,201 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.evaluation import evaluate, evaluate_run
+from jaxcifar.run_files import RunError, RunFiles
+from jaxcifar.train import fit
+from tests.conftest import assert_trees_identical
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def on_epoch(row):
+        if row["epoch"] == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+def numbers(history):
+    """The rows without what a clock says."""
+    clock = {"seconds", "validation_seconds", "images_per_second"}
+    return [{k: v for k, v in row.items() if k not in clock} for row in history.rows]
+
+
+def test_a_run_without_a_directory_returns_state_and_history(recipe, digits, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    state, history = fit(recipe, digits, on_epoch=seen.append)
+    assert seen == history.rows
+    assert history.column("epoch") == [1, 2, 3]
+    assert history.column("step") == [3, 6, 9]
+    assert int(state.step) == 9
+    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_leaves_its_files_and_they_agree(recipe, digits, tmp_path):
+    run = tmp_path / "run"
+    state, history = fit(recipe, digits, workdir=run, experiment="small")
+    names = sorted(p.name for p in run.iterdir())
+    assert names == ["checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"]
+    assert (run / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history.rows
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["experiment"] == "small"
+    accuracies = history.column("validation_accuracy")
+    assert summary["best"]["validation_accuracy"] == max(accuracies)
+    assert summary["last"]["validation_accuracy"] == accuracies[-1]
+    scored = evaluate(
+        recipe.make_model(), state.variables, digits.test, normalize=recipe.make_normalize()
+    )
+    assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
+    assert summary["last"]["test"]["examples"] == 360
+    assert summary["last"]["test"]["loss"] == pytest.approx(scored["loss"], rel=1e-5)
+
+
+def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
+    recipe, digits, tmp_path
+):
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
+    # As after a crash between an epoch's line and its checkpoint.
+    RunFiles(tmp_path / "cut").append_row({"epoch": 3, "step": 9, "train_loss": 123.0})
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    assert numbers(RunFiles(tmp_path / "cut").read_history()) == numbers(history)
+
+
+def test_a_complete_run_resumed_trains_nothing(recipe, digits, tmp_path, capsys):
+    whole, _ = fit(recipe, digits, workdir=tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+
+    def never(row):
+        raise AssertionError("it trained")
+
+    state, _ = fit(
+        recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=never, verbose=True
+    )
+    assert_trees_identical(state, whole)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, digits, tmp_path):
+    def stop_at_once(row):
+        raise Stop
+
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_at_once)
+    for folder in files.checkpoints.iterdir():
+        folder.rename(tmp_path / folder.name)
+    state, history = fit(recipe, digits, workdir=files.path, resume=True)
+    assert history.column("epoch") == [1, 2, 3]
+    assert int(state.step) == 9
+
+
+def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tmp_path):
+    whole, _ = fit(recipe, digits)
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "grown")
+    state, _ = fit(recipe, digits, workdir=tmp_path / "grown", resume=True)
+    assert_trees_identical(state, whole)
+    summary = RunFiles(tmp_path / "grown").read_summary()
+    assert summary is not None
+    assert summary["epochs"] == 3
+
+
+def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    with pytest.raises(RunError, match=r"learning_rate: 0\.5, not 0\.003"):
+        fit(
+            dataclasses.replace(recipe, epochs=1, learning_rate=0.5),
+            digits,
+            workdir=tmp_path / "run",
+            resume=True,
+        )
+    with pytest.raises(RunError, match="epochs: 1, not 3"):
+        files = RunFiles(tmp_path / "run")
+        begun = files.read_config()
+        files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
+        fit(dataclasses.replace(recipe, epochs=1), digits, workdir=files.path, resume=True)
+
+
+def test_resuming_on_other_data_or_nothing_is_refused(recipe, digits, tmp_path):
+    with pytest.raises(RunError, match="there is no run directory"):
+        fit(recipe, digits, workdir=tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    other = dataclasses.replace(digits, fingerprint="0" * 64)
+    with pytest.raises(RunError, match="trained on other data"):
+        fit(dataclasses.replace(recipe, epochs=1), other, workdir=tmp_path / "run", resume=True)
+
+
+def test_a_run_is_replaced_only_when_asked(recipe, digits, tmp_path):
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, workdir=tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="--overwrite"):
+        fit(short, digits, workdir=tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    fit(dataclasses.replace(short, seed=1), digits, workdir=tmp_path / "run", overwrite=True)
+    assert RunFiles(tmp_path / "run").read_config()["recipe"]["seed"] == 1
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+
+
+def test_the_seed_decides_the_run(recipe, digits):
+    short = dataclasses.replace(recipe, epochs=1)
+    first, again = fit(short, digits)[0], fit(short, digits)[0]
+    assert_trees_identical(first, again)
+    other = fit(dataclasses.replace(short, seed=1), digits)[0]
+    assert not np.array_equal(first.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(recipe, digits, tmp_path):
+    wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"in epoch 1 .*learning rate.*lower learning rate"
+    ):
+        fit(wild, digits, workdir=tmp_path / "run")
+
+
+def test_data_of_another_size_than_the_recipes_is_refused(recipe, digits):
+    with pytest.raises(ValueError, match=r"split \(90, 40\)"):
+        fit(dataclasses.replace(recipe, train_size=90), digits)
+
+
+def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(recipe, digits, workdir="run")
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    for which in ("best", "last"):
+        result = evaluate_run("run", which=which)
+        assert {k: result[k] for k in ("loss", "accuracy", "examples")} == summary[which]["test"]
+    assert evaluate_run("run", split="train")["examples"] == 96
+    validation = evaluate_run("run", split="validation", which="last")
+    last = RunFiles(tmp_path / "run").read_history().rows[-1]
+    assert validation["accuracy"] == last["validation_accuracy"]
+    jax.clear_caches()
+
+
+def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    files = RunFiles(tmp_path / "run")
+    files.write_config(files.read_config() | {"data_fingerprint": "0" * 64})
+    with pytest.raises(RunError, match="its validation split cannot be found again"):
+        evaluate_run(files.path, split="validation")
+    assert evaluate_run(files.path, split="test")["examples"] == 360
