@@ -23,9 +23,9 @@ def enable_compilation_cache() -> Path | None:
     compiled for one processor may not run on another, so each kind has a folder of its own (home
     directories are shared between machines). Returns the folder, or None where there is none.
     """
-    if not jax.config.read("jax_enable_compilation_cache"):
+    if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return None
-    chosen = jax.config.read("jax_compilation_cache_dir")
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
         folder = cache_home() / "xla" / _processor()
         try:

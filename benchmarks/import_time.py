@@ -1,0 +1,42 @@
+"""Time `import jaxcifar` against importing what it stands on.
+
+  python benchmarks/import_time.py
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.harness import compare, interleave, save, show
+
+STATEMENTS = {
+    "import jaxcifar": "import jaxcifar",
+    "from jaxcifar import resnet18, make_train_step": (
+        "from jaxcifar import resnet18, make_train_step"
+    ),
+    "import jax, flax, optax": "import jax, flax, optax",
+}
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/import_time_cpu.json")
+    parsed = parser.parse_args()
+    variants = {
+        name: lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)
+        for name, code in STATEMENTS.items()
+    }
+    base = "import jax, flax, optax"
+    ratios = {f"{name} / {base}": (name, base) for name in STATEMENTS if name != base}
+    compared = compare(interleave(variants, repeats=parsed.repeats), ratios)
+    show("A new interpreter, start to end", compared)
+    save("import_time", compared, out=parsed.out)
+
+
+if __name__ == "__main__":
+    main()
