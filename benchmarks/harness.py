@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,8 @@ def show(title: str, compared: Mapping[str, Any]) -> None:
 def save(name: str, result: Mapping[str, Any], *, out: Path | None = None) -> Path:
     """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`."""
     machine = describe_machine()
-    try:
+    with suppress(PackageNotFoundError):
         machine["versions"]["torch"] = version("torch")
-    except PackageNotFoundError:
-        pass
     path = out or RESULTS / f"{name}_{machine['backend']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")

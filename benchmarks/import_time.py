@@ -1,11 +1,12 @@
 """Time `import jaxcifar` against importing what it stands on.
 
-  python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 import argparse
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import compare, interleave, save, show
@@ -19,6 +20,11 @@ STATEMENTS = {
 }
 
 
+def run_python(code: str) -> None:
+    """Run a statement in an interpreter of its own."""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(
@@ -27,10 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/import_time_cpu.json")
     parsed = parser.parse_args()
-    variants = {
-        name: lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)
-        for name, code in STATEMENTS.items()
-    }
+    variants = {name: partial(run_python, code) for name, code in STATEMENTS.items()}
     base = "import jax, flax, optax"
     ratios = {f"{name} / {base}": (name, base) for name in STATEMENTS if name != base}
     compared = compare(interleave(variants, repeats=parsed.repeats), ratios)

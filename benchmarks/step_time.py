@@ -22,8 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import compare, interleave, save, show
+from jaxcifar.conv import Lowering
 from jaxcifar.epoch import make_train_epoch
 from jaxcifar.experiments import get_experiment
+from jaxcifar.resnet import Stem
 from jaxcifar.state import TrainState, init_state
 from jaxcifar.steps import TrainStep, make_train_step
 
@@ -33,7 +35,7 @@ STEPS = 10  # in one program against one after another
 class Training:
     """A state and the jitted step that advances it (the step donates the state it is given)."""
 
-    def __init__(self, stem: str, lowering: str) -> None:
+    def __init__(self, stem: Stem, lowering: Lowering) -> None:
         """Initialise as the `scratch` run does."""
         recipe = dataclasses.replace(get_experiment("scratch").recipe, stem=stem)
         model = recipe.make_model().clone(lowering=lowering)
@@ -55,7 +57,7 @@ def step_variant(training: Training, batch: dict[str, Any]) -> tuple[Callable[[]
     return run, seconds
 
 
-def torch_variants(stem: str, batch: dict[str, Any]) -> dict[str, Callable[[], None]]:
+def torch_variants(stem: Stem, batch: dict[str, Any]) -> dict[str, Callable[[], None]]:
     """The same step in PyTorch, eager, in both memory formats; empty without torch."""
     try:
         import torch
@@ -88,7 +90,7 @@ def torch_variants(stem: str, batch: dict[str, Any]) -> dict[str, Callable[[], N
     }
 
 
-def epoch_variants(stem: str, data: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def epoch_variants(stem: Stem, data: dict[str, Any], batch_size: int) -> dict[str, Any]:
     """`STEPS` steps as one program and as one jitted call after another, each with its gather."""
     size = STEPS * batch_size
     one, loop = Training(stem, "auto"), Training(stem, "auto")
@@ -133,7 +135,8 @@ def main() -> None:
 
     ours, xla = "jaxcifar", "XLA's convolution (flax.linen.Conv)"
     variants, compile_seconds = {}, {}
-    for name, lowering in ((ours, "auto"), (xla, "xla")):
+    lowerings: dict[str, Lowering] = {ours: "auto", xla: "xla"}
+    for name, lowering in lowerings.items():
         variants[name], compile_seconds[name] = step_variant(Training(parsed.stem, lowering), batch)
         print(f"{name}: compiled in {compile_seconds[name]:.1f} s")
     variants |= torch_variants(parsed.stem, batch)

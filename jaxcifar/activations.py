@@ -1,6 +1,7 @@
 """What the layers of a network put out for given images, by torchvision's names."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -33,13 +34,16 @@ def capture(
         if name not in found:
             raise ValueError(f"unknown layer {name!r}{did_you_mean(name, found)}")
 
-    @jax.jit
-    def run(variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
-        outputs = _outputs(model, variables, images)
-        return {name: outputs[name] for name in layers}
-
-    captured = run(variables, images)
+    captured = _capture(model, tuple(layers), variables, images)
     return {name: captured[name] for name in layers}
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # of the module, so that a second call compiles nothing
+def _capture(
+    model: nn.Module, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
+) -> dict[str, jax.Array]:
+    outputs = _outputs(model, variables, images)
+    return {name: outputs[name] for name in layers}
 
 
 def list_layers(

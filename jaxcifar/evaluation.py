@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcifar import metrics
+from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
 from jaxcifar.data import Dataset, Splits, load_dataset
 from jaxcifar.epoch import Data, make_evaluation
@@ -31,7 +32,7 @@ def evaluate(
     variables: Mapping[str, Any],
     dataset: Dataset,
     *,
-    normalize: Normalize,
+    normalize: str | Normalize = "cifar10",
     batch_size: int = 500,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -39,10 +40,12 @@ def evaluate(
 
     Args:
         variables: ``{"params", "batch_stats"}``.
-        normalize: as in training, see `augment.make_normalize`.
+        normalize: what was used in training: a name in `augment.NORMALIZATIONS` or a function.
         batch_size: changes the time, not the result beyond rounding of the loss.
         progress: draw a bar, on a terminal.
     """
+    if isinstance(normalize, str):
+        normalize = make_normalize(normalize)
     eval_step = make_eval_step(model, normalize=normalize)
     evaluation = make_evaluation(eval_step, size=len(dataset), batch_size=batch_size)
     with ProgressBar("evaluate", len(dataset), progress) as bar:

@@ -63,7 +63,7 @@ def plot_activations(
             if channel == 0:
                 height, width, channels = maps.shape
                 axes.set_title(
-                    f"{name}: {height}x{width}, {columns} of {channels} channels, "
+                    f"{name}: {height}x{width}, {min(columns, channels)} of {channels} channels, "
                     f"black {low:.2f} to white {high:.2f}",
                     fontsize=8,
                     loc="left",

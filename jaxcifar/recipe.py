@@ -1,10 +1,11 @@
 """A recipe: every setting of a run, checked before anything is compiled or written."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -173,7 +174,7 @@ class Recipe:
             weight_decay=self.weight_decay,
         )
 
-    def make_normalize(self) -> Any:
+    def make_normalize(self) -> Callable[[jax.Array], jax.Array]:
         """uint8 or [0, 1] images to what the network sees."""
         return make_normalize(self.normalization)
 

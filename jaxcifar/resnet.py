@@ -9,7 +9,7 @@ Every module sows its output into the collection "intermediates" (as "output", a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import flax.linen as nn
 import jax
@@ -310,7 +310,21 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_resnet(architecture: str, num_classes: int = 10, **options: Any) -> ResNet:
+class ResNetOptions(TypedDict, total=False):
+    """What of a `ResNet` is chosen besides its architecture; see there."""
+
+    width: int
+    stem: Stem
+    head: Head
+    dropout_rate: float
+    dtype: Dtype
+    axis_name: str | None
+    lowering: Lowering
+
+
+def make_resnet(
+    architecture: str, num_classes: int = 10, **options: Unpack[ResNetOptions]
+) -> ResNet:
     """Build one of `ARCHITECTURES`; `options` are `ResNet`'s attributes.
 
     Raises:
@@ -321,20 +335,20 @@ def make_resnet(architecture: str, num_classes: int = 10, **options: Any) -> Res
         raise ValueError(
             f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}"
         )
-    return _checked(ResNet(num_classes=num_classes, **{**ARCHITECTURES[architecture], **options}))
+    return _checked(ResNet(num_classes=num_classes, **ARCHITECTURES[architecture], **options))
 
 
-def resnet18(num_classes: int = 10, **options: Any) -> ResNet:
+def resnet18(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-18; 11,181,642 parameters with 10 classes and the ImageNet stem."""
     return make_resnet("resnet18", num_classes, **options)
 
 
-def resnet34(num_classes: int = 10, **options: Any) -> ResNet:
+def resnet34(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-34."""
     return make_resnet("resnet34", num_classes, **options)
 
 
-def resnet50(num_classes: int = 10, **options: Any) -> ResNet:
+def resnet50(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-50 (torchvision's v1.5)."""
     return make_resnet("resnet50", num_classes, **options)
 

@@ -184,7 +184,10 @@ def _open_run(
         files.write_config(config)
         return
     before = read_recipe(files)
-    if files.read_config().get("data_fingerprint") != splits.fingerprint:
+    begun = files.read_config()
+    if begun.get("experiment") != name:
+        raise RunError(f"{files.path} holds a run of {begun.get('experiment')!r}, not of {name!r}")
+    if begun.get("data_fingerprint") != splits.fingerprint:
         raise RunError(f"{files.path} was trained on other data than the {recipe.dataset} found")
     # More epochs are welcome where that leaves the learning rate of the epochs done as it was.
     longer = recipe.epochs > before.epochs and (recipe.t_max or recipe.schedule == "constant")

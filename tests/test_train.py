@@ -126,11 +126,18 @@ def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
             workdir=tmp_path / "run",
             resume=True,
         )
+    files = RunFiles(tmp_path / "run")
+    begun = files.read_config()
+    files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
     with pytest.raises(RunError, match="epochs: 1, not 3"):
-        files = RunFiles(tmp_path / "run")
-        begun = files.read_config()
-        files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
         fit(dataclasses.replace(recipe, epochs=1), digits, workdir=files.path, resume=True)
+
+
+def test_resuming_as_another_experiment_is_refused(recipe, digits, tmp_path):
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, workdir=tmp_path / "run", experiment="first")
+    with pytest.raises(RunError, match="holds a run of 'first', not of 'second'"):
+        fit(short, digits, workdir=tmp_path / "run", experiment="second", resume=True)
 
 
 def test_resuming_on_other_data_or_nothing_is_refused(recipe, digits, tmp_path):

@@ -1,0 +1,148 @@
+"""The scripts as a user runs them, in processes of their own."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from jaxcifar.evaluation import restore_run
+from tests.conftest import assert_trees_identical
+
+# The scripts with one small architecture more.
+RUN_TINY = (
+    "import runpy, sys; from jaxcifar.resnet import ARCHITECTURES; "
+    "ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; sys.argv = sys.argv[1:]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+TINY = shlex.split(
+    "demo --architecture tiny --width 4 --train-size 256 --validation-size 40 "
+    "--batch-size 8 --dropout-rate 0.2 --flip-rate 0.5 --t-max 20 --eval-batch-size 64"
+)
+
+
+@pytest.fixture
+def run_script(root, tmp_path):
+    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+
+    def run(script, *arguments, check=True, wait=True):
+        command = [sys.executable, "-c", RUN_TINY, str(root / "scripts" / script), *arguments]
+        settings = {"cwd": tmp_path, "env": env, "text": True}
+        if not wait:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, **settings)
+        return subprocess.run(command, check=check, capture_output=True, **settings)
+
+    return run
+
+
+def test_train_evaluate_visualize(run_script, tmp_path):
+    trained = run_script("train.py", *TINY, "--epochs", "2", "--workdir", "out/run")
+    assert "epoch   2/2" in trained.stdout
+    summary = json.loads((tmp_path / "out/run/summary.json").read_text())
+
+    scored = run_script("evaluate.py", "out/run")
+    line = json.loads(scored.stdout.splitlines()[-1])
+    assert list(line) == ["split", "examples", "accuracy", "loss"]
+    test = summary["best"]["test"]
+    assert line == {"split": "test"} | {k: test[k] for k in ("examples", "accuracy", "loss")}
+
+    drawn = run_script("visualize.py", "out/run", "--image", "3", "--layers", "conv1", "layer1")
+    assert "activations_3.png" in drawn.stdout
+    assert (tmp_path / "out/run/figures/activations_3.png").exists()
+
+    again = run_script("train.py", *TINY, "--epochs", "2", "--workdir", "out/run", check=False)
+    assert again.returncode == 2
+    assert again.stderr == (
+        "error: out/run holds a run: continue it with --resume, replace it with --overwrite, or "
+        "choose another --workdir\n"
+    )
+
+
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed_one(
+    run_script, tmp_path
+):
+    epochs = ("--epochs", "8")
+    run_script("train.py", *TINY, *epochs, "--workdir", "whole")
+    process = run_script("train.py", *TINY, *epochs, "--workdir", "killed", wait=False)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+
+    run_script("train.py", "demo", "--workdir", "killed", "--resume")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for which in ("best", "last"):
+        assert_trees_identical(*(load_weights(path, which) for path in (whole, killed)))
+    ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (whole, killed))
+    assert ours["best"] == theirs["best"]
+    assert ours["last"] == theirs["last"]
+    assert metrics.read_text().count("\n") == 8
+
+
+def load_weights(path, which):
+    from jaxcifar.resnet import ARCHITECTURES
+
+    ARCHITECTURES["tiny"] = {"stage_sizes": (1,)}
+    try:
+        return restore_run(path, which)[2]
+    finally:
+        del ARCHITECTURES["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scrach"], "error: unknown experiment 'scrach'; did you mean 'scratch'?"),
+        (["demo", "--bach-size", "8"], "unknown option --bach-size; did you mean '--batch-size'?"),
+        (["demo", "--batch-size", "0"], "error: batch_size must be at least 1, not 0"),
+        (["demo", "--batch-size", "9999"], "batch_size 9999 is larger than the train split of"),
+        (["scratch", "--train-size", "50000"], "does not fit into the 50,000"),
+        (["scratch", "--data-dir", "none"], "The data folder none does not exist"),
+        (["demo", "--resume"], "error: there is no run directory runs/demo"),
+        (["demo", "--workdir", "foreign"], "error: foreign is not empty and holds no run"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_writes_nothing(run_script, tmp_path, arguments, message):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("years of work")
+    done = run_script("train.py", *arguments, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["foreign", "thesis.tex"]
+
+
+def test_help_names_the_experiments_and_shows_their_own_defaults(run_script):
+    text = run_script("train.py", "--help").stdout
+    assert "scratch" in text
+    assert "demo" in text
+    own = " ".join(run_script("train.py", "demo", "--help").stdout.split())
+    assert "images a step; the last batch of an epoch may be smaller (default: 64)" in own
+
+
+def test_after_training_neither_tensorflow_nor_torch_is_loaded(root, tmp_path):
+    code = (
+        "import sys; from jaxcifar import Recipe, fit, load_dataset; "
+        "from jaxcifar.resnet import ARCHITECTURES; ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; "
+        "recipe = Recipe(dataset='digits', train_size=64, validation_size=40, epochs=1, "
+        "architecture='tiny', width=4, batch_size=32, normalization='half'); "
+        "fit(recipe, load_dataset('digits', split=(64, 40)), workdir=sys.argv[1]); "
+        "print({'tensorflow', 'torch'} & set(sys.modules) or 'neither')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "neither"
