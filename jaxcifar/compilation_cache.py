@@ -1,19 +1,12 @@
 """Compiled programs kept on disk, so that a second run starts at once."""
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
 
-
-def cache_home() -> Path:
-    """`$JAXCIFAR_CACHE_DIR`, else jaxcifar's folder in the user's cache directory."""
-    chosen = os.environ.get("JAXCIFAR_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcifar"
+from jaxcifar.data.cache import cache_folder
 
 
 def enable_compilation_cache() -> Path | None:
@@ -27,7 +20,7 @@ def enable_compilation_cache() -> Path | None:
         return None
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
-        folder = cache_home() / "xla" / _processor()
+        folder = cache_folder() / "xla" / _processor()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # a home that cannot be written: compile anew

@@ -22,6 +22,7 @@ class ProgressBar:
             total=images,
             unit="img",
             leave=False,
+            mininterval=0,  # it is moved every few seconds at most
             dynamic_ncols=True,
             disable=not (enabled and sys.stderr.isatty()),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 
 from jaxcifar import metrics
 from jaxcifar.augment import make_augment
@@ -21,7 +22,7 @@ from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
-from jaxcifar.state import TrainState, init_state
+from jaxcifar.state import TrainState, all_finite, init_state
 from jaxcifar.steps import make_eval_step, make_train_step
 
 OnEpoch = Callable[[Row], None]
@@ -60,7 +61,7 @@ def fit(
 
     Raises:
         RunError: `workdir` holds something that may not be overwritten, or nothing to resume.
-        FloatingPointError: the training loss is no longer finite.
+        FloatingPointError: the loss, the weights or the statistics are no longer finite.
     """
     name = experiment or recipe.dataset
     _check_sizes(recipe, splits)
@@ -103,7 +104,7 @@ def fit(
                 state, sums = train_epoch.run(state, train_data, bar.advance)
                 trained = metrics.compute(sums)
             seconds = time.perf_counter() - begun
-            _check_finite(trained["loss"], epoch, int(state.step), schedule, files)
+            _check_finite(trained["loss"], epoch, state, schedule, files)
 
             with ProgressBar("  validate", len(splits.validation), verbose) as bar:
                 validated = metrics.compute(
@@ -218,13 +219,14 @@ def _compile(
 
 
 def _check_finite(
-    loss: float, epoch: int, step: int, schedule: Callable[[int], Any], files: RunFiles | None
+    loss: float, epoch: int, state: TrainState, schedule: optax.Schedule, files: RunFiles | None
 ) -> None:
-    if not np.isfinite(loss):
+    if not np.isfinite(loss) or not all_finite(state.variables):
         kept = f"; the checkpoints in {files.path} are of the epochs before" if files else ""
         raise FloatingPointError(
-            f"the training loss is {loss} in epoch {epoch} (by step {step}, learning rate "
-            f"{float(schedule(step - 1)):.3g}){kept}: try a lower learning rate or a warm-up"
+            f"the loss ({loss:.4g}), the weights or the statistics are not finite after epoch "
+            f"{epoch} (step {int(state.step)}, learning rate {float(schedule(state.step - 1)):.3g})"
+            f"{kept}: try a lower learning rate or a warm-up"
         )
 
 

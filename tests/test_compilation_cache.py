@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from jaxcifar.compilation_cache import cache_home, enable_compilation_cache
+from jaxcifar.compilation_cache import enable_compilation_cache
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,3 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     assert enable_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None
-
-
-def test_cache_home_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("JAXCIFAR_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_home() == tmp_path / "jaxcifar"

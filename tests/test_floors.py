@@ -5,8 +5,8 @@ import ast
 import pytest
 
 FLOORS = (
-    "augment compilation_cache conv data hardware metrics partition run_files schedules suggest",
-    "optim plots progress resnet state",
+    "augment conv data hardware metrics partition run_files schedules suggest",
+    "compilation_cache optim plots progress resnet state",
     "activations checkpoint recipe steps",
     "epoch experiments cli",
     "evaluation",
