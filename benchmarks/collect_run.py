@@ -9,7 +9,7 @@ report), and of the last checkpoint in evaluation mode.
 import argparse
 from pathlib import Path
 
-from benchmarks.harness import save
+from benchmarks.harness import RESULTS, save
 from jaxcifar.evaluation import evaluate_run
 from jaxcifar.run_files import RunError, RunFiles
 
@@ -26,6 +26,7 @@ def main() -> None:
     config, summary = files.read_config(), files.read_summary()
     if summary is None:
         raise RunError(f"{files.path} is not complete: finish it with train.py --resume")
+    backend = summary["machine"]["backend"]
     save(
         f"run_{config['experiment']}",
         {
@@ -36,7 +37,7 @@ def main() -> None:
             "train_split_in_evaluation_mode": evaluate_run(files.path, split="train", which="last"),
             "history": files.read_history().rows,
         },
-        out=parsed.out,
+        out=parsed.out or RESULTS / f"run_{config['experiment']}_{backend}.json",
     )
 
 

@@ -24,6 +24,8 @@ def interleave(
 
     Each variant must block until its work is done.
     """
+    if repeats < 2:
+        raise ValueError(f"a spread needs at least 2 repeats, not {repeats}")
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(warmup + repeats):
         for name, run in variants.items():

@@ -1,7 +1,7 @@
 """Time one training step of the faithful recipe: ours, with XLA's convolution, and in PyTorch.
 
-  python benchmarks/step_time.py                     ImageNet stem at 32x32, batch 128, float32
-  python benchmarks/step_time.py --stem cifar --repeats 5
+  python -m benchmarks.step_time                  ImageNet stem at 32x32, batch 128, float32
+  python -m benchmarks.step_time --stem cifar --repeats 5
 
 Every variant trains the same ResNet-18 with Adam on the same random images, already on the device.
 "XLA's convolution" is our step with `lax.conv_general_dilated` in every layer, which is what

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxcifar.data import Splits as Splits
     from jaxcifar.data import balanced_subset as balanced_subset
     from jaxcifar.data import load_dataset as load_dataset
+    from jaxcifar.epoch import make_evaluation as make_evaluation
+    from jaxcifar.epoch import make_train_epoch as make_train_epoch
     from jaxcifar.evaluation import evaluate as evaluate
     from jaxcifar.evaluation import evaluate_run as evaluate_run
     from jaxcifar.evaluation import restore_run as restore_run
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jaxcifar.experiments import get_experiment as get_experiment
     from jaxcifar.optim import make_optimizer as make_optimizer
     from jaxcifar.recipe import Recipe as Recipe
+    from jaxcifar.recipe import load_splits as load_splits
     from jaxcifar.resnet import ResNet as ResNet
     from jaxcifar.resnet import resnet18 as resnet18
     from jaxcifar.resnet import resnet34 as resnet34
@@ -36,10 +39,11 @@ _MODULES = {
     "checkpoint": ("Checkpoints",),
     "compilation_cache": ("enable_compilation_cache",),
     "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
+    "epoch": ("make_evaluation", "make_train_epoch"),
     "evaluation": ("evaluate", "evaluate_run", "restore_run"),
     "experiments": ("EXPERIMENTS", "get_experiment"),
     "optim": ("make_optimizer",),
-    "recipe": ("Recipe",),
+    "recipe": ("Recipe", "load_splits"),
     "resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
     "schedules": ("make_schedule",),
     "state": ("TrainState",),

@@ -5,7 +5,6 @@ enough to evaluate, with any optimizer or none; "train" (step, opt_state, key) i
 needs besides. Saves run in the background and become visible all at once, when complete.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +20,6 @@ from jaxcifar.state import TrainState
 PyTree = Any
 Which = Literal["best", "last"] | int
 METRIC = "validation_accuracy"
-
-# Orbax tells of every save and of opening read-only through absl, at WARNING.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class CheckpointError(ValueError):
@@ -130,10 +126,7 @@ class Checkpoints:
         """
         step = self.find(which)
         self._check_fits(step, "model", target)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_placed(target)))
-        )
-        return restored["model"]
+        return self._restore(step, model=target)["model"]
 
     def restore_state(self, target: TrainState, which: Which = "last") -> TrainState:
         """The whole state of one checkpoint, to go on training from.
@@ -149,14 +142,20 @@ class Checkpoints:
         model, train = target.variables, _training_part(target)
         self._check_fits(step, "model", model)
         self._check_fits(step, "train", train)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_placed(model)),
-                train=ocp.args.StandardRestore(_placed(train)),
-            ),
-        )
+        restored = self._restore(step, model=model, train=train)
         return TrainState(**restored["model"], **restored["train"])
+
+    def _restore(self, step: int, **targets: PyTree) -> Any:
+        """Named items of a step, of which the targets' shapes are known to fit."""
+        items = {name: ocp.args.StandardRestore(_placed(t)) for name, t in targets.items()}
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            reason = str(error).strip().split("\n")[0][:200]
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read ({reason}): name another "
+                f"of its steps, {self.steps()}"
+            ) from error
 
     def _check_fits(self, step: int, item: str, target: PyTree) -> None:
         metadata = self._manager.item_metadata(step)[item]

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import UnionType
@@ -15,7 +16,7 @@ from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
 
 # Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
-EXPECTED = (CheckpointError, DataError, FloatingPointError, RecipeError, RunError)
+EXPECTED = (CheckpointError, DataError, FloatingPointError, OSError, RecipeError, RunError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,11 +51,11 @@ def add_options(parser: argparse.ArgumentParser, defaults: Any) -> None:
     hints = get_type_hints(type(defaults))
     for field in dataclasses.fields(defaults):
         title = field.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
         value = getattr(defaults, field.name)
         text = field.metadata["help"]
-        group.add_argument(
+        groups[title].add_argument(
             "--" + field.name.replace("_", "-"),
             default=argparse.SUPPRESS,
             help=text if value is None else f"{text} (default: {value})",
@@ -68,16 +69,18 @@ def given_options(parsed: argparse.Namespace, dataclass: type) -> dict[str, Any]
     return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
 
 
-def run_script(main: Callable[[], None]) -> NoReturn:
+def run_script(main: Callable[[], None], *, interrupted: str = "nothing was written") -> NoReturn:
     """Run a script's `main`. Expected errors are one line and exit status 2; Ctrl-C exits 130."""
     enable_compilation_cache()
+    # Orbax tells of every save and of opening read-only through absl, at WARNING.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main()
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what was saved is intact (train.py --resume goes on)", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

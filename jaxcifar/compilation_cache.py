@@ -26,10 +26,10 @@ def enable_compilation_cache() -> Path | None:
         except OSError:  # a home that cannot be written: compile anew
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Programs that took less than this to compile are not stored. JAX's 1 s leaves out several
+        # small ones, half a second together.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         chosen = folder
-    # Programs that took less than this to compile are not stored. JAX's 1 s leaves out several
-    # small ones, half a second together.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return Path(chosen)
 
 

@@ -75,6 +75,9 @@ def conv2d(
 
     Raises:
         ValueError: unknown lowering, channels that differ, or a kernel larger than the padded map.
+
+    Reverse mode differentiates any lowering; forward mode (`jax.jvp`) needs "xla" on the CPU, where
+    the passes have gradients of their own.
     """
     if lowering not in get_args(Lowering):
         raise ValueError(

@@ -56,7 +56,12 @@ def make_train_epoch(
         size: images in the data.
         batch_size: at most `size`.
         augment: ``(keys [n], images) -> images``, see `augment.make_augment`.
+
+    Raises:
+        ValueError: a batch size that is not.
     """
+    if not 1 <= batch_size <= size:
+        raise ValueError(f"batch_size must lie between 1 and the {size} images, not {batch_size}")
     whole_steps, rest = divmod(size, batch_size)
     epoch_steps = steps_per_epoch(size, batch_size)
 
@@ -125,6 +130,7 @@ def make_evaluation(eval_step: EvalStep, *, size: int, batch_size: int) -> Evalu
 
     The last batch is padded by repeating the last image, masked out of the sums.
     """
+    batch_size = min(batch_size, size)
     batches = steps_per_epoch(size, batch_size)
 
     @jax.jit

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
-from jaxcifar.data import Dataset, Splits, load_dataset
+from jaxcifar.data import Dataset
 from jaxcifar.epoch import Data, make_evaluation
 from jaxcifar.progress import ProgressBar
-from jaxcifar.recipe import Recipe
+from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.resnet import ResNet
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.state import init_variables
@@ -50,31 +50,6 @@ def evaluate(
     evaluation = make_evaluation(eval_step, size=len(dataset), batch_size=batch_size)
     with ProgressBar("evaluate", len(dataset), progress) as bar:
         return metrics.compute(evaluation.run(variables, to_device(dataset), bar.advance))
-
-
-def read_recipe(files: RunFiles) -> Recipe:
-    """The recipe a run was begun with.
-
-    Raises:
-        RunError: not a run, or a damaged config.json.
-        RecipeError: a config.json with a field this version does not know.
-    """
-    config = files.read_config()
-    recipe = config.get("recipe")
-    if not isinstance(recipe, dict):
-        raise RunError(f"{files.config} has no recipe: was it written by jaxcifar?")
-    return Recipe.from_dict(recipe)
-
-
-def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:
-    """The data a recipe names."""
-    return load_dataset(
-        recipe.dataset,
-        split=recipe.split_sizes,
-        stratified=recipe.stratified,
-        seed=recipe.split_seed,
-        data_dir=data_dir,
-    )
 
 
 def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet, dict[str, Any]]:

@@ -28,9 +28,9 @@ def plot_curves(history: History, *, title: str) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend()
     loss_axes.set_ylim(bottom=0)
-    best = int(np.argmax(history.column("validation_accuracy")))
-    value = history.column("validation_accuracy")[best]
-    accuracy_axes.set_title(f"best validation {value:.3f} in epoch {epochs[best]}", fontsize=9)
+    # Of equals the later epoch, as the best checkpoint is chosen.
+    value, epoch = max(zip(history.column("validation_accuracy"), epochs, strict=True))
+    accuracy_axes.set_title(f"best validation {value:.3f} in epoch {epoch}", fontsize=9)
     return figure
 
 

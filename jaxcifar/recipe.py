@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxcifar.augment import NORMALIZATIONS, make_normalize
-from jaxcifar.data import check_split, dataset_info
+from jaxcifar.data import Splits, check_split, dataset_info, load_dataset
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
+from jaxcifar.run_files import RunFiles
 from jaxcifar.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
 from jaxcifar.suggest import did_you_mean
 
@@ -31,7 +33,7 @@ class Recipe:
     """Every setting of a run. Together with the data it determines the run's numbers."""
 
     dataset: str = setting(
-        "data", "cifar10", "cifar10, or digits (small, shipped, needs no network)"
+        "data", "cifar10", "cifar10, or digits (small, shipped); see normalization, too"
     )
     train_size: int | None = setting(
         "data", None, "images trained on (default: the dataset's split)"
@@ -71,6 +73,7 @@ class Recipe:
         "training", "step", "whether the rate moves every step or every epoch"
     )
     warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
+    final_scale: float = setting("training", 0.0, "rate at the schedule's end, share of the peak")
 
     eval_batch_size: int = setting(
         "training", 500, "images a step in evaluation; changes no result"
@@ -90,8 +93,11 @@ class Recipe:
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         for name in ("width", "epochs", "batch_size", "eval_batch_size"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("seed", "split_seed", "translate_pixels", "weight_decay", "warmup_epochs"):
+        for name in ("translate_pixels", "weight_decay", "warmup_epochs", "final_scale"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("seed", "split_seed"):
+            value = getattr(self, name)
+            _check(self, name, 0 <= value < 2**31, "must be at least 0 and under 2**31")
         for name in ("dropout_rate", "momentum", "label_smoothing"):
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
         _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
@@ -163,6 +169,7 @@ class Recipe:
             t_max=self.t_max,
             unit=self.schedule_unit,
             warmup_epochs=self.warmup_epochs,
+            final_scale=self.final_scale,
         )
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -203,6 +210,27 @@ class Recipe:
             for name in mine
             if mine[name] != theirs[name]
         ]
+
+
+def read_recipe(files: RunFiles) -> Recipe:
+    """The recipe a run was begun with.
+
+    Raises:
+        RunError: not a run, or a damaged config.json.
+        RecipeError: a config.json with a field this version does not know.
+    """
+    return Recipe.from_dict(files.read_config()["recipe"])
+
+
+def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:
+    """The data a recipe names, split as it says."""
+    return load_dataset(
+        recipe.dataset,
+        split=recipe.split_sizes,
+        stratified=recipe.stratified,
+        seed=recipe.split_seed,
+        data_dir=data_dir,
+    )
 
 
 def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:

@@ -99,6 +99,11 @@ class BatchNorm(nn.Module):
         if self.axis_name is not None:
             mean = lax.pmean(mean, self.axis_name)
             count *= lax.axis_size(self.axis_name)
+        if count < 2:
+            raise ValueError(
+                "BatchNorm needs more than one value per channel to train on; this batch is one "
+                f"image with a map of {x.shape[1]}x{x.shape[2]}"
+            )
         var = jnp.mean(jnp.square(wide - mean), axes)
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
@@ -144,7 +149,9 @@ class SequentialHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = nn.relu(Linear(SEQUENTIAL_HIDDEN, self.dtype, name="0")(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return Linear(self.num_classes, self.dtype, name="3")(x)
+        x = Linear(self.num_classes, self.dtype, name="3")(x)
+        self.sow("intermediates", "output", x)
+        return x
 
 
 class Downsample(nn.Module):

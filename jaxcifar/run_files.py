@@ -33,9 +33,6 @@ class History:
         """The values of one metric over the epochs."""
         return [row[name] for row in self.rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -64,8 +61,11 @@ class RunFiles:
         return self.path / "figures"
 
     def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return self.config.is_file()
+        """Whether a run was begun here; other tools, too, keep a config.json."""
+        try:
+            return isinstance(_read_object(self.config).get("recipe"), dict)
+        except RunError:
+            return False
 
     def check_free(self, *, overwrite: bool) -> None:
         """Refuse a directory that holds a run (unless `overwrite`) or anything else.
@@ -83,18 +83,23 @@ class RunFiles:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise RunError(
-                f"{self.path} is not empty and holds no run (no config.json): it is left as it is; "
-                "choose another --workdir"
+                f"{self.path} is not empty and holds no run (no config.json with a recipe): it is "
+                "left as it is; choose another --workdir"
             )
 
-    def create(self) -> None:
-        """Make the directory, removing the files of an earlier run but nothing else in it."""
-        for old in (self.config, self.metrics, self.summary):
-            old.unlink(missing_ok=True)
+    def create(self, config: dict[str, Any]) -> None:
+        """Begin a run, removing the files of an earlier one but nothing else in the directory.
+
+        The old config.json is replaced last: killed at any point, the directory still counts as a
+        run, which --overwrite and --resume can deal with.
+        """
         for folder in (self.checkpoints, self.figures):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+        for old in (self.metrics, self.summary):
+            old.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.figures.mkdir()
+        self.write_config(config)
 
     def read_config(self) -> dict[str, Any]:
         """The run's configuration.
@@ -104,12 +109,15 @@ class RunFiles:
         """
         if not self.path.is_dir():
             raise RunError(f"there is no run directory {self.path}")
-        if not self.holds_run():
+        if not self.config.is_file():
             kind = "holds no run (no config.json)" if any(self.path.iterdir()) else "is empty"
             raise RunError(
                 f"{self.path} {kind}: name a directory that scripts/train.py has written"
             )
-        return _read_object(self.config)
+        config = _read_object(self.config)
+        if not self.holds_run():
+            raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
+        return config
 
     def read_history(self) -> History:
         """The epochs finished so far. A last line cut off by a crash is dropped.
@@ -171,5 +179,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

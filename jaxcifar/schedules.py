@@ -47,7 +47,7 @@ def make_schedule(
         warmup_epochs: in epochs; may be fractional.
 
     Raises:
-        ValueError: unknown name or unit, or a length that is not positive.
+        ValueError: unknown name or unit, or a length that cannot be.
     """
     for value, choices in ((name, get_args(ScheduleName)), (unit, get_args(ScheduleUnit))):
         if value not in choices:
@@ -55,8 +55,11 @@ def make_schedule(
                 f"unknown schedule setting {value!r}; choose from {', '.join(choices)}"
             )
     period = epochs if t_max is None else t_max
-    if period <= 0:
-        raise ValueError(f"t_max must be positive, not {period}")
+    if period <= 0 or steps_per_epoch < 1 or warmup_epochs < 0:
+        raise ValueError(
+            f"t_max ({period}) and steps_per_epoch ({steps_per_epoch}) must be positive and "
+            f"warmup_epochs ({warmup_epochs}) not negative"
+        )
     final = final_scale * learning_rate
     warmup_steps = warmup_epochs * steps_per_epoch
 

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -15,12 +17,12 @@ from jaxcifar.augment import make_augment
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import Splits
 from jaxcifar.epoch import Data, Evaluation, TrainEpoch, make_evaluation, make_train_epoch
-from jaxcifar.evaluation import read_recipe, to_device
+from jaxcifar.evaluation import to_device
 from jaxcifar.hardware import describe_machine
 from jaxcifar.partition import count_params, summarize
 from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.progress import ProgressBar, duration
-from jaxcifar.recipe import Recipe
+from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
 from jaxcifar.state import TrainState, all_finite, init_state
 from jaxcifar.steps import make_eval_step, make_train_step
@@ -64,7 +66,7 @@ def fit(
         FloatingPointError: the loss, the weights or the statistics are no longer finite.
     """
     name = experiment or recipe.dataset
-    _check_sizes(recipe, splits)
+    _check_splits(recipe, splits)
     files = None if workdir is None else RunFiles(Path(workdir))
     if files is not None:
         _open_run(files, recipe, splits, name, resume=resume, overwrite=overwrite)
@@ -84,16 +86,19 @@ def fit(
         for part in (splits.validation, splits.test)
     )
 
-    # The state they act on: new, or where an earlier process left it.
-    state = init_state(model, tx, seed=recipe.seed, image_size=recipe.image_size)
     history = History()
     with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
-        if files is not None and checkpoints is not None and checkpoints.steps():
-            state = checkpoints.restore_state(state)
+        # The state they act on: new, or where an earlier process left it.
+        new = partial(init_state, model, tx, seed=recipe.seed, image_size=recipe.image_size)
+        if resume and checkpoints is not None and checkpoints.steps():
+            state = checkpoints.restore_state(jax.eval_shape(new))
+        else:
+            state = new()
+        if resume and files is not None:
             history = files.keep_history(int(state.step))
         first_epoch = int(state.step) // recipe.steps_per_epoch + 1
         if verbose:
-            _print_opening(recipe, splits, state, first_epoch, workdir)
+            _print_opening(recipe, splits, state, first_epoch, files)
 
         if first_epoch <= recipe.epochs:
             train_data, validation_data = to_device(splits.train), to_device(splits.validation)
@@ -140,10 +145,12 @@ def fit(
             for which in ("best", "last"):
                 step = checkpoints.find(which)
                 variables = checkpoints.restore_weights(state.variables, step)
+                with ProgressBar(f"test {which}", len(splits.test), verbose) as bar:
+                    sums = test.run(variables, test_data, bar.advance)
                 scores[which] = {
                     "step": step,
                     "validation_accuracy": checkpoints.validation_accuracy(step),
-                    "test": metrics.compute(test.run(variables, test_data)),
+                    "test": metrics.compute(sums),
                 }
             save_figure(plot_curves(history, title=name), files.figures / "curves.png")
             files.write_summary(_summarize(recipe, name, state, history) | scores)
@@ -152,12 +159,18 @@ def fit(
     return state, history
 
 
-def _check_sizes(recipe: Recipe, splits: Splits) -> None:
-    sizes = (len(splits.train), len(splits.validation))
-    if splits.name != recipe.dataset or sizes != recipe.split_sizes:
+def _check_splits(recipe: Recipe, splits: Splits) -> None:
+    given = (
+        splits.name,
+        (len(splits.train), len(splits.validation)),
+        splits.seed,
+        splits.stratified,
+    )
+    wanted = (recipe.dataset, recipe.split_sizes, recipe.split_seed, recipe.stratified)
+    if given != wanted:
         raise ValueError(
-            f"the recipe is for {recipe.dataset} split {recipe.split_sizes}, the data is "
-            f"{splits.name} split {sizes}: load it with evaluation.load_splits(recipe)"
+            f"the data (name, sizes, seed, stratified) is {given}, the recipe wants {wanted}: "
+            "load it with load_splits(recipe)"
         )
 
 
@@ -181,8 +194,7 @@ def _open_run(
     }
     if not resume:
         files.check_free(overwrite=overwrite)
-        files.create()
-        files.write_config(config)
+        files.create(config)
         return
     before = read_recipe(files)
     begun = files.read_config()
@@ -192,13 +204,20 @@ def _open_run(
         raise RunError(f"{files.path} was trained on other data than the {recipe.dataset} found")
     # More epochs are welcome where that leaves the learning rate of the epochs done as it was.
     longer = recipe.epochs > before.epochs and (recipe.t_max or recipe.schedule == "constant")
-    differing = recipe.differences(replace(before, epochs=recipe.epochs) if longer else before)
+    allowed = replace(
+        before,
+        epochs=recipe.epochs if longer else before.epochs,
+        eval_batch_size=recipe.eval_batch_size,
+    )
+    differing = recipe.differences(allowed)
     if differing:
         raise RunError(
             f"{files.path} was begun with another recipe ({'; '.join(differing)}): resume it "
             "without these options, or begin a run in another --workdir"
         )
     if longer:
+        files.summary.unlink(missing_ok=True)
+    if recipe != before:
         files.write_config(config)
 
 
@@ -254,7 +273,7 @@ def _print_opening(
     splits: Splits,
     state: TrainState,
     first_epoch: int,
-    workdir: str | Path | None,
+    files: RunFiles | None,
 ) -> None:
     machine = describe_machine()
     print(
@@ -264,10 +283,10 @@ def _print_opening(
     )
     if first_epoch == 1:
         print(summarize(state.params), flush=True)
-    elif first_epoch <= recipe.epochs:
-        print(f"resuming {workdir} in epoch {first_epoch} of {recipe.epochs}", flush=True)
-    else:
-        print(f"{workdir} is complete: {recipe.epochs} epochs; --overwrite trains it again")
+    elif files is not None and _is_complete(files, recipe):
+        print(f"{files.path} is complete: {recipe.epochs} epochs; --overwrite trains it again")
+    elif files is not None:
+        print(f"resuming {files.path} after epoch {first_epoch - 1} of {recipe.epochs}", flush=True)
 
 
 def _epoch_line(history: History, epochs: int) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxcifar.activations import capture
 from jaxcifar.data import Splits
-from jaxcifar.evaluation import load_splits, restore_run
+from jaxcifar.evaluation import restore_run
 from jaxcifar.plots import plot_activations, save_figure
-from jaxcifar.recipe import RecipeError
+from jaxcifar.recipe import RecipeError, load_splits
 from jaxcifar.suggest import did_you_mean
 
 # An early convolution, the first of the first block, and a later one of the same stage.
@@ -36,6 +36,9 @@ def draw_activations(
         RecipeError: no such image or layer.
         RunError, CheckpointError, DataError: what of the run or its data cannot be used.
     """
+    path = Path(out) if out else Path(run) / "figures" / f"activations_{image}.png"
+    if path.suffix != ".png":
+        raise RecipeError(f"the picture is a PNG file: let --out end in .png, not {path.name!r}")
     recipe, model, variables = restore_run(run)
     splits = load_splits(recipe, data_dir)
     index = find_test_image(splits, image)
@@ -56,7 +59,6 @@ def draw_activations(
         f"test image {index}, class {splits.class_names[splits.test.labels[index]]}, "
         f"taken for {splits.class_names[said]} (probability {share:.3f})"
     )
-    path = Path(out) if out else Path(run) / "figures" / f"activations_{image}.png"
     return save_figure(plot_activations(pixels, maps, title=title), path)
 
 

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 from jaxcifar.cli import Parser, add_options, given_options, run_script
-from jaxcifar.evaluation import load_splits, read_recipe
 from jaxcifar.experiments import EXPERIMENTS, get_experiment
-from jaxcifar.recipe import Recipe
+from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.run_files import RunFiles
 from jaxcifar.train import fit
 
@@ -67,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, interrupted="what was saved is intact; --resume goes on from it")

@@ -1,5 +1,6 @@
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ ROOT = Path(__file__).parents[1]
 # The repository's root holds `benchmarks`, which is not installed.
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+COMPILED = tempfile.TemporaryDirectory(prefix="jaxcifar-tests-")
 
 
 def pytest_configure():
     """Runs of one recipe share their compiled programs: compiling is most of the suite's time."""
-    import tempfile
-
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="jaxcifar-tests-"))
+    jax.config.update("jax_compilation_cache_dir", COMPILED.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_unconfigure():
+    COMPILED.cleanup()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_flip_has_its_frequency_and_mirrors_whole_images(rate):
 @pytest.mark.parametrize("pixels", [1, 2])
 def test_translate_takes_every_window_of_the_padded_image(pixels, dtype):
     image = images(1, dtype=dtype)[0]
-    shifted = jax.vmap(lambda k: translate(k, image, pixels))(keys(400))
+    shifted = jax.jit(jax.vmap(lambda k: translate(k, image, pixels)))(keys(400))
     assert shifted.dtype == dtype
     shifts = [shift_of(np.asarray(image), np.asarray(x), pixels) for x in shifted]
     assert len(set(shifts)) == (2 * pixels + 1) ** 2
@@ -86,7 +86,7 @@ def test_flip_and_shift_are_drawn_apart():
     augment = make_augment(flip_rate=0.5, translate_pixels=1)
     image = np.asarray(images(1)[0])
     found = set()
-    for x in np.asarray(augment(keys(400), jnp.stack([image] * 400))):
+    for x in np.asarray(jax.jit(augment)(keys(400), jnp.stack([image] * 400))):
         for mirrored, source in ((False, image), (True, image[:, ::-1])):
             padded = np.pad(source, ((1, 1), (1, 1), (0, 0)))
             found |= {

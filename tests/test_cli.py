@@ -58,6 +58,11 @@ def test_help_shows_every_field_with_its_default(parser):
     [
         (RunError("no such run"), 2, "error: no such run\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(13, "Permission denied", "runs"),
+            2,
+            "error: [Errno 13] Permission denied",
+        ),
         (None, 0, ""),
     ],
 )

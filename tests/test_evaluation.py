@@ -16,8 +16,7 @@ from jaxcifar.state import init_state
 def run(recipe, tmp_path):
     """A run directory with a checkpoint that nobody trained: evaluation needs no more."""
     files = RunFiles(tmp_path / "run")
-    files.create()
-    files.write_config({"recipe": recipe.to_dict(), "data_fingerprint": "?"})
+    files.create({"recipe": recipe.to_dict(), "data_fingerprint": "?"})
     state = init_state(recipe.make_model(), recipe.make_optimizer(), seed=0, image_size=32)
     with Checkpoints(files.checkpoints) as checkpoints:
         checkpoints.save(state, validation_accuracy=0.5)
@@ -55,6 +54,13 @@ def test_a_checkpoint_of_another_model_is_refused(run, recipe):
     wider = dataclasses.replace(recipe, width=8)
     run.write_config(run.read_config() | {"recipe": wider.to_dict()})
     with pytest.raises(CheckpointError, match="does not fit the model"):
+        evaluate_run(run.path)
+
+
+def test_a_damaged_checkpoint_is_one_error(run):
+    for path in run.checkpoints.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"checkpoint 0 in .* cannot be read"):
         evaluate_run(run.path)
 
 

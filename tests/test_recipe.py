@@ -35,7 +35,8 @@ def test_a_recipe_survives_json():
         ({"stem": "imagnet"}, "did you mean 'imagenet'"),
         ({"normalization": "cifar"}, "did you mean 'cifar10'"),
         ({"optimizer": "lion"}, "choose from adam, adamw, sgd"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**31}, "seed must be at least 0 and under"),
         ({"stratified": 1}, "stratified must be of type bool"),
     ],
 )

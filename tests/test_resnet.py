@@ -133,7 +133,7 @@ def test_numbers_are_torchs(case):
     twin = torch_resnet.ResNet(**SHAPE, **CASES[case])
     torch_resnet.load_from_flax(twin, variables)
 
-    # In float32 torch's oneDNN gave a random gradient of such narrow 1x1 convolutions now and then.
+    # In float32 torch gave these narrow 1x1 convolutions a random gradient in some runs.
     twin.double().eval()
     channels_first = torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.double)
     eval_logits = twin(channels_first).detach().numpy()

@@ -8,8 +8,7 @@ from jaxcifar.run_files import History, RunError, RunFiles
 @pytest.fixture
 def files(tmp_path):
     run = RunFiles(tmp_path / "run")
-    run.create()
-    run.write_config({"recipe": {}})
+    run.create({"recipe": {}})
     return run
 
 
@@ -32,11 +31,33 @@ def test_a_foreign_directory_is_refused_even_when_overwriting(tmp_path, overwrit
 
 def test_overwriting_removes_the_run_and_nothing_else(files):
     (files.path / "notes.txt").write_text("mine")
+    files.figures.mkdir()
     (files.figures / "curves.png").write_bytes(b"old")
     files.append_row({"epoch": 1, "step": 3})
-    files.create()
-    assert sorted(p.name for p in files.path.iterdir()) == ["figures", "notes.txt"]
-    assert not any(files.figures.iterdir())
+    files.create({"recipe": {"epochs": 2}})
+    assert sorted(p.name for p in files.path.iterdir()) == ["config.json", "notes.txt"]
+    assert files.read_config() == {"recipe": {"epochs": 2}}
+
+
+def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(files, monkeypatch):
+    files.append_row({"epoch": 1, "step": 3})
+
+    def killed(self, config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFiles, "write_config", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.create({"recipe": {"epochs": 2}})
+    assert not files.metrics.exists()
+    files.check_free(overwrite=True)
+
+
+def test_the_config_json_of_another_tool_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        RunFiles(tmp_path).check_free(overwrite=True)
+    with pytest.raises(RunError, match="has no recipe"):
+        RunFiles(tmp_path).read_config()
 
 
 def test_an_empty_directory_is_free_to_use_but_holds_no_run(tmp_path):

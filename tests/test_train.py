@@ -102,8 +102,11 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, 
         fit(recipe, digits, workdir=files.path, on_epoch=stop_at_once)
     for folder in files.checkpoints.iterdir():
         folder.rename(tmp_path / folder.name)
+    with files.metrics.open("a") as file:
+        file.write('{"epoch": 2, "st')
     state, history = fit(recipe, digits, workdir=files.path, resume=True)
     assert history.column("epoch") == [1, 2, 3]
+    assert files.read_history() == history
     assert int(state.step) == 9
 
 
@@ -115,6 +118,20 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     summary = RunFiles(tmp_path / "grown").read_summary()
     assert summary is not None
     assert summary["epochs"] == 3
+
+
+def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=stop_after(2))
+    assert RunFiles(tmp_path / "run").read_summary() is None
+    fit(
+        dataclasses.replace(recipe, eval_batch_size=33),
+        digits,
+        workdir=tmp_path / "run",
+        resume=True,
+    )
+    assert RunFiles(tmp_path / "run").read_config()["recipe"]["eval_batch_size"] == 33
 
 
 def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
@@ -180,8 +197,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(recipe, digits,
 
 
 def test_data_of_another_size_than_the_recipes_is_refused(recipe, digits):
-    with pytest.raises(ValueError, match=r"split \(90, 40\)"):
+    with pytest.raises(ValueError, match=r"the recipe wants \('digits', \(90, 40\)"):
         fit(dataclasses.replace(recipe, train_size=90), digits)
+    with pytest.raises(ValueError, match="load_splits"):
+        fit(dataclasses.replace(recipe, split_seed=1), digits)
 
 
 def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_path, monkeypatch):

@@ -32,4 +32,6 @@ def test_a_run_is_drawn_and_wrong_layers_are_named(recipe, digits, tmp_path):
         draw_activations(run, ["layer1.0.conv3"], "8", out=tmp_path / "x.png")
     with pytest.raises(RecipeError, match="vector"):
         draw_activations(run, ["fc"], "8", out=tmp_path / "x.png")
-    assert not (tmp_path / "x.png").exists()
+    with pytest.raises(RecipeError, match=r"end in \.png, not 'x\.foo'"):
+        draw_activations(run, ["conv1"], "8", out=tmp_path / "x.foo")
+    assert not list(tmp_path.glob("x.*"))

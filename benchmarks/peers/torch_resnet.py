@@ -96,7 +96,7 @@ def state_dict_from_flax(variables: dict[str, Any]) -> dict[str, torch.Tensor]:
             if name == "kernel":
                 array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
             key = ".".join((*prefix, renamed.get(name, name)))
-            tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
+            tensors[key] = torch.from_numpy(np.array(array))
 
     walk((), variables["params"])
     walk((), variables["batch_stats"])

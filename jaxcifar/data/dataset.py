@@ -53,6 +53,7 @@ class Splits:
       train, validation: disjoint rows of the official training data.
       test: the official test data, whole.
       fingerprint: SHA-256 (hex) of the source data, before any split.
+      seed, stratified: how the rows of train and validation were chosen.
     """
 
     name: str
@@ -61,3 +62,5 @@ class Splits:
     validation: Dataset
     test: Dataset
     fingerprint: str
+    seed: int = 0
+    stratified: bool = False

@@ -126,6 +126,8 @@ def load_dataset(
         validation=pool.take(validation),
         test=test,
         fingerprint=digest,
+        seed=seed,
+        stratified=stratified,
     )
 
 

@@ -70,7 +70,7 @@ def record(case, generator):
         **named("params", model.named_parameters()),
         **named("stats", statistics(model)),
     }
-    # In float32 torch's oneDNN gave a random gradient of such narrow 1x1 convolutions now and then.
+    # In float32 torch gave these narrow 1x1 convolutions a random gradient in some runs.
     model.double().eval()
     images = images.double()
     arrays["eval_logits"] = model(images).detach().numpy()
