@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -24,7 +22,7 @@ from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
-from jaxcifar.state import TrainState, all_finite, init_state
+from jaxcifar.state import TrainState, all_finite, init_state, state_shapes
 from jaxcifar.steps import make_eval_step, make_train_step
 
 OnEpoch = Callable[[Row], None]
@@ -89,11 +87,11 @@ def fit(
     history = History()
     with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
         # The state they act on: new, or where an earlier process left it.
-        new = partial(init_state, model, tx, seed=recipe.seed, image_size=recipe.image_size)
         if resume and checkpoints is not None and checkpoints.steps():
-            state = checkpoints.restore_state(jax.eval_shape(new))
+            shapes = state_shapes(model, tx, image_size=recipe.image_size)
+            state = checkpoints.restore_state(shapes)
         else:
-            state = new()
+            state = init_state(model, tx, seed=recipe.seed, image_size=recipe.image_size)
         if resume and files is not None:
             history = files.keep_history(int(state.step))
         first_epoch = int(state.step) // recipe.steps_per_epoch + 1

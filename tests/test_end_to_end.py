@@ -21,7 +21,7 @@ RUN_TINY = (
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 TINY = shlex.split(
-    "demo --architecture tiny --width 4 --train-size 256 --validation-size 40 "
+    "demo --architecture tiny --width 4 --train-size 512 --validation-size 40 "
     "--batch-size 8 --dropout-rate 0.2 --flip-rate 0.5 --t-max 20 --eval-batch-size 64"
 )
 
@@ -70,14 +70,15 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed
     run_script("train.py", *TINY, *epochs, "--workdir", "whole")
     process = run_script("train.py", *TINY, *epochs, "--workdir", "killed", wait=False)
     metrics = tmp_path / "killed" / "metrics.jsonl"
+    second_epoch = tmp_path / "killed" / "checkpoints" / str(2 * 64)
     deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+    while not second_epoch.is_dir():  # it appears by a rename, complete
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "summary.json").exists()
+    assert metrics.read_text().count("\n") == 2, "the kill came after the third epoch"
 
     run_script("train.py", "demo", "--workdir", "killed", "--resume")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -107,7 +108,7 @@ def load_weights(path, which):
         (["demo", "--batch-size", "0"], "error: batch_size must be at least 1, not 0"),
         (["demo", "--batch-size", "9999"], "batch_size 9999 is larger than the train split of"),
         (["scratch", "--train-size", "50000"], "does not fit into the 50,000"),
-        (["scratch", "--data-dir", "none"], "The data folder none does not exist"),
+        (["scratch", "--data-dir", "none"], "none does not exist; make it first"),
         (["demo", "--resume"], "error: there is no run directory runs/demo"),
         (["demo", "--workdir", "foreign"], "error: foreign is not empty and holds no run"),
     ],

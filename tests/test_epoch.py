@@ -242,3 +242,9 @@ class TestPieces:
         assert counts[0] == 1
         assert max(counts) <= 20
         assert counts[len(counts) // 2] >= 5
+
+
+@pytest.mark.parametrize("batch_size", [0, 9])
+def test_a_batch_that_the_data_cannot_fill_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"between 1 and the 8 images, not {batch_size}"):
+        make_train_epoch(lambda state, batch: (state, {}), size=8, batch_size=batch_size)

@@ -349,3 +349,11 @@ def test_initial_variables_hold_no_intermediates():
 def test_a_wrong_setting_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         make_resnet(**{"architecture": "resnet18", **options})
+
+
+def test_one_value_per_channel_has_no_variance_to_train_on():
+    norm = BatchNorm()
+    x = jnp.ones((1, 1, 1, 4))
+    variables = norm.init(jax.random.key(0), x, train=False)
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        norm.apply(variables, x, train=True, mutable=["batch_stats"])

@@ -143,5 +143,12 @@ def test_an_unknown_name_or_unit_is_named():
 
 @pytest.mark.parametrize("t_max", [0, -1])
 def test_a_period_that_is_not_positive_is_refused(t_max):
-    with pytest.raises(ValueError, match=f"t_max must be positive, not {t_max}"):
+    with pytest.raises(ValueError, match=rf"t_max \({t_max}\)"):
         make_schedule("cosine", learning_rate=0.1, epochs=5, steps_per_epoch=2, t_max=t_max)
+
+
+@pytest.mark.parametrize("lengths", [{"warmup_epochs": -1.0}, {"steps_per_epoch": 0}])
+def test_a_length_that_cannot_be_is_refused(lengths):
+    arguments = {"learning_rate": 0.1, "epochs": 2, "steps_per_epoch": 4} | lengths
+    with pytest.raises(ValueError, match=next(iter(lengths))):
+        make_schedule("cosine", **arguments)
