@@ -26,10 +26,12 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
 
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) (a minute or two, once)"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) (a minute or two, once)"
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 

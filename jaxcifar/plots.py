@@ -46,9 +46,19 @@ def plot_activations(
         title: above it all.
     """
     columns = 8
-    figure = Figure(figsize=(11, 1.5 * len(activations) + 0.9), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    grid = figure.add_gridspec(len(activations), columns + 2)
+    height = 1.4 * len(activations) + 0.8  # inches; a row is a map of 1 inch and its title
+    figure = Figure(figsize=(11, height), dpi=120)
+    figure.suptitle(title, fontsize=11, y=1 - 0.15 / height)
+    grid = figure.add_gridspec(
+        len(activations),
+        columns + 2,
+        left=0.01,
+        right=0.99,
+        top=1 - 0.75 / height,
+        bottom=0.05 / height,
+        hspace=0.35,
+        wspace=0.08,
+    )
     input_axes = figure.add_subplot(grid[:, :2])
     input_axes.imshow(image)
     input_axes.set_title(f"input, {image.shape[0]}x{image.shape[1]} pixels", fontsize=9)
