@@ -5,7 +5,8 @@ enough to evaluate, with any optimizer or none; "train" (step, opt_state, key) i
 needs besides. Saves run in the background and become visible all at once, when complete.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -109,10 +110,9 @@ class Checkpoints:
 
     def validation_accuracy(self, step: int) -> float:
         """The validation accuracy stored with a step."""
-        stored = self._manager.restore(
-            step, args=ocp.args.Composite(metrics=ocp.args.JsonRestore())
-        )
-        return float(stored["metrics"][METRIC])
+        with self._reading(step):
+            items = ocp.args.Composite(metrics=ocp.args.JsonRestore())
+            return float(self._manager.restore(step, args=items)["metrics"][METRIC])
 
     def restore_weights(self, target: Mapping[str, PyTree], which: Which = "best") -> PyTree:
         """``{"params", "batch_stats"}`` of one checkpoint, on the default device.
@@ -124,9 +124,7 @@ class Checkpoints:
         Raises:
             CheckpointError: no such checkpoint, or one of another model.
         """
-        step = self.find(which)
-        self._check_fits(step, "model", target)
-        return self._restore(step, model=target)["model"]
+        return self._restore(self.find(which), model=target)["model"]
 
     def restore_state(self, target: TrainState, which: Which = "last") -> TrainState:
         """The whole state of one checkpoint, to go on training from.
@@ -138,24 +136,32 @@ class Checkpoints:
         Raises:
             CheckpointError: no such checkpoint, or one of another model or optimizer.
         """
-        step = self.find(which)
-        model, train = target.variables, _training_part(target)
-        self._check_fits(step, "model", model)
-        self._check_fits(step, "train", train)
-        restored = self._restore(step, model=model, train=train)
+        restored = self._restore(
+            self.find(which), model=target.variables, train=_training_part(target)
+        )
         return TrainState(**restored["model"], **restored["train"])
 
-    def _restore(self, step: int, **targets: PyTree) -> Any:
-        """Named items of a step, of which the targets' shapes are known to fit."""
-        items = {name: ocp.args.StandardRestore(_placed(t)) for name, t in targets.items()}
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Orbax and TensorStore raise many kinds of error for damaged files: make them one."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise CheckpointError(
-                f"checkpoint {step} in {self.directory} cannot be read ({reason}): name another "
-                f"of its steps, {self.steps()}"
+                f"checkpoint {step} in {self.directory} cannot be read ({reason}): its files are "
+                f"damaged; name another of its steps, {self.steps()}"
             ) from error
+
+    def _restore(self, step: int, **targets: PyTree) -> Any:
+        """Named items of a step, checked to fit the targets' shapes."""
+        with self._reading(step):
+            for name, target in targets.items():
+                self._check_fits(step, name, target)
+            items = {name: ocp.args.StandardRestore(_placed(t)) for name, t in targets.items()}
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _check_fits(self, step: int, item: str, target: PyTree) -> None:
         metadata = self._manager.item_metadata(step)[item]
