@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,27 +102,40 @@ def _save(home: Path, decoded: dict[str, Dataset]) -> None:
     _sweep(home)
     building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
     try:
-        new, old = building / "new", building / "old"
+        new = building / "new"
         new.mkdir()
         for split in _SPLITS:
             np.save(new / f"{split}_images.npy", decoded[split].images)
             np.save(new / f"{split}_labels.npy", decoded[split].labels)
         checks = {file.name: _crc32(file) for file in sorted(new.iterdir())}
         (new / _CHECKS).write_text(json.dumps(checks, indent=2))
-        try:
-            new.rename(home / _VERSION)
-        except OSError:
-            # There is one: damaged, or another process was faster, with the same content.
-            (home / _VERSION).rename(old)
-            new.rename(home / _VERSION)
+        _put_in_place(new, home / _VERSION)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _put_in_place(new: Path, final: Path) -> None:
+    """Renames `new` to `final`, unless another process was faster with the same content."""
+    tries = 10
+    for attempt in range(tries):
+        try:
+            new.rename(final)
+            return
+        except OSError:
+            if _load(final) is not None:
+                return
+            if attempt == tries - 1:
+                raise
+            # It is damaged: moved out of the way, if another process has not just done so.
+            with suppress(OSError):
+                final.rename(new.with_name(f"old{attempt}"))
+
+
 def _sweep(home: Path) -> None:
     for left in home.glob(f"{_BUILDING}*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may be done with it
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _crc32(path: Path) -> int:
