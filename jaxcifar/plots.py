@@ -46,16 +46,16 @@ def plot_activations(
         title: above it all.
     """
     columns = 8
-    height = 1.4 * len(activations) + 0.8  # inches; a row is a map of 1 inch and its title
-    figure = Figure(figsize=(11, height), dpi=120)
-    figure.suptitle(title, fontsize=11, y=1 - 0.15 / height)
+    inches = 1.4 * len(activations) + 0.8  # of height; a row is a map of 1 inch and its title
+    figure = Figure(figsize=(11, inches), dpi=120)
+    figure.suptitle(title, fontsize=11, y=1 - 0.15 / inches)
     grid = figure.add_gridspec(
         len(activations),
         columns + 2,
         left=0.01,
         right=0.99,
-        top=1 - 0.75 / height,
-        bottom=0.05 / height,
+        top=1 - 0.75 / inches,
+        bottom=0.05 / inches,
         hspace=0.35,
         wspace=0.08,
     )
