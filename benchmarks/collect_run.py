@@ -27,6 +27,10 @@ def main() -> None:
     if summary is None:
         raise RunError(f"{files.path} is not complete: finish it with train.py --resume")
     backend = summary["machine"]["backend"]
+    # Where the weights lay says nothing elsewhere; their SHA-256 does.
+    for holder, name in ((config["recipe"], "weights"), (summary.get("weights") or {}, "source")):
+        if holder.get(name):
+            holder[name] = Path(holder[name]).name
     save(
         f"run_{config['experiment']}",
         {

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from jaxcifar.experiments import EXPERIMENTS as EXPERIMENTS
     from jaxcifar.experiments import get_experiment as get_experiment
     from jaxcifar.optim import make_optimizer as make_optimizer
+    from jaxcifar.partition import FREEZE_A as FREEZE_A
+    from jaxcifar.partition import FREEZE_B as FREEZE_B
+    from jaxcifar.partition import freeze_all_but as freeze_all_but
+    from jaxcifar.partition import freeze_up_to as freeze_up_to
+    from jaxcifar.partition import label_params as label_params
+    from jaxcifar.partition import layer_decay as layer_decay
+    from jaxcifar.pretrained import export_weights as export_weights
+    from jaxcifar.pretrained import load_pretrained as load_pretrained
     from jaxcifar.recipe import Recipe as Recipe
     from jaxcifar.recipe import load_splits as load_splits
     from jaxcifar.resnet import ResNet as ResNet
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from jaxcifar.steps import make_eval_step as make_eval_step
     from jaxcifar.steps import make_train_step as make_train_step
     from jaxcifar.train import fit as fit
+    from jaxcifar.transfer import export_run as export_run
 
 _MODULES = {
     "activations": ("capture",),
@@ -43,12 +52,22 @@ _MODULES = {
     "evaluation": ("evaluate", "evaluate_run", "restore_run"),
     "experiments": ("EXPERIMENTS", "get_experiment"),
     "optim": ("make_optimizer",),
+    "partition": (
+        "FREEZE_A",
+        "FREEZE_B",
+        "freeze_all_but",
+        "freeze_up_to",
+        "label_params",
+        "layer_decay",
+    ),
+    "pretrained": ("export_weights", "load_pretrained"),
     "recipe": ("Recipe", "load_splits"),
     "resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
     "schedules": ("make_schedule",),
     "state": ("TrainState",),
     "steps": ("make_eval_step", "make_train_step"),
     "train": ("fit",),
+    "transfer": ("export_run",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -11,12 +11,23 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from jaxcifar.checkpoint import CheckpointError
 from jaxcifar.compilation_cache import enable_compilation_cache
 from jaxcifar.data import DataError
+from jaxcifar.features import FeatureError
 from jaxcifar.recipe import RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.weights import WeightsError
 
 # Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
-EXPECTED = (CheckpointError, DataError, FloatingPointError, OSError, RecipeError, RunError)
+EXPECTED = (
+    CheckpointError,
+    DataError,
+    FeatureError,
+    FloatingPointError,
+    OSError,
+    RecipeError,
+    RunError,
+    WeightsError,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +78,15 @@ def given_options(parsed: argparse.Namespace, dataclass: type) -> dict[str, Any]
     """The fields that were given on the command line."""
     names = [field.name for field in dataclasses.fields(dataclass)]
     return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+
+
+def checkpoint_choice(text: str) -> str | int:
+    """Which checkpoint: "best", "last" or a step."""
+    if text in ("best", "last"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
+    return int(text)
 
 
 def run_script(main: Callable[[], None], *, interrupted: str = "nothing was written") -> NoReturn:

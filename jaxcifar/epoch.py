@@ -44,18 +44,25 @@ class Evaluation(NamedTuple):
 
 
 def make_train_epoch(
-    train_step: TrainStep, *, size: int, batch_size: int, augment: Augment | None = None
+    train_step: TrainStep,
+    *,
+    size: int,
+    batch_size: int,
+    augment: Augment | None = None,
+    views: int | None = None,
 ) -> TrainEpoch:
     """Build the program that takes a state to the end of the epoch its step counter lies in.
 
     Every image is used once, in an order drawn from (run key, epoch); the last batch is smaller if
-    the size says so. Image i is augmented with a key drawn from (run key, epoch, i). The state is
-    donated: use the returned one.
+    the size says so. Image i is augmented with a key drawn from (run key, epoch, i), or from (run
+    key, epoch modulo `views`, i). The state is donated: use the returned one.
 
     Args:
         size: images in the data.
         batch_size: at most `size`.
         augment: ``(keys [n], images) -> images``, see `augment.make_augment`.
+        views: how many different augmentations of an image there are, taken in turn epoch by epoch.
+            Without `augment` the data holds them all, one view of every image after the other.
 
     Raises:
         ValueError: a batch size that is not.
@@ -77,13 +84,16 @@ def make_train_epoch(
         def steps(
             state: TrainState, data: Data, order: jax.Array, sums: Metrics, count: jax.Array
         ) -> tuple[TrainState, Metrics]:
-            augment_key = draw_key(state.key, Stream.AUGMENT, state.step // epoch_steps)
+            epoch = state.step // epoch_steps
+            view = epoch if views is None else epoch % views
+            augment_key = draw_key(state.key, Stream.AUGMENT, view)
+            stored = view * size if augment is None and views is not None else 0
 
             def body(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
                 state, sums = carry
                 first = (state.step % epoch_steps) * batch_size
                 index = jax.lax.dynamic_slice(order, (first,), (length,))
-                images = data["image"][index]
+                images = data["image"][stored + index]
                 if augment is not None:
                     keys = jax.vmap(lambda i: jax.random.fold_in(augment_key, i))(index)
                     images = augment(keys, images)

@@ -1,6 +1,6 @@
 """The presets, by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.suggest import did_you_mean
@@ -13,6 +13,31 @@ class Experiment:
     recipe: Recipe
     text: str  # one line: what it trains and what came of it where
 
+
+# torchvision's ImageNet weights, as timm keeps them on the hub.
+IMAGENET_WEIGHTS = "timm/resnet18.tv_in1k"
+
+# The course report's recipe, see Recipe's fields for what is not named.
+FAITHFUL = Recipe(
+    dataset="cifar10",
+    normalization="cifar10",
+    epochs=20,
+    batch_size=128,
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="cosine",
+    t_max=200.0,
+    schedule_unit="epoch",
+)
+FINETUNE = replace(
+    FAITHFUL,
+    normalization="imagenet",
+    weights=IMAGENET_WEIGHTS,
+    new_head=True,
+    learning_rate=0.001,
+)
+FREEZE_A = replace(FINETUNE, freeze="freeze_a")
+FREEZE_B = replace(FINETUNE, freeze="freeze_b", head="sequential")
 
 EXPERIMENTS: dict[str, Experiment] = {
     "demo": Experiment(
@@ -31,18 +56,28 @@ EXPERIMENTS: dict[str, Experiment] = {
         "ResNet-18 on 8x8 handwritten digits, shown at 32x32; minutes on two CPU cores",
     ),
     "scratch": Experiment(
-        Recipe(
-            dataset="cifar10",
-            normalization="cifar10",
-            epochs=20,
-            batch_size=128,
-            optimizer="adam",
-            learning_rate=0.01,
-            schedule="cosine",
-            t_max=200.0,
-            schedule_unit="epoch",
-        ),
+        FAITHFUL,
         "ResNet-18 on CIFAR-10 from random weights, the course report's recipe (test 0.730 there)",
+    ),
+    "finetune": Experiment(
+        FINETUNE,
+        "the same from pretrained weights with a new head, all of it trained (0.805)",
+    ),
+    "freeze_a": Experiment(
+        FREEZE_A,
+        "finetune with conv1, bn1 and layer1 frozen; BatchNorm still follows the batch (0.791)",
+    ),
+    "freeze_b": Experiment(
+        FREEZE_B,
+        "finetune with all but a new two-layer head frozen; BatchNorm likewise (0.491)",
+    ),
+    "freeze_a_bn_frozen": Experiment(
+        replace(FREEZE_A, bn="frozen", cache_features=True),
+        "freeze_a with frozen BatchNorms frozen, too, so that the frozen front runs only once",
+    ),
+    "freeze_b_bn_frozen": Experiment(
+        replace(FREEZE_B, bn="frozen", cache_features=True),
+        "freeze_b likewise: epochs after the first take a second",
     ),
 }
 

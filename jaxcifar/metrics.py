@@ -13,12 +13,13 @@ class Metrics(TypedDict):
     loss_sum: jax.Array  # float32 [], sum of per-example losses in nats
     correct: jax.Array  # int32 [], examples whose arg max is the label
     count: jax.Array  # int32 [], examples counted
+    gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
 
 
 def zeros() -> Metrics:
     """The sum over no examples."""
-    zero = jnp.zeros((), jnp.int32)
-    return Metrics(loss_sum=jnp.zeros((), jnp.float32), correct=zero, count=zero)
+    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+    return Metrics(loss_sum=nothing, correct=zero, count=zero, gradient_norm_sum=nothing)
 
 
 def add(a: Metrics, b: Metrics) -> Metrics:
@@ -27,6 +28,7 @@ def add(a: Metrics, b: Metrics) -> Metrics:
         loss_sum=a["loss_sum"] + b["loss_sum"],
         correct=a["correct"] + b["correct"],
         count=a["count"] + b["count"],
+        gradient_norm_sum=a["gradient_norm_sum"] + b["gradient_norm_sum"],
     )
 
 
@@ -45,7 +47,14 @@ def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float = 0.0) -
     return optax.softmax_cross_entropy(logits, target)
 
 
-def measure(loss: jax.Array, logits: jax.Array, label: jax.Array, mask: jax.Array) -> Metrics:
+def measure(
+    loss: jax.Array,
+    logits: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    gradient_norm: jax.Array | float = 0.0,
+) -> Metrics:
     """Sums over the examples whose `mask` is true.
 
     Args:
@@ -53,12 +62,15 @@ def measure(loss: jax.Array, logits: jax.Array, label: jax.Array, mask: jax.Arra
         logits: [n, classes].
         label: int32 [n].
         mask: bool [n]; false marks padding, which counts for nothing (even where it is not finite).
+        gradient_norm: of the step these examples made, float32 [].
     """
     correct = mask & (jnp.argmax(logits, axis=-1) == label)
+    count = jnp.sum(mask, dtype=jnp.int32)
     return Metrics(
         loss_sum=jnp.sum(jnp.where(mask, loss, 0.0)),
         correct=jnp.sum(correct, dtype=jnp.int32),
-        count=jnp.sum(mask, dtype=jnp.int32),
+        count=count,
+        gradient_norm_sum=jnp.float32(gradient_norm) * count,
     )
 
 
@@ -73,3 +85,9 @@ def compute(sums: Metrics) -> dict[str, float]:
         "accuracy": int(host["correct"]) / count,
         "examples": count,
     }
+
+
+def mean_gradient_norm(sums: Metrics) -> float:
+    """The mean of the steps' gradient norms, each counted by its examples."""
+    host = jax.device_get(sums)
+    return float(host["gradient_norm_sum"]) / int(host["count"])

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,10 +14,22 @@ import optax
 from jaxcifar.augment import NORMALIZATIONS, make_normalize
 from jaxcifar.data import Splits, check_split, dataset_info, load_dataset
 from jaxcifar.optim import OptimizerName, make_optimizer
+from jaxcifar.partition import (
+    FreezeError,
+    Labels,
+    frozen_batch_norms,
+    frozen_prefix,
+    label_params,
+    labels_at,
+    parse_rules,
+    stage_starts,
+)
 from jaxcifar.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
 from jaxcifar.run_files import RunFiles
 from jaxcifar.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
 from jaxcifar.suggest import did_you_mean
+
+BatchNormMode = Literal["batch", "frozen"]
 
 
 class RecipeError(ValueError):
@@ -45,6 +58,10 @@ class Recipe:
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
     translate_pixels: int = setting("data", 0, "augmentation: largest random shift, pixels")
 
+    views: int | None = setting(
+        "data", None, "augmentations of each image, taken in turn (default: a new one each epoch)"
+    )
+
     architecture: str = setting("model", "resnet18", ", ".join(ARCHITECTURES))
     width: int = setting("model", 64, "channels of the first stage")
     stem: Stem = setting("model", "imagenet", "7x7 stride 2 with max-pool, or 3x3 (cifar)")
@@ -56,6 +73,28 @@ class Recipe:
         "model", "float32", "of the computation; parameters and statistics are float32"
     )
 
+    weights: str | None = setting(
+        "transfer",
+        None,
+        "start from a .safetensors or .pth file, OWNER/NAME on the Hugging Face hub, or a run",
+    )
+    new_head: bool = setting("transfer", False, "draw fc anew, whatever head the weights have")
+    adapt_stem: bool = setting("transfer", False, "let a 3x3 stem take the centre of a 7x7 one")
+    freeze: str = setting(
+        "transfer",
+        "none",
+        "what is trained, and how: none, freeze_a, freeze_b, up_to:layer2, all_but:fc, "
+        "layer_decay:0.7, or rules in order such as 'layer1=frozen layer4=0.1@5 *=trained'",
+    )
+    bn: BatchNormMode = setting(
+        "transfer",
+        "batch",
+        "statistics of frozen BatchNorms: of each batch, still moving (batch), or frozen, too",
+    )
+    cache_features: bool = setting(
+        "transfer", False, "run the frozen front once and train on what it puts out (bn frozen)"
+    )
+
     epochs: int = setting("training", 20, "passes over the train split")
     batch_size: int = setting(
         "training", 128, "images a step; the last batch of an epoch may be smaller"
@@ -65,6 +104,10 @@ class Recipe:
     momentum: float = setting("training", 0.9, "of sgd")
     weight_decay: float = setting("training", 0.0, "on kernels, for adamw and sgd")
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
+    clip_norm: float | None = setting(
+        "training", None, "largest global norm of the trained gradients (default: no clipping)"
+    )
+    log_gradient_norm: bool = setting("training", False, "note that norm for every epoch")
     schedule: ScheduleName = setting("training", "cosine", "of the learning rate")
     t_max: float | None = setting(
         "training", None, "epochs to the schedule's end (default: epochs)"
@@ -102,6 +145,9 @@ class Recipe:
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
         _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
         _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
+        for name in ("clip_norm", "views"):
+            value = getattr(self, name)
+            _check(self, name, value is None or value > 0, "must be positive")
         _check(self, "t_max", self.t_max is None or self.t_max > 0, "must be positive")
         _check(
             self,
@@ -127,6 +173,44 @@ class Recipe:
                 "which BatchNorm has no variance for: choose another --batch-size"
             )
 
+        self._check_transfer()
+
+    def _check_transfer(self) -> None:
+        for name in ("new_head", "adapt_stem"):
+            if getattr(self, name) and self.weights is None:
+                raise RecipeError(f"{name} says what to do with weights: name them by --weights")
+        augmented = bool(self.flip_rate or self.translate_pixels)
+        if self.views is not None and not augmented:
+            raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")
+        labels = self.make_labels()
+        late = [start for start in stage_starts(labels) if start > self.epochs]
+        if late:
+            raise RecipeError(
+                f"freeze {self.freeze!r} begins to train something in epoch {late[-1]}, and the "
+                f"run ends with epoch {self.epochs}"
+            )
+        first = labels_at(labels, 1)
+        if self.bn == "frozen" and "frozen" not in jax.tree.leaves(first):
+            raise RecipeError("bn frozen changes nothing where nothing is frozen: see --freeze")
+        if not self.cache_features:
+            return
+        if self.bn != "frozen":
+            raise RecipeError(
+                "cache_features: frozen BatchNorms that normalise with each batch's statistics "
+                "(bn batch) never put out the same twice; use --bn frozen"
+            )
+        if not frozen_prefix(first):
+            raise RecipeError(
+                f"cache_features: with freeze {self.freeze!r} the first layer is trained, so there "
+                "is nothing to cache; freeze from the stem on, as up_to:layer1 does"
+            )
+        if augmented and self.views is None:
+            raise RecipeError(
+                "cache_features: with a new augmentation each epoch no two inputs are the same; "
+                "choose a number of stored ones (--views 4) or none (--flip-rate 0 "
+                "--translate-pixels 0)"
+            )
+
     @property
     def split_sizes(self) -> tuple[int, int]:
         """(train, validation) images, the dataset's own where they are not set."""
@@ -147,9 +231,9 @@ class Recipe:
         """Height and width the network sees, pixels."""
         return dataset_info(self.dataset).side
 
-    def make_model(self) -> ResNet:
-        """The network."""
-        return make_resnet(
+    def make_model(self, epoch: int | None = None) -> ResNet:
+        """The network; with `epoch`, with the BatchNorms frozen that are so in that epoch."""
+        model = make_resnet(
             self.architecture,
             dataset_info(self.dataset).num_classes,
             width=self.width,
@@ -158,6 +242,28 @@ class Recipe:
             dropout_rate=self.dropout_rate,
             dtype=jnp.dtype(self.dtype),
         )
+        if epoch is None or self.bn == "batch":
+            return model
+        return model.clone(frozen=frozen_batch_norms(self.make_labels(epoch)))
+
+    def make_labels(self, epoch: int | None = None) -> Labels:
+        """The label of each parameter; with `epoch`, as it is in force then.
+
+        Raises:
+            RecipeError: `freeze` cannot be read or does not fit the network.
+        """
+        params = _param_shapes(self.make_model())
+        try:
+            labels = label_params(params, parse_rules(self.freeze, params))
+        except FreezeError as error:
+            raise RecipeError(f"freeze {self.freeze!r}: {error}") from None
+        return labels if epoch is None else labels_at(labels, epoch)
+
+    def stage_of(self, epoch: int) -> tuple[int, int]:
+        """(first, last): the epochs around this one in which the same leaves are trained."""
+        starts = stage_starts(self.make_labels())
+        first = max(start for start in starts if start <= max(epoch, 1))
+        return first, min([start - 1 for start in starts if start > first], default=self.epochs)
 
     def make_schedule(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -172,13 +278,16 @@ class Recipe:
             final_scale=self.final_scale,
         )
 
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer with its schedule."""
+    def make_optimizer(self, epoch: int = 1) -> optax.GradientTransformation:
+        """The optimizer with its schedule, for what is trained in an epoch."""
         return make_optimizer(
             self.optimizer,
             self.make_schedule(),
+            labels=self.make_labels(epoch),
+            steps_per_epoch=self.steps_per_epoch,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
         )
 
     def make_normalize(self) -> Callable[[jax.Array], jax.Array]:
@@ -231,6 +340,14 @@ def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:
         seed=recipe.split_seed,
         data_dir=data_dir,
     )
+
+
+@lru_cache(maxsize=16)
+def _param_shapes(model: ResNet) -> Any:
+    """The shapes of the parameters; tracing ResNet-18 for them takes 0.4 s."""
+    image = jnp.zeros((1, 32, 32, 3), jnp.float32)
+    init = lambda key: model.init(key, image, train=False)["params"]  # noqa: E731
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:

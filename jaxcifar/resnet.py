@@ -8,7 +8,8 @@ Every module sows its output into the collection "intermediates" (as "output", a
 "relu1", "relu2", "relu"); it costs nothing unless that collection is mutable.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from jaxcifar.conv import Lowering, conv2d
 Stem = Literal["imagenet", "cifar"]
 Head = Literal["linear", "sequential"]
 Dtype = Any
+ModuleDef = Any  # a module class with some of its attributes set
 
 # torchvision: nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu")
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -64,10 +66,13 @@ class BatchNorm(nn.Module):
     with the biased one and keeps the unbiased one, which this module follows. Parameters `scale`
     and `bias`, statistics `mean` and `var`, each float32 [c].
 
-    With `axis_name` the statistics are those of the batch across that mapped axis.
+    With `axis_name` the statistics are those of the batch across that mapped axis. A module whose
+    path lies at or below one of the names in `frozen` uses its running statistics in train mode,
+    too, and leaves them as they are.
     """
 
     axis_name: str | None = None
+    frozen: frozenset[str] = frozenset()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -76,7 +81,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if train:
+        if train and not is_below(".".join(self.path), self.frozen):
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / (count - 1))
@@ -108,6 +113,12 @@ class BatchNorm(nn.Module):
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
         return mean, var, count
+
+
+def is_below(name: str, modules: frozenset[str]) -> bool:
+    """Whether the module `name` is one of `modules` or inside one."""
+    words = name.split(".")
+    return any(".".join(words[:i]) in modules for i in range(1, len(words) + 1))
 
 
 def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:
@@ -159,16 +170,13 @@ class Downsample(nn.Module):
 
     features: int
     stride: int
-    dtype: Dtype
-    axis_name: str | None
-    lowering: Lowering
+    conv: ModuleDef
+    norm: ModuleDef
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = Conv(self.features, 1, self.stride, dtype=self.dtype, lowering=self.lowering, name="0")(
-            x
-        )
-        x = BatchNorm(self.axis_name, name="1")(x, train=train)
+        x = self.conv(self.features, 1, self.stride, name="0")(x)
+        x = self.norm(name="1")(x, train=train)
         self.sow("intermediates", "output", x)
         return x
 
@@ -179,9 +187,8 @@ class Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    dtype: Dtype
-    axis_name: str | None
-    lowering: Lowering
+    conv: ModuleDef
+    norm: ModuleDef
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -194,20 +201,15 @@ class Block(nn.Module):
         shortcut = x
         y = x
         for i, (out, size, stride) in enumerate(layers, start=1):
-            y = Conv(out, size, stride, size // 2, self.dtype, self.lowering, name=f"conv{i}")(y)
-            y = BatchNorm(self.axis_name, name=f"bn{i}")(y, train=train)
+            y = self.conv(out, size, stride, size // 2, name=f"conv{i}")(y)
+            y = self.norm(name=f"bn{i}")(y, train=train)
             if i < len(layers):
                 y = nn.relu(y)
                 self.sow("intermediates", f"relu{i}", y)
         if self.stride != 1 or x.shape[-1] != features:
-            shortcut = Downsample(
-                features,
-                self.stride,
-                self.dtype,
-                self.axis_name,
-                self.lowering,
-                name="downsample",
-            )(x, train=train)
+            shortcut = Downsample(features, self.stride, self.conv, self.norm, name="downsample")(
+                x, train=train
+            )
         y = nn.relu(y + shortcut)
         self.sow("intermediates", "output", y)
         return y
@@ -220,9 +222,8 @@ class Stage(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    dtype: Dtype
-    axis_name: str | None
-    lowering: Lowering
+    conv: ModuleDef
+    norm: ModuleDef
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -231,9 +232,8 @@ class Stage(nn.Module):
                 self.width,
                 self.stride if i == 0 else 1,
                 self.bottleneck,
-                self.dtype,
-                self.axis_name,
-                self.lowering,
+                self.conv,
+                self.norm,
                 name=str(i),
             )(x, train=train)
         self.sow("intermediates", "output", x)
@@ -245,6 +245,9 @@ class ResNet(nn.Module):
 
     Images are floats, already normalised; logits are float32 whatever the compute dtype. In train
     mode the collection "batch_stats" must be mutable, and dropout above 0 needs the rng "dropout".
+
+    The network can be cut between its `children`: ``stop="layer1"`` returns what layer1 puts out,
+    and ``start="layer1"`` takes that in place of images and runs what comes after.
 
     Attributes:
         stage_sizes: blocks in layer1, layer2, ...; each stage after the first halves the map.
@@ -258,6 +261,8 @@ class ResNet(nn.Module):
         dtype: of the computation (float32 or bfloat16); parameters and statistics stay float32.
         axis_name: mapped axis over which BatchNorm takes its statistics, under pmap.
         lowering: of the convolutions, see `conv.conv2d`.
+        frozen: modules ("bn1", "layer1") whose BatchNorms run on their stored statistics in train
+            mode, too, and never move them; see `partition.frozen_batch_norms`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -270,44 +275,89 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     lowering: Lowering = "auto"
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Torchvision's names of the network's children, in the order they run."""
+        pool = ("maxpool",) if self.stem == "imagenet" else ()
+        stages = (f"layer{i + 1}" for i in range(len(self.stage_sizes)))
+        return ("conv1", "bn1", "relu", *pool, *stages, "avgpool", "fc")
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = images.astype(self.dtype)
-        size, stride, padding = (7, 2, 3) if self.stem == "imagenet" else (3, 1, 1)
-        x = Conv(self.width, size, stride, padding, self.dtype, self.lowering, name="conv1")(x)
-        x = BatchNorm(self.axis_name, name="bn1")(x, train=train)
-        x = nn.relu(x)
-        self.sow("intermediates", "relu", x)
-        if self.stem == "imagenet":
-            x = max_pool(x)
-            self.sow("intermediates", "maxpool", x)
-        for i, depth in enumerate(self.stage_sizes):
-            x = Stage(
-                depth,
-                self.width * 2**i,
-                1 if i == 0 else 2,
-                self.bottleneck,
-                self.dtype,
-                self.axis_name,
-                self.lowering,
-                name=f"layer{i + 1}",
-            )(x, train=train)
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        self.sow("intermediates", "avgpool", x)
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        start: str | None = None,
+        stop: str | None = None,
+    ) -> jax.Array:
+        conv = partial(Conv, dtype=self.dtype, lowering=self.lowering)
+        frozen = frozenset(".".join((*self.path, name)) for name in self.frozen)
+        norm = partial(BatchNorm, self.axis_name, frozen)
+        x = images
+        for child in self._between(start, stop):
+            if child == "conv1":
+                size, stride, padding = (7, 2, 3) if self.stem == "imagenet" else (3, 1, 1)
+                x = conv(self.width, size, stride, padding, name="conv1")(x)
+            elif child == "bn1":
+                x = norm(name="bn1")(x, train=train)
+            elif child == "fc":
+                x = self._head(x, train=train)
+            elif child.startswith("layer"):
+                i = int(child.removeprefix("layer")) - 1
+                width, stride = self.width * 2**i, 1 if i == 0 else 2
+                stage = Stage(
+                    self.stage_sizes[i], width, stride, self.bottleneck, conv, norm, name=child
+                )
+                x = stage(x, train=train)
+            else:
+                x = _PLAIN[child](x)
+                self.sow("intermediates", child, x)
+        return x
+
+    def _head(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.head == "sequential":
-            logits = SequentialHead(self.num_classes, self.dropout_rate, self.dtype, name="fc")(
-                x, train=train
-            )
-        else:
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-            logits = Linear(self.num_classes, self.dtype, name="fc")(x)
-        return logits.astype(jnp.float32)
+            head = SequentialHead(self.num_classes, self.dropout_rate, self.dtype, name="fc")
+            return head(x, train=train).astype(jnp.float32)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return Linear(self.num_classes, self.dtype, name="fc")(x).astype(jnp.float32)
+
+    def _between(self, start: str | None, stop: str | None) -> tuple[str, ...]:
+        """The children after `start` up to and including `stop`."""
+        children = self.children
+        for name in (start, stop):
+            if name is not None and name not in children:
+                raise ValueError(f"the network has no child {name!r}: {', '.join(children)}")
+        first = 0 if start is None else children.index(start) + 1
+        last = len(children) if stop is None else children.index(stop) + 1
+        return children[first:last]
 
 
 def max_pool(x: jax.Array) -> jax.Array:
     """Torch's MaxPool2d(3, stride=2, padding=1): [n, h, w, c] -> [n, ceil(h/2), ceil(w/2), c]."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Mean over the map in float32: [n, h, w, c] -> [n, c]."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+_PLAIN = {"relu": nn.relu, "maxpool": max_pool, "avgpool": average_pool}
+
+
+def batch_norm_names(model: ResNet) -> Iterator[str]:
+    """The paths of the network's BatchNorms: "bn1", "layer1.0.bn1", ..."""
+    yield "bn1"
+    for i, depth in enumerate(model.stage_sizes):
+        for j in range(depth):
+            block = f"layer{i + 1}.{j}"
+            for k in range(3 if model.bottleneck else 2):
+                yield f"{block}.bn{k + 1}"
+            if j == 0 and (i > 0 or model.bottleneck):
+                yield f"{block}.downsample.1"
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -327,6 +377,7 @@ class ResNetOptions(TypedDict, total=False):
     dtype: Dtype
     axis_name: str | None
     lowering: Lowering
+    frozen: frozenset[str]
 
 
 def make_resnet(
@@ -335,8 +386,9 @@ def make_resnet(
     """Build one of `ARCHITECTURES`; `options` are `ResNet`'s attributes.
 
     Raises:
-        ValueError: unknown architecture, stem or head, a dropout rate outside [0, 1), or a dtype
-            that is neither float32, bfloat16 nor (for tests) float64.
+        ValueError: unknown architecture, stem or head, a dropout rate outside [0, 1), a dtype that
+            is neither float32, bfloat16 nor (for tests) float64, or a frozen module without any
+            BatchNorm.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(
@@ -371,6 +423,10 @@ def _checked(model: ResNet) -> ResNet:
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     if not 0.0 <= model.dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must lie in [0, 1), not {model.dropout_rate}")
+    names = list(batch_norm_names(model))
+    for module in model.frozen:
+        if not any(is_below(name, frozenset({module})) for name in names):
+            raise ValueError(f"frozen: the network has no BatchNorm at or below {module!r}")
     if model.num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, not {model.num_classes}")
     return model

@@ -1,6 +1,7 @@
 """The state of a run: arrays only. What is here is what a checkpoint holds."""
 
 import enum
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,23 +67,45 @@ def init_state(
     One program: leaf by leaf, ResNet-18 took 15 s on the CPU. It runs once, so it is compiled with
     little optimisation: 4 s in place of 12.
     """
-    options = {"xla_backend_optimization_level": 1}
-    init = jax.jit(partial(_new_state, model, tx, image_size), compiler_options=options)
-    return init(jax.random.key(seed))
+    init_key, run_key = seed_keys(seed)
+    return _quickly_compiled(partial(_new_state, model, tx, image_size))(init_key, run_key)
+
+
+def start_state(
+    variables: Mapping[str, PyTree], tx: optax.GradientTransformation, *, seed: int
+) -> TrainState:
+    """The state before the first step from given variables, of which it takes a copy."""
+    _, run_key = seed_keys(seed)
+    return _quickly_compiled(partial(_state_of, tx))(dict(variables), run_key)
 
 
 def state_shapes(
     model: nn.Module, tx: optax.GradientTransformation, *, image_size: int
 ) -> TrainState:
     """The shapes and dtypes of `init_state`'s arrays; nothing is computed."""
-    return jax.eval_shape(partial(_new_state, model, tx, image_size), jax.random.key(0))
+    key = jax.random.key(0)
+    return jax.eval_shape(partial(_new_state, model, tx, image_size), key, key)
+
+
+def seed_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """The keys of the initial weights and of the run."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    return init_key, run_key
 
 
 def _new_state(
-    model: nn.Module, tx: optax.GradientTransformation, image_size: int, key: jax.Array
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    image_size: int,
+    init_key: jax.Array,
+    run_key: jax.Array,
 ) -> TrainState:
-    init_key, run_key = jax.random.split(key)
-    variables = init_variables(model, init_key, image_size)
+    return _state_of(tx, init_variables(model, init_key, image_size), run_key)
+
+
+def _state_of(
+    tx: optax.GradientTransformation, variables: Mapping[str, PyTree], run_key: jax.Array
+) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -90,3 +113,7 @@ def _new_state(
         opt_state=tx.init(variables["params"]),
         key=run_key,
     )
+
+
+def _quickly_compiled(f: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 1})

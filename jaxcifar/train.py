@@ -11,21 +11,25 @@ import numpy as np
 import optax
 
 from jaxcifar import metrics
-from jaxcifar.augment import make_augment
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, Evaluation, TrainEpoch, make_evaluation, make_train_epoch
+from jaxcifar.epoch import make_evaluation
 from jaxcifar.evaluation import to_device
 from jaxcifar.hardware import describe_machine
-from jaxcifar.partition import count_params, summarize
+from jaxcifar.partition import count_params, split_params, summarize
 from jaxcifar.plots import plot_curves, save_figure
+from jaxcifar.pretrained import LoadReport
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
-from jaxcifar.state import TrainState, all_finite, init_state, state_shapes
-from jaxcifar.steps import make_eval_step, make_train_step
+from jaxcifar.stage import begin_stage, check_stages
+from jaxcifar.state import TrainState, all_finite, init_state, start_state, state_shapes
+from jaxcifar.steps import make_eval_step
+from jaxcifar.transfer import starting_weights
 
 OnEpoch = Callable[[Row], None]
+Start = tuple[dict[str, Any], LoadReport]  # see `transfer.starting_weights`
+_BN_SAID = {"batch": "of each batch, still moving", "frozen": "frozen, too"}
 
 
 def fit(
@@ -65,54 +69,42 @@ def fit(
     """
     name = experiment or recipe.dataset
     _check_splits(recipe, splits)
+    check_stages(recipe, splits)
+    # Before the directory is touched: weights that do not fit leave everything as it was.
+    start = None if recipe.weights is None or resume else starting_weights(recipe)
     files = None if workdir is None else RunFiles(Path(workdir))
     if files is not None:
-        _open_run(files, recipe, splits, name, resume=resume, overwrite=overwrite)
+        _open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
 
-    # The functions of the run, each built once.
-    model, tx, schedule = recipe.make_model(), recipe.make_optimizer(), recipe.make_schedule()
-    normalize = recipe.make_normalize()
-    train_epoch = make_train_epoch(
-        make_train_step(model, tx, normalize=normalize, label_smoothing=recipe.label_smoothing),
-        size=len(splits.train),
-        batch_size=recipe.batch_size,
-        augment=make_augment(flip_rate=recipe.flip_rate, translate_pixels=recipe.translate_pixels),
-    )
-    eval_step = make_eval_step(model, normalize=normalize)
-    validate, test = (
-        make_evaluation(eval_step, size=len(part), batch_size=recipe.eval_batch_size)
-        for part in (splits.validation, splits.test)
-    )
-
-    history = History()
+    schedule, history, stage = recipe.make_schedule(), History(), None
     with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
-        # The state they act on: new, or where an earlier process left it.
+        # The state: new, or where an earlier process left it.
         if resume and checkpoints is not None and checkpoints.steps():
-            shapes = state_shapes(model, tx, image_size=recipe.image_size)
-            state = checkpoints.restore_state(shapes)
+            state = _restore(recipe, checkpoints)
         else:
-            state = init_state(model, tx, seed=recipe.seed, image_size=recipe.image_size)
+            state = _first_state(recipe, start, files)
         if resume and files is not None:
             history = files.keep_history(int(state.step))
         first_epoch = int(state.step) // recipe.steps_per_epoch + 1
         if verbose:
-            _print_opening(recipe, splits, state, first_epoch, files)
+            _print_opening(recipe, splits, state, start, first_epoch, files)
 
-        if first_epoch <= recipe.epochs:
-            train_data, validation_data = to_device(splits.train), to_device(splits.validation)
-            state = _compile(train_epoch, validate, state, train_data, validation_data, verbose)
         for epoch in range(first_epoch, recipe.epochs + 1):
+            caching_seconds = 0.0
+            if stage is None or epoch > stage.last_epoch:
+                stage = None  # what it kept on the device goes before the next one's data come
+                stage, state = begin_stage(recipe, splits, state, epoch, verbose=verbose)
+                caching_seconds = stage.caching_seconds
             begun = time.perf_counter()
             with ProgressBar(f"epoch {epoch}/{recipe.epochs}", len(splits.train), verbose) as bar:
-                state, sums = train_epoch.run(state, train_data, bar.advance)
+                state, sums = stage.train(state, bar.advance)
                 trained = metrics.compute(sums)
             seconds = time.perf_counter() - begun
             _check_finite(trained["loss"], epoch, state, schedule, files)
 
+            begun = time.perf_counter()
             with ProgressBar("  validate", len(splits.validation), verbose) as bar:
-                validated = metrics.compute(
-                    validate.run(state.variables, validation_data, bar.advance)
-                )
+                validated = metrics.compute(stage.validate(state, bar.advance))
             row: Row = {
                 "epoch": epoch,
                 "step": int(state.step),
@@ -121,10 +113,12 @@ def fit(
                 "train_accuracy": trained["accuracy"],
                 "validation_loss": validated["loss"],
                 "validation_accuracy": validated["accuracy"],
-                "seconds": seconds,
-                "validation_seconds": time.perf_counter() - begun - seconds,
-                "images_per_second": len(splits.train) / seconds,
+                "seconds": seconds + caching_seconds,
+                "validation_seconds": time.perf_counter() - begun,
+                "images_per_second": len(splits.train) / (seconds + caching_seconds),
             }
+            if recipe.log_gradient_norm:
+                row["gradient_norm"] = metrics.mean_gradient_norm(sums)
             history.rows.append(row)
             if files is not None and checkpoints is not None:
                 # The row first: a crash between the two leaves a row too many, which resuming
@@ -138,6 +132,11 @@ def fit(
 
         if files is not None and checkpoints is not None and not _is_complete(files, recipe):
             checkpoints.wait()
+            test = make_evaluation(
+                make_eval_step(recipe.make_model(), normalize=recipe.make_normalize()),
+                size=len(splits.test),
+                batch_size=recipe.eval_batch_size,
+            )
             test_data = to_device(splits.test)
             scores = {}
             for which in ("best", "last"):
@@ -151,7 +150,7 @@ def fit(
                     "test": metrics.compute(sums),
                 }
             save_figure(plot_curves(history, title=name), files.figures / "curves.png")
-            files.write_summary(_summarize(recipe, name, state, history) | scores)
+            files.write_summary(_summarize(recipe, name, state, history, files) | scores)
     if verbose and files is not None:
         _print_closing(files)
     return state, history
@@ -177,6 +176,7 @@ def _open_run(
     recipe: Recipe,
     splits: Splits,
     name: str,
+    start: Start | None,
     *,
     resume: bool,
     overwrite: bool,
@@ -188,6 +188,7 @@ def _open_run(
         "experiment": name,
         "recipe": recipe.to_dict(),
         "data_fingerprint": splits.fingerprint,
+        "weights": None if start is None else start[1].to_dict(),
         "machine": describe_machine(),
     }
     if not resume:
@@ -216,23 +217,27 @@ def _open_run(
     if longer:
         files.summary.unlink(missing_ok=True)
     if recipe != before:
-        files.write_config(config)
+        files.write_config(config | {"weights": begun.get("weights")})
 
 
-def _compile(
-    train_epoch: TrainEpoch,
-    validate: Evaluation,
-    state: TrainState,
-    train_data: Data,
-    validation_data: Data,
-    verbose: bool,
-) -> TrainState:
-    begun = time.perf_counter()
-    state = train_epoch.compile(state, train_data)
-    validate.compile(state.variables, validation_data)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
-    return state
+def _first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> TrainState:
+    """The state before the first step: random, or from the weights the recipe names."""
+    tx = recipe.make_optimizer()
+    if recipe.weights is None:
+        return init_state(recipe.make_model(), tx, seed=recipe.seed, image_size=recipe.image_size)
+    variables, report = start or starting_weights(recipe)
+    begun = None if files is None else files.read_config().get("weights")
+    if begun is not None and begun["sha256"] != report.sha256:
+        raise RunError(f"{recipe.weights} is no longer the file that the run was begun from")
+    return start_state(variables, tx, seed=recipe.seed)
+
+
+def _restore(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
+    """The last checkpoint's state; its optimizer is that of what was trained then."""
+    step = checkpoints.find("last")
+    tx = recipe.make_optimizer(max(1, step // recipe.steps_per_epoch))
+    shapes = state_shapes(recipe.make_model(), tx, image_size=recipe.image_size)
+    return checkpoints.restore_state(shapes, step)
 
 
 def _check_finite(
@@ -252,12 +257,17 @@ def _is_complete(files: RunFiles, recipe: Recipe) -> bool:
     return summary is not None and summary.get("epochs") == recipe.epochs
 
 
-def _summarize(recipe: Recipe, name: str, state: TrainState, history: History) -> dict[str, Any]:
+def _summarize(
+    recipe: Recipe, name: str, state: TrainState, history: History, files: RunFiles
+) -> dict[str, Any]:
     """The summary, but for the scores of its checkpoints."""
+    trained, _ = split_params(state.params, recipe.make_labels(recipe.epochs))
     return {
         "experiment": name,
         "epochs": recipe.epochs,
         "parameters": count_params(state.params),
+        "trainable_parameters": count_params(trained),
+        "weights": files.read_config().get("weights"),
         "train_accuracy": history.rows[-1]["train_accuracy"],
         "train_seconds": sum(history.column("seconds")),
         "validation_seconds": sum(history.column("validation_seconds")),
@@ -270,6 +280,7 @@ def _print_opening(
     recipe: Recipe,
     splits: Splits,
     state: TrainState,
+    start: Start | None,
     first_epoch: int,
     files: RunFiles | None,
 ) -> None:
@@ -279,8 +290,13 @@ def _print_opening(
         f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
         f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
     )
+    if start is not None:
+        print(start[1])
     if first_epoch == 1:
-        print(summarize(state.params), flush=True)
+        labels = None if recipe.freeze == "none" else recipe.make_labels()
+        print(summarize(state.params, labels))
+        if labels is not None:
+            print(f"BatchNorm of frozen modules: statistics {_BN_SAID[recipe.bn]}", flush=True)
     elif files is not None and _is_complete(files, recipe):
         print(f"{files.path} is complete: {recipe.epochs} epochs; --overwrite trains it again")
     elif files is not None:

@@ -8,17 +8,8 @@ import json
 from pathlib import Path
 from typing import get_args
 
-from jaxcifar.cli import Parser, run_script
+from jaxcifar.cli import Parser, checkpoint_choice, run_script
 from jaxcifar.evaluation import SplitName, evaluate_run
-
-
-def checkpoint_choice(text: str) -> str | int:
-    """Which checkpoint: "best", "last" or a step."""
-    if text in ("best", "last"):
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
-    return int(text)
 
 
 def main() -> None:

@@ -1,3 +1,4 @@
+import functools
 import os
 import sys
 import tempfile
@@ -84,3 +85,26 @@ def assert_trees_identical(a, b):
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@functools.cache
+def random_variables(model, seed=0):
+    """Random variables with statistics that do something, drawn without compiling anything."""
+    import jax
+    import jax.numpy as jnp
+
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
+    )
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        values = rng.normal(size=leaf.shape)
+        if name == "kernel":
+            values *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        elif name in ("var", "scale"):
+            values = rng.uniform(0.5, 1.5, leaf.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, dict(shapes))

@@ -55,6 +55,13 @@ def test_train_evaluate_visualize(run_script, tmp_path):
     assert "activations_3.png" in drawn.stdout
     assert (tmp_path / "out/run/figures/activations_3.png").exists()
 
+    exported = run_script("export.py", "out/run", "out/run.safetensors")
+    assert exported.stdout == "wrote out/run.safetensors\n"
+    refused = run_script("export.py", "out/run", "out/run.safetensors", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "--overwrite" in refused.stderr
+
     again = run_script("train.py", *TINY, "--epochs", "2", "--workdir", "out/run", check=False)
     assert again.returncode == 2
     assert again.stderr == (
@@ -110,6 +117,9 @@ def load_weights(path, which):
         (["scratch", "--train-size", "50000"], "does not fit into the 50,000"),
         (["scratch", "--data-dir", "none"], "none does not exist; make it first"),
         (["demo", "--resume"], "error: there is no run directory runs/demo"),
+        (["demo", "--freeze", "layer7"], "error: freeze 'layer7': the rule 'layer7' matches no"),
+        (["demo", "--weights", "none.pth"], "none.pth"),
+        (["demo", "--weights", "foreign/thesis.tex"], "thesis.tex"),
         (["demo", "--workdir", "foreign"], "error: foreign is not empty and holds no run"),
     ],
 )

@@ -44,7 +44,12 @@ def recording_step(state, batch):
     )
     count = jnp.int32(len(label))
     loss_sum = jnp.sum(label, dtype=jnp.float32)
-    return state, {"loss_sum": loss_sum, "correct": count * matches, "count": count}
+    return state, {
+        "loss_sum": loss_sum,
+        "correct": count * matches,
+        "count": count,
+        "gradient_norm_sum": jnp.zeros((), jnp.float32),
+    }
 
 
 def numbered(size):

@@ -1,7 +1,8 @@
 import pytest
 
 from jaxcifar.experiments import EXPERIMENTS, get_experiment
-from jaxcifar.recipe import RecipeError
+from jaxcifar.partition import count_params, split_params
+from jaxcifar.recipe import RecipeError, _param_shapes
 
 
 def test_dash_and_underscore_are_the_same(monkeypatch):
@@ -14,3 +15,38 @@ def test_an_unknown_experiment_has_its_nearest_name():
         get_experiment("scrach")
     with pytest.raises(RecipeError, match="choose from demo, scratch"):
         get_experiment("xyzzy")
+
+
+def test_the_reports_transfer_runs_are_as_experiments_says():
+    finetune, freeze_a, freeze_b = (
+        get_experiment(name).recipe for name in ("finetune", "freeze-a", "freeze-b")
+    )
+    for recipe in (finetune, freeze_a, freeze_b):
+        assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("adam", 1e-3, 0)
+        assert (recipe.t_max, recipe.schedule_unit, recipe.epochs) == (200, "epoch", 20)
+        assert (recipe.normalization, recipe.stem, recipe.batch_size) == (
+            "imagenet",
+            "imagenet",
+            128,
+        )
+        assert (recipe.bn, recipe.new_head, recipe.split_sizes) == ("batch", True, (40_000, 10_000))
+    trained = [
+        count_params(split_params(shapes, r.make_labels())[0])
+        for r, shapes in (
+            (r, _param_shapes(r.make_model())) for r in (finetune, freeze_a, freeze_b)
+        )
+    ]
+    assert trained == [11_181_642, 11_181_642 - 157_504, 512 * 256 + 256 + 256 * 10 + 10]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_counterpart_keeps_the_images_and_the_epochs(name):
+    recipe = get_experiment(name).recipe
+    for suffix in ("_bn_frozen", "_modern"):
+        if name.endswith(suffix):
+            faithful = get_experiment(name.removesuffix(suffix)).recipe
+            for field in ("dataset", "train_size", "split_seed", "epochs", "weights", "freeze"):
+                assert suffix == "_modern" or getattr(recipe, field) == getattr(faithful, field)
+            assert (recipe.split_sizes, recipe.epochs) == (faithful.split_sizes, faithful.epochs)
+            assert recipe.weights == faithful.weights
+            return

@@ -5,12 +5,13 @@ import ast
 import pytest
 
 FLOORS = (
-    "augment conv data hardware metrics partition run_files schedules suggest",
-    "compilation_cache optim plots progress resnet state",
-    "activations checkpoint recipe steps",
-    "epoch experiments cli",
-    "evaluation",
-    "train visualization",
+    "augment conv data hardware metrics run_files schedules suggest weights",
+    "compilation_cache partition plots progress resnet state",
+    "activations checkpoint optim pretrained steps",
+    "epoch recipe",
+    "evaluation experiments features",
+    "cli stage transfer visualization",
+    "train",
 )
 DATA_FLOORS = (
     "errors progress",
@@ -18,6 +19,13 @@ DATA_FLOORS = (
     "split archive download cache tfds_store",
     "cifar10 digits",
     "load",
+)
+
+WEIGHTS_FLOORS = (
+    "errors digest numbers",
+    "torch_pickle",
+    "torch_file safetensors_file hub",
+    "files",
 )
 
 
@@ -61,11 +69,14 @@ def test_modules_import_from_lower_floors_only(root):
     check_floors(root / "jaxcifar", "jaxcifar", FLOORS)
 
 
-def test_data_has_floors_of_its_own(root):
-    check_floors(root / "jaxcifar" / "data", "jaxcifar.data", DATA_FLOORS)
-    for path in (root / "jaxcifar" / "data").glob("*.py"):
-        outside = project_imports(path, "jaxcifar") - {"data"}
-        assert not outside, f"{path.name} imports {outside}: data is on floor 0"
+@pytest.mark.parametrize(
+    ("folder", "floors"), [("data", DATA_FLOORS), ("weights", WEIGHTS_FLOORS)]
+)
+def test_a_folder_has_floors_of_its_own(root, folder, floors):
+    check_floors(root / "jaxcifar" / folder, f"jaxcifar.{folder}", floors)
+    for path in (root / "jaxcifar" / folder).glob("*.py"):
+        outside = project_imports(path, "jaxcifar") - {folder}
+        assert not outside, f"{path.name} imports {outside}: {folder} is on floor 0"
 
 
 def test_an_upward_import_is_noticed(tmp_path):

@@ -100,9 +100,21 @@ def test_the_sums_keep_their_types():
         "loss_sum": ("float32", ()),
         "correct": ("int32", ()),
         "count": ("int32", ()),
+        "gradient_norm_sum": ("float32", ()),
     }
 
 
 def test_a_mean_over_no_examples_is_refused():
     with pytest.raises(ValueError, match="no examples were counted"):
         metrics.compute(metrics.zeros())
+
+
+def test_the_gradient_norm_is_the_mean_over_steps_weighted_by_their_examples():
+    def step(n, norm):
+        logits, label = example(n)
+        loss = metrics.cross_entropy(logits, label)
+        return metrics.measure(loss, logits, label, jnp.ones(n, bool), gradient_norm=norm)
+
+    sums = metrics.add(step(6, jnp.float32(3.0)), step(2, 8.0))
+    assert metrics.mean_gradient_norm(sums) == pytest.approx((6 * 3 + 2 * 8) / 8)
+    assert metrics.mean_gradient_norm(measured(*example(4))) == 0.0

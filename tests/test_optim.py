@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar.optim import make_optimizer
-from jaxcifar.partition import named_leaves
+from jaxcifar.optim import carry_over, make_optimizer
+from jaxcifar.partition import label_params, named_leaves
 
 STEPS = 6
 CASES = [
@@ -41,9 +41,9 @@ def params_and_gradients():
     return draw(), [draw() for _ in range(STEPS)]
 
 
-def ours(name, settings):
+def ours(name, settings, share=1.0):
     """The parameters by name after each step."""
-    tx = make_optimizer(name, schedule, **settings)
+    tx = make_optimizer(name, lambda step: share * schedule(step), **settings)
     params, gradients = params_and_gradients()
     params = jax.tree.map(jnp.asarray, params)
     state = tx.init(params)
@@ -149,3 +149,110 @@ def test_decay_with_adam_is_refused():
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match="'lion'.*adam, adamw, sgd"):
         make_optimizer("lion", schedule)
+
+
+class TestGroups:
+    rules = (("fc", "trained"), ("bn1", "0.1"), ("*", "frozen"))
+
+    def labelled(self, name="adam", rules=None, **settings):
+        params, gradients = params_and_gradients()
+        labels = label_params(params, rules or self.rules)
+        return make_optimizer(name, schedule, labels=labels, **settings), params, gradients
+
+    @each
+    def test_each_group_moves_as_it_would_alone_at_its_share_of_the_rate(self, name, settings):
+        tx, params, gradients = self.labelled(name, **settings)
+        whole = ours(name, settings)
+        tenth = ours(name, settings, share=0.1)
+        state, moved = tx.init(params), jax.tree.map(jnp.asarray, params)
+        for step, gradient in enumerate(gradients):
+            updates, state = tx.update(gradient, state, moved)
+            moved = optax.apply_updates(moved, updates)
+            found = named_leaves(moved)
+            for key in ("fc.kernel", "fc.bias"):
+                np.testing.assert_allclose(found[key], whole[step][key], rtol=1e-6, atol=1e-7)
+            for key in ("bn1.scale", "bn1.bias"):
+                np.testing.assert_allclose(found[key], tenth[step][key], rtol=1e-6, atol=1e-7)
+            np.testing.assert_array_equal(found["conv1.kernel"], params["conv1"]["kernel"])
+
+    @pytest.mark.parametrize(("name", "moments"), [("adam", 2), ("adamw", 2), ("sgd", 1)])
+    def test_frozen_leaves_have_no_optimizer_state(self, name, moments):
+        tx, params, _ = self.labelled(name, clip_norm=1.0)
+        sizes = [leaf.size for leaf in jax.tree.leaves(tx.init(params)) if leaf.ndim]
+        assert sum(sizes) == moments * (4 * 3 + 3 + 4 + 4)
+
+    def test_clipping_reads_the_trained_gradients_alone_and_all_groups_together(self):
+        tx, params, gradients = self.labelled("sgd", momentum=0.0, clip_norm=0.5)
+        gradient = jax.tree.map(jnp.asarray, gradients[0])
+        gradient["conv1"]["kernel"] = jnp.full_like(gradient["conv1"]["kernel"], jnp.nan)
+        updates, _ = tx.update(gradient, tx.init(params), params)
+        trained = [gradient["fc"]["kernel"], gradient["fc"]["bias"]]
+        trained += [gradient["bn1"]["scale"], gradient["bn1"]["bias"]]
+        scale = 0.5 / np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in trained))
+        assert scale < 1
+        np.testing.assert_allclose(
+            updates["fc"]["kernel"], -0.05 * scale * gradient["fc"]["kernel"], rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            updates["bn1"]["scale"], -0.005 * scale * gradient["bn1"]["scale"], rtol=1e-5
+        )
+        assert not updates["conv1"]["kernel"].any()
+
+    def test_without_labels_clipping_is_torchs(self):
+        torch = pytest.importorskip("torch")
+        params, gradients = params_and_gradients()
+        tensors = {k: torch.tensor(v, requires_grad=True) for k, v in named_leaves(params).items()}
+        for k, g in named_leaves(gradients[0]).items():
+            tensors[k].grad = torch.tensor(g)
+        torch.nn.utils.clip_grad_norm_(tensors.values(), 0.7)
+        tx = make_optimizer("sgd", lambda step: 1.0, momentum=0.0, clip_norm=0.7)
+        updates, _ = tx.update(gradients[0], tx.init(params), params)
+        for k, update in named_leaves(updates).items():
+            np.testing.assert_allclose(-update, tensors[k].grad.numpy(), rtol=1e-4, atol=1e-6)
+
+    def test_a_late_group_keeps_to_the_schedule_of_the_run(self):
+        rules = (("fc", "trained"), ("bn1", "0.5@3"), ("*", "frozen"))
+        tx, params, gradients = self.labelled("sgd", rules, momentum=0.0, steps_per_epoch=4)
+        updates, _ = tx.update(gradients[0], tx.init(params), params)
+        rate = 0.5 * schedule(8)
+        np.testing.assert_allclose(
+            updates["bn1"]["bias"], -rate * gradients[0]["bn1"]["bias"], rtol=1e-6
+        )
+
+    def test_groups_trained_before_carry_their_moments_over(self):
+        params, gradients = params_and_gradients()
+        now = label_params(params, (("fc", "trained"), ("*", "frozen")))
+        later = label_params(params, (("fc", "trained"), ("*", "trained@2")))
+        before, after = (
+            make_optimizer("adam", schedule, labels=labels, steps_per_epoch=2)
+            for labels in (now, later)
+        )
+        state = before.init(params)
+        for gradient in gradients[:2]:
+            _, state = before.update(gradient, state, params)
+        carried = carry_over(state, after.init(params))
+        assert jax.tree.structure(carried) == jax.tree.structure(after.init(params))
+        kept = {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(carried)
+        }
+        moments = [v for k, v in kept.items() if "'trained'" in k and v.ndim]
+        assert len(moments) == 4
+        assert all(np.any(moment) for moment in moments)
+        fresh = [v for k, v in kept.items() if "'trained@2'" in k]
+        assert fresh
+        assert not any(np.any(leaf) for leaf in fresh)
+        # With nothing thawed it is the identity.
+        same = jax.tree.map(np.array_equal, carry_over(state, before.init(params)), state)
+        assert jax.tree.all(same)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"clip_norm": 0.0}, "clip_norm must be positive"),
+            ({"rules": (("fc", "trained"), ("*", "0.1@2"))}, "'0.1@2'.*steps_per_epoch"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            self.labelled(**settings)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from jaxcifar.data import DataError
@@ -38,6 +39,29 @@ def test_a_recipe_survives_json():
         ({"seed": -1}, "seed must be at least 0"),
         ({"seed": 2**31}, "seed must be at least 0 and under"),
         ({"stratified": 1}, "stratified must be of type bool"),
+        ({"bn": "froze"}, "did you mean 'frozen'"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"views": 0, "flip_rate": 0.5}, "views must be positive"),
+        ({"views": 2}, "views 2 needs an augmentation"),
+        ({"new_head": True}, "new_head says what to do with weights: name them by --weights"),
+        ({"adapt_stem": True}, "adapt_stem says what to do with weights"),
+        ({"freeze": "layer7"}, "freeze 'layer7': the rule 'layer7' matches no parameter; did you"),
+        ({"freeze": "*=frozen"}, "nothing is trainable"),
+        ({"freeze": "fc=trained *=0.1@30"}, "in epoch 30, and the run ends with epoch 20"),
+        ({"bn": "frozen"}, "bn frozen changes nothing where nothing is frozen"),
+        ({"cache_features": True}, "never put out the same twice; use --bn frozen"),
+        (
+            {"cache_features": True, "freeze": "freeze_a"},
+            "never put out the same twice; use --bn frozen",
+        ),
+        (
+            {"cache_features": True, "freeze": "layer2", "bn": "frozen"},
+            "the first layer is trained, so there is nothing to cache",
+        ),
+        (
+            {"cache_features": True, "freeze": "freeze_b", "bn": "frozen", "flip_rate": 0.5},
+            "a number of stored ones",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_would_do(settings, message):
@@ -81,7 +105,7 @@ def test_differences_name_the_fields():
 
 def test_every_field_has_a_group_and_a_help_text():
     for field in dataclasses.fields(Recipe):
-        assert field.metadata["group"] in ("data", "model", "training"), field.name
+        assert field.metadata["group"] in ("data", "model", "transfer", "training"), field.name
         assert field.metadata["help"], field.name
 
 
@@ -93,3 +117,24 @@ def test_the_faithful_recipe_is_the_reports():
     assert float(schedule(0)) == pytest.approx(0.01)
     assert float(schedule(312)) == pytest.approx(0.01)
     assert float(schedule(313 * 19)) == pytest.approx(0.00977905, rel=1e-5)
+
+
+def test_what_is_frozen_decides_labels_optimizer_and_batch_norms():
+    recipe = Recipe(freeze="up_to:layer1 layer4=0.1@5 *=trained", bn="frozen")
+    assert set(jax.tree.leaves(recipe.make_labels()["layer4"])) == {"0.1@5"}
+    assert set(jax.tree.leaves(recipe.make_labels(4)["layer4"])) == {"frozen"}
+    assert recipe.stage_of(1) == recipe.stage_of(4) == (1, 4)
+    assert recipe.stage_of(5) == recipe.stage_of(20) == (5, 20)
+    assert recipe.make_model().frozen == frozenset()
+    early = {name.split(".")[0] for name in recipe.make_model(1).frozen}
+    late = {name.split(".")[0] for name in recipe.make_model(5).frozen}
+    assert early == {"bn1", "layer1", "layer4"}
+    assert late == {"bn1", "layer1"}
+    assert dataclasses.replace(recipe, bn="batch").make_model(1).frozen == frozenset()
+
+
+def test_the_recipe_of_an_older_config_has_the_new_fields_defaults():
+    old = Recipe().to_dict()
+    for name in ("weights", "freeze", "bn", "views", "cache_features", "clip_norm"):
+        del old[name]
+    assert Recipe.from_dict(old) == Recipe()

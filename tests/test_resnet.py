@@ -1,6 +1,7 @@
 import functools
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ from jaxcifar.resnet import (
     Conv,
     Linear,
     ResNet,
+    batch_norm_names,
+    is_below,
     make_resnet,
     max_pool,
     resnet18,
@@ -344,11 +347,87 @@ def test_initial_variables_hold_no_intermediates():
         ({"dropout_rate": 1.0}, r"dropout_rate must lie in \[0, 1\), not 1.0"),
         ({"dropout_rate": -0.1}, "dropout_rate must lie in"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+        ({"frozen": frozenset({"layer1.2"})}, "no BatchNorm at or below 'layer1.2'"),
+        ({"frozen": frozenset({"layer10"})}, "no BatchNorm at or below 'layer10'"),
     ],
 )
 def test_a_wrong_setting_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         make_resnet(**{"architecture": "resnet18", **options})
+
+
+class TestCut:
+    @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+    def test_the_network_cut_anywhere_and_joined_again_gives_the_same_logits(self, stem):
+        model = ResNet(**SHAPE, stem=stem, head="sequential")
+        images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+        variables = init(model, images)
+
+        @jit
+        def all_cuts(variables, images):
+            whole = model.apply(variables, images, train=False)
+            joined = {}
+            for child in model.children:
+                features = model.apply(variables, images, train=False, stop=child)
+                joined[child] = model.apply(variables, features, train=False, start=child)
+            return whole, joined
+
+        whole, joined = all_cuts(variables, images)
+        assert ("maxpool" in joined) == (stem == "imagenet")
+        for child, logits in joined.items():
+            np.testing.assert_array_equal(logits, whole, err_msg=child)
+
+    def test_an_unknown_child_is_named(self):
+        model = ResNet(**SHAPE)
+        with pytest.raises(ValueError, match="no child 'layer3': conv1, bn1, relu"):
+            model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False, stop="layer3")
+
+
+class TestFrozenBatchNorm:
+    def test_its_output_in_train_mode_is_that_of_evaluation_and_its_statistics_stay(self):
+        model = ResNet(**SHAPE, bottleneck=True, frozen=frozenset({"bn1", "layer1"}))
+        images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+        variables = jax.tree.map(lambda x: x + 0.1, init(model, images))
+
+        @jit
+        def run(variables, images):
+            mutable = ["batch_stats", "intermediates"]
+            _, updates = model.apply(variables, images, train=True, mutable=mutable)
+            _, seen = model.apply(variables, images, train=False, mutable=["intermediates"])
+            return updates, seen["intermediates"]
+
+        updates, evaluated = run(variables, images)
+        after = named_leaves(updates["batch_stats"])
+        for name, before in named_leaves(variables["batch_stats"]).items():
+            frozen = name.split(".")[0] in ("bn1", "layer1")
+            assert np.array_equal(before, after[name]) == frozen, name
+        for child, same in (("bn1", True), ("layer1", True), ("layer2", False)):
+            outputs = (part[child]["output"][0] for part in (updates["intermediates"], evaluated))
+            assert np.array_equal(*outputs) == same, child
+
+    def test_its_names_are_those_of_the_networks_batch_norms(self):
+        for make in (resnet18, resnet50):
+            stats = named_leaves(shapes_of(make())["batch_stats"])
+            expected = {name.rpartition(".")[0] for name in stats}
+            assert set(batch_norm_names(make())) == expected
+
+    def test_layer1_is_not_layer10(self):
+        assert is_below("layer1.0.bn1", frozenset({"layer1"}))
+        assert not is_below("layer10.0.bn1", frozenset({"layer1"}))
+        assert not is_below("layer1", frozenset({"layer1.0"}))
+
+    def test_inside_another_module_it_goes_by_its_own_name(self):
+        class Wrapper(nn.Module):
+            @nn.compact
+            def __call__(self, images):
+                return ResNet(stage_sizes=(), width=4, frozen=frozenset({"bn1"}), name="net")(
+                    images, train=True
+                )
+
+        images = jnp.ones((2, 16, 16, 3))
+        variables = Wrapper().init(jax.random.key(0), images)
+        _, updates = Wrapper().apply(variables, images, mutable=["batch_stats"])
+        assert np.array_equal(updates["batch_stats"]["net"]["bn1"]["mean"], np.zeros(4))
 
 
 def test_one_value_per_channel_has_no_variance_to_train_on():

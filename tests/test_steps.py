@@ -5,8 +5,16 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar.resnet import BatchNorm, Linear
-from jaxcifar.state import TrainState
+from jaxcifar.optim import make_optimizer
+from jaxcifar.partition import (
+    FREEZE_A,
+    FREEZE_B,
+    frozen_batch_norms,
+    label_params,
+    named_leaves,
+)
+from jaxcifar.resnet import BatchNorm, Linear, ResNet
+from jaxcifar.state import TrainState, init_state
 from jaxcifar.steps import make_eval_step, make_train_step
 
 N, CLASSES = 6, 4
@@ -156,3 +164,132 @@ def test_evaluation_normalises_and_drops_nothing_out(batch):
     without = plain(state.variables, normalised)
     for name, value in without.items():
         np.testing.assert_allclose(with_dropout[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_the_gradient_norm_is_of_the_whole_gradient_before_clipping(batch):
+    tx = make_optimizer("sgd", lambda step: 0.1, momentum=0.0, clip_norm=1e-3)
+    state = start(Tiny(), tx, batch)
+    step = jit(make_train_step(Tiny(), tx, normalize=halve, log_gradient_norm=True))
+    after, measured = step(state, batch)
+    _, _, gradients = by_hand(state, batch, 0.0)
+    norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(gradients)))
+    np.testing.assert_allclose(measured["gradient_norm_sum"], N * norm, rtol=1e-4)
+    moved = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), after.params, state.params)
+    length = np.sqrt(sum(np.sum(m**2) for m in jax.tree.leaves(moved)))
+    assert length == pytest.approx(0.1 * 1e-3, rel=0.01)
+
+
+SHAPE = {"stage_sizes": (1, 1), "width": 8, "num_classes": CLASSES}
+OPTIMIZERS = {
+    "sgd": {"momentum": 0.9, "weight_decay": 0.1},
+    "adam": {},
+    "adamw": {"weight_decay": 0.1},
+}
+
+
+def network(rules, bn, name="adam", **settings):
+    """A small ResNet frozen by `rules`: its step, its state and a batch for it."""
+    model = ResNet(**SHAPE)
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False), jax.random.key(0)
+    )
+    labels = label_params(shapes["params"], rules)
+    if bn == "frozen":
+        model = model.clone(frozen=frozen_batch_norms(labels))
+    tx = make_optimizer(
+        name, lambda step: 0.01, labels=labels, clip_norm=0.5, **OPTIMIZERS[name], **settings
+    )
+    step = make_train_step(model, tx, normalize=lambda x: x, labels=labels, log_gradient_norm=True)
+    state = init_state(model, tx, seed=0, image_size=16)
+    # Adding zero to these would show: -0.0 + 0.0 is 0.0.
+    bias = state.params["layer1"]["0"]["bn1"]["bias"]
+    state.params["layer1"]["0"]["bn1"]["bias"] = jnp.full_like(bias, -0.0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.normal(size=(8, 16, 16, 3)), jnp.float32),
+        "label": jnp.asarray(rng.integers(0, CLASSES, 8), jnp.int32),
+    }
+    return step, state, batch, labels
+
+
+class TestFreezing:
+    @pytest.mark.parametrize("bn", ["batch", "frozen"])
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_frozen_leaves_keep_every_bit_and_the_others_move(self, name, bn):
+        step, state, batch, labels = network(FREEZE_A, bn, name)
+        fifty = jit(lambda s: jax.lax.fori_loop(0, 50, lambda _, s: step(s, batch)[0], s))
+        after = fifty(state)
+        labelled = named_leaves(labels)
+        for leaf, before in named_leaves(state.params).items():
+            same = (
+                np.asarray(before).tobytes()
+                == np.asarray(named_leaves(after.params)[leaf]).tobytes()
+            )
+            assert same == (labelled[leaf] == "frozen"), leaf
+        for leaf, before in named_leaves(state.batch_stats).items():
+            frozen = labelled[leaf.rpartition(".")[0] + ".scale"] == "frozen"
+            same = np.array_equal(before, named_leaves(after.batch_stats)[leaf])
+            assert same == (frozen and bn == "frozen"), leaf
+
+    def test_the_gradient_norm_is_over_what_is_trained(self):
+        whole, state, batch, _ = network((("*", "trained"),), "batch")
+        head, head_state, _, _ = network(FREEZE_B, "batch")
+        norms = [
+            float(jit(step)(s, batch)[1]["gradient_norm_sum"]) / 8
+            for step, s in ((whole, state), (head, head_state))
+        ]
+
+        def loss_fn(fc):
+            variables = {"params": {**state.params, "fc": fc}, "batch_stats": state.batch_stats}
+            logits, _ = ResNet(**SHAPE).apply(
+                variables, batch["image"], train=True, mutable=["batch_stats"]
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+        expected = optax.tree.norm(jit(jax.grad(loss_fn))(state.params["fc"]))
+        assert norms[1] == pytest.approx(float(expected), rel=1e-4)
+        assert norms[0] > 1.05 * norms[1]
+
+    def test_frozen_means_not_computed(self):
+        """With clipping and the gradient's norm, which read every gradient there is."""
+
+        def flops(rules):
+            step, state, batch, _ = network(rules, "batch")
+            return jit(step).lower(state, batch).compile().cost_analysis()["flops"]
+
+        everything = flops((("*", "trained"),))
+        assert flops(FREEZE_B) < 0.4 * everything
+        assert flops(FREEZE_A) < 0.8 * everything
+
+    def test_a_step_from_features_is_the_step_from_images(self):
+        model = ResNet(**SHAPE, head="sequential", dropout_rate=0.5)
+        tx = optax.sgd(0.1)
+        state = init_state(model, tx, seed=0, image_size=16)
+        labels = label_params(state.params, FREEZE_B)
+        model = model.clone(frozen=frozen_batch_norms(labels))
+        rng = np.random.default_rng(0)
+        image = jnp.asarray(rng.normal(size=(8, 16, 16, 3)), jnp.float32)
+        label = jnp.asarray(rng.integers(0, CLASSES, 8), jnp.int32)
+
+        @jit
+        def both(state):
+            settings = {"normalize": lambda x: 2 * x, "labels": labels}
+            tx = make_optimizer("sgd", lambda step: 0.1, labels=labels)
+            state = state.replace(opt_state=tx.init(state.params))
+            features = model.apply(state.variables, 2 * image, train=False, stop="avgpool")
+            return (
+                make_train_step(model, tx, **settings)(state, {"image": image, "label": label}),
+                make_train_step(model, tx, start="avgpool", **settings)(
+                    state, {"image": features, "label": label}
+                ),
+            )
+
+        (whole, measured), (cut, cut_measured) = both(state)
+        np.testing.assert_allclose(cut_measured["loss_sum"], measured["loss_sum"], rtol=1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), cut.params, whole.params
+        )
+        moved = np.abs(
+            np.asarray(cut.params["fc"]["0"]["kernel"] - state.params["fc"]["0"]["kernel"])
+        )
+        assert moved.max() > 1e-4

@@ -1,0 +1,143 @@
+"""Cached features: a frozen prefix of the network runs once, and training goes on from its output.
+
+It is the same run, only faster, where the prefix always gives the same output for an image: its
+BatchNorms run on their stored statistics, and the images are not augmented, or in a fixed number
+of stored views.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcifar.augment import Augment
+from jaxcifar.epoch import Data
+from jaxcifar.hardware import free_memory
+from jaxcifar.partition import Labels, frozen_prefix
+from jaxcifar.resnet import ResNet
+from jaxcifar.state import Stream, draw_key
+from jaxcifar.steps import Normalize
+
+# Of the memory that is free: training needs some, too.
+USABLE_SHARE = 0.8
+
+
+class FeatureError(ValueError):
+    """Features that cannot be cached; the message says why and what to do."""
+
+
+def cut_point(model: ResNet, labels: Labels) -> str | None:
+    """The last child of the network before anything trainable ("avgpool" for FREEZE_B), or None.
+
+    Raises:
+        FeatureError: the frozen prefix has BatchNorms that follow the batch.
+    """
+    prefix = frozen_prefix(labels)
+    if not prefix:
+        return None
+    cut = None
+    for child in model.children:
+        if child in labels and child not in prefix:
+            break
+        cut = child
+    moving = [name for name in prefix if "scale" in _leaf_names(labels[name])]
+    moving = [name for name in moving if not any(f.split(".")[0] == name for f in model.frozen)]
+    if moving:
+        raise FeatureError(
+            f"the BatchNorms of {', '.join(moving)} normalise with each batch's own statistics, so "
+            "that their output is never the same twice: only bn='frozen' can be cached"
+        )
+    return cut
+
+
+def check_memory(
+    model: ResNet, variables: Mapping[str, Any], cut: str, *, images: int, image_size: int
+) -> int:
+    """The bytes that the features of so many images take.
+
+    Args:
+        variables: arrays or shapes.
+        images: views counted.
+
+    Raises:
+        FeatureError: more than the device's free memory can spare; nothing has been spent.
+    """
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    one = jax.eval_shape(partial(_prefix, model, cut), variables, image)
+    needed = images * one.size * one.dtype.itemsize
+    free = free_memory()
+    if free is not None and needed > USABLE_SHARE * free:
+        raise FeatureError(
+            f"the features after {cut} of {images:,} images take {needed / 2**30:.1f} GiB, and of "
+            f"the {free / 2**30:.1f} GiB that are free at most {USABLE_SHARE:.0%} may be used: "
+            "take fewer views or images, freeze more, use bfloat16, or do without cached features"
+        )
+    return needed
+
+
+def cache_features(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    data: Data,
+    cut: str,
+    *,
+    normalize: Normalize,
+    batch_size: int = 500,
+    augment: Augment | None = None,
+    views: int = 1,
+    key: jax.Array | None = None,
+) -> Data:
+    """What the network puts out after `cut`, for every image, on the device.
+
+    Args:
+        data: "image" uint8 [n, h, w, 3] and "label" [n].
+        batch_size: changes the time alone.
+        augment, views, key: view v of image i is augmented as in epoch v (from 0) of the run with
+            this key, see `epoch.make_train_epoch`; without `augment` there is one view.
+
+    Returns:
+        "image" [views * n, ...] in the dtype the network passes on, view by view; "label" [n].
+    """
+    if augment is not None and key is None:
+        raise ValueError("augmented views are drawn at random: give the run's key")
+    images, size = data["image"], len(data["image"])
+    batch_size = min(batch_size, size)
+    batches = -(-size // batch_size)
+
+    def batch_of_features(
+        variables: Mapping[str, Any], images: jax.Array, first: jax.Array, view: jax.Array
+    ) -> jax.Array:
+        index = first + jnp.arange(batch_size)
+        batch = images[index]
+        if augment is not None and key is not None:
+            view_key = draw_key(key, Stream.AUGMENT, view)
+            batch = augment(jax.vmap(lambda i: jax.random.fold_in(view_key, i))(index), batch)
+        return _prefix(model, cut, variables, normalize(batch))
+
+    @partial(jax.jit, donate_argnums=0)
+    def fill(
+        features: jax.Array, variables: Mapping[str, Any], images: jax.Array, view: jax.Array
+    ) -> jax.Array:
+        def body(i: jax.Array, features: jax.Array) -> jax.Array:
+            # The last batch reaches back over the one before: there is nothing to pad.
+            first = jnp.minimum(i * batch_size, size - batch_size)
+            found = batch_of_features(variables, images, first, view)
+            return jax.lax.dynamic_update_slice_in_dim(features, found, view * size + first, 0)
+
+        return jax.lax.fori_loop(0, batches, body, features)
+
+    shape = jax.eval_shape(batch_of_features, variables, images, 0, 0)
+    features = jnp.zeros((views * size, *shape.shape[1:]), shape.dtype)
+    for view in range(views):
+        features = fill(features, variables, images, view)
+    return {"image": jax.block_until_ready(features), "label": data["label"]}
+
+
+def _prefix(model: ResNet, cut: str, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    return jnp.asarray(model.apply(variables, images, train=False, stop=cut))
+
+
+def _leaf_names(tree: Any) -> set[str]:
+    return {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(tree)}

@@ -1,0 +1,105 @@
+"""The weights a run starts from, and a run's weights for others to start from."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcifar.augment import NORMALIZATIONS
+from jaxcifar.checkpoint import Which
+from jaxcifar.evaluation import restore_run
+from jaxcifar.pretrained import (
+    LoadReport,
+    Preprocessing,
+    export_weights,
+    fill_model,
+    load_pretrained,
+    to_torch,
+)
+from jaxcifar.recipe import Recipe, RecipeError
+from jaxcifar.run_files import RunFiles
+from jaxcifar.state import seed_keys
+
+
+def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
+    """The variables that `recipe.weights` names, in the recipe's model: of a file, the hub, or
+    another run's best checkpoint.
+
+    The new head, if the recipe asks for one, is drawn from the recipe's seed.
+
+    Raises:
+        WeightsError: they cannot be had or do not fit the model.
+        RecipeError: they were trained on another normalization than the recipe's.
+        RunError, CheckpointError: what of the run cannot be used.
+    """
+    assert recipe.weights is not None
+    model = recipe.make_model()
+    key, _ = seed_keys(recipe.seed)
+    if RunFiles(Path(recipe.weights)).holds_run():
+        origin, _, variables = restore_run(recipe.weights)
+        filled, report = fill_model(
+            model,
+            to_torch(variables),
+            source=recipe.weights,
+            preprocessing=preprocessing_of(origin),
+            key=key,
+            new_head=recipe.new_head,
+            adapt_stem=recipe.adapt_stem,
+        )
+    else:
+        filled, report = load_pretrained(
+            recipe.weights,
+            model,
+            key=key,
+            new_head=recipe.new_head,
+            adapt_stem=recipe.adapt_stem,
+        )
+    _check_normalization(recipe, report)
+    return filled, report
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """What a recipe's network is trained to see."""
+    mean, std = NORMALIZATIONS[recipe.normalization]
+    return Preprocessing(mean, std, recipe.image_size)
+
+
+def export_run(
+    run: str | Path, out: str | Path, *, which: Which = "best", overwrite: bool = False
+) -> None:
+    """Write a run's checkpoint as `.safetensors` under torchvision's names.
+
+    torchvision's ResNet of that depth loads it with `strict=True`, and `load_pretrained` finds
+    mean, standard deviation and size in it.
+
+    Raises:
+        RunError, RecipeError, CheckpointError: what of the run cannot be used.
+        WeightsError: `out` exists, or cannot be written.
+    """
+    recipe, model, variables = restore_run(run, which)
+    export_weights(
+        jax.device_get(variables),
+        out,
+        preprocessing=preprocessing_of(recipe),
+        metadata={"arch": recipe.architecture, "classes": str(model.num_classes)},
+        overwrite=overwrite,
+    )
+
+
+def _check_normalization(recipe: Recipe, report: LoadReport) -> None:
+    if report.preprocessing is None:
+        return
+    theirs = report.preprocessing_values()
+    if _same(theirs, NORMALIZATIONS[recipe.normalization]):
+        return
+    fitting = [name for name, values in NORMALIZATIONS.items() if _same(theirs, values)]
+    advice = f"use --normalization {fitting[0]}" if fitting else "no --normalization is like that"
+    raise RecipeError(
+        f"normalization {recipe.normalization}: the weights of {report.source} were trained on "
+        f"mean {theirs[0]}, std {theirs[1]}: {advice}"
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, atol=5e-4))

@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxcifar import features
+from jaxcifar.features import FeatureError
+from jaxcifar.partition import named_leaves
+from jaxcifar.stage import begin_stage, check_stages
+from jaxcifar.train import fit
+from tests.conftest import assert_trees_identical
+from tests.test_train import Stop, numbers, stop_after
+
+
+def changed(recipe, **settings):
+    return dataclasses.replace(recipe, **settings)
+
+
+@pytest.fixture
+def plain(recipe):
+    """Without augmentation, and with the front frozen whole."""
+    return changed(
+        recipe,
+        flip_rate=0.0,
+        translate_pixels=0,
+        freeze="freeze_a",
+        bn="frozen",
+        batch_size=48,  # no smaller last batch: one program less to compile
+    )
+
+
+def assert_same_run(a, b, tolerance):
+    for one, other in zip(a.rows, b.rows, strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert one[name] == pytest.approx(other[name], rel=tolerance), name
+
+
+@pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])
+def test_a_cached_run_is_the_same_run(plain, digits, freeze):
+    plain = changed(plain, freeze=freeze, batch_size=40)
+    state, history = fit(plain, digits)
+    cached_state, cached = fit(changed(plain, cache_features=True), digits)
+    assert_same_run(cached, history, 1e-5)
+    for name, leaf in named_leaves(state.params).items():
+        np.testing.assert_allclose(named_leaves(cached_state.params)[name], leaf, atol=1e-5)
+    assert_trees_identical(cached_state.batch_stats, state.batch_stats)
+
+
+def test_a_cached_run_with_stored_views_is_the_run_that_augments_in_turn(plain, digits):
+    viewed = changed(plain, flip_rate=0.5, translate_pixels=2, views=2, epochs=4)
+    _, history = fit(viewed, digits)
+    _, cached = fit(changed(viewed, cache_features=True), digits)
+    assert_same_run(cached, history, 1e-5)
+    _, fresh = fit(changed(viewed, views=None), digits)
+    assert numbers(fresh)[:2] == numbers(history)[:2]
+    assert numbers(fresh)[2] != numbers(history)[2]
+
+
+def test_something_thaws_when_its_epoch_comes(plain, digits):
+    thawing = changed(plain, freeze="fc=trained layer1=0.1@2 *=frozen", epochs=2)
+    seen = {}
+
+    def keep(row):
+        seen[row["epoch"]] = row
+
+    short, _ = fit(changed(thawing, freeze="all_but:fc", epochs=1), digits)
+    state, history = fit(thawing, digits, on_epoch=keep)
+    _, first = fit(changed(thawing, freeze="all_but:fc"), digits)
+    assert numbers(history)[0] == numbers(first)[0]
+    moved = {
+        name
+        for name, leaf in named_leaves(state.params).items()
+        if not np.array_equal(leaf, named_leaves(short.params)[name])
+    }
+    assert {name.split(".")[0] for name in moved} == {"fc", "layer1"}
+    # The statistics of layer1 are frozen until then.
+    stats, before = named_leaves(state.batch_stats), named_leaves(short.batch_stats)
+    changed_stats = {n.split(".")[0] for n in stats if not np.array_equal(stats[n], before[n])}
+    assert changed_stats == {"layer1"}
+
+
+@pytest.mark.parametrize(("stop", "cache"), [(1, True), (2, False), (2, True), (3, True)])
+def test_a_thawing_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
+    plain, digits, tmp_path, stop, cache
+):
+    """Stopped before something thaws, at that very moment, and after it."""
+    thawing = changed(
+        plain,
+        freeze="fc=trained layer1=0.1@3 *=frozen",
+        epochs=4,
+        cache_features=cache,
+        clip_norm=0.5,
+        log_gradient_norm=True,
+    )
+    whole, history = fit(thawing, digits)
+    with pytest.raises(Stop):
+        fit(thawing, digits, workdir=tmp_path / "cut", on_epoch=stop_after(stop))
+    state, resumed = fit(thawing, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    assert all(row["gradient_norm"] > 0 for row in history.rows)
+
+
+def test_features_that_do_not_fit_are_refused_before_anything_is_written(
+    plain, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(features, "free_memory", lambda: 1000)
+    with pytest.raises(FeatureError, match="take fewer views or images"):
+        fit(changed(plain, cache_features=True), digits, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_stages(plain, digits)
+
+
+def test_the_time_of_caching_counts_for_the_first_epoch(plain, digits, monkeypatch):
+    cached = changed(plain, cache_features=True, epochs=1)
+    state, _ = fit(changed(plain, epochs=1), digits)
+    stage, _ = begin_stage(cached, digits, state, 1)
+    assert stage.caching_seconds > 0
+
+    def slow(*args, **kwargs):
+        stage, state = begin_stage(*args, **kwargs)
+        return stage._replace(caching_seconds=1000.0), state
+
+    monkeypatch.setattr("jaxcifar.train.begin_stage", slow)
+    _, history = fit(cached, digits)
+    assert history.rows[0]["seconds"] > 1000
+    assert history.rows[0]["images_per_second"] < 1
