@@ -66,6 +66,8 @@ def begin_stage(
     cut = cut_point(model, labels) if recipe.cache_features else None
     begun = time.perf_counter()
     if cut is not None:
+        if verbose:
+            print(f"caching the features after {cut}", flush=True)
         cache: dict[str, Any] = {"normalize": normalize, "batch_size": recipe.eval_batch_size}
         train_data = cache_features(
             model,
@@ -106,7 +108,7 @@ def begin_stage(
     evaluation.compile(state.variables, validation_data)
     if verbose:
         if cut is not None:
-            print(f"cached the features after {cut} in {caching_seconds:.1f} s")
+            print(f"cached in {caching_seconds:.1f} s")
         print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
     return Stage(
         last_epoch,

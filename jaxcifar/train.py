@@ -60,11 +60,14 @@ def fit(
         The state after the last epoch, and the history: for each epoch "epoch" (from 1), "step"
         (taken in all), "learning_rate" (of the epoch's last step), "train_loss" and
         "train_accuracy" (means over the epoch, as it trained), "validation_loss",
-        "validation_accuracy", "seconds" (of training), "validation_seconds" and
-        "images_per_second" (of training). Losses are in nats, accuracies fractions.
+        "validation_accuracy", "seconds" (of training, and of caching features where that was
+        done), "validation_seconds", "images_per_second" (of training) and, where the recipe asks
+        for it, "gradient_norm" (over what is trained). Losses are in nats, accuracies fractions.
 
     Raises:
         RunError: `workdir` holds something that may not be overwritten, or nothing to resume.
+        WeightsError, FeatureError: the recipe's weights cannot be had or do not fit, or its cached
+            features are too large; nothing has been written.
         FloatingPointError: the loss, the weights or the statistics are no longer finite.
     """
     name = experiment or recipe.dataset

@@ -69,9 +69,7 @@ def test_modules_import_from_lower_floors_only(root):
     check_floors(root / "jaxcifar", "jaxcifar", FLOORS)
 
 
-@pytest.mark.parametrize(
-    ("folder", "floors"), [("data", DATA_FLOORS), ("weights", WEIGHTS_FLOORS)]
-)
+@pytest.mark.parametrize(("folder", "floors"), [("data", DATA_FLOORS), ("weights", WEIGHTS_FLOORS)])
 def test_a_folder_has_floors_of_its_own(root, folder, floors):
     check_floors(root / "jaxcifar" / folder, f"jaxcifar.{folder}", floors)
     for path in (root / "jaxcifar" / folder).glob("*.py"):

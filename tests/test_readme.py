@@ -3,6 +3,11 @@ import runpy
 
 import pytest
 
+from jaxcifar.partition import label_params, parse_rules
+from jaxcifar.pretrained import export_weights
+from jaxcifar.resnet import resnet18
+from tests.conftest import random_variables
+
 
 def test_the_readme_names_the_two_commands(root):
     text = (root / "README.md").read_text()
@@ -14,8 +19,32 @@ def test_the_readme_names_the_two_commands(root):
 
 @pytest.mark.slow
 def test_the_python_example_runs_as_it_stands(root, tmp_path, capsys):
-    example = re.search(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    readme = (root / "README.md").read_text()
+    example = re.search(r"## From Python\n+```python\n(.*?)```", readme, re.DOTALL)
     assert example is not None
     (tmp_path / "example.py").write_text(example[1])
     runpy.run_path(str(tmp_path / "example.py"))
     assert "'accuracy'" in capsys.readouterr().out
+
+
+def test_the_transfer_example_runs_as_it_stands(root, tmp_path, monkeypatch, capsys):
+    readme = (root / "README.md").read_text()
+    example = re.search(r"```python\n(import jax\n.*?)```", readme, re.DOTALL)
+    assert example is not None
+    model = resnet18(20)
+    export_weights(random_variables(model), tmp_path / "resnet18.pth")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "example.py").write_text(example[1])
+    names = runpy.run_path(str(tmp_path / "example.py"))
+    assert "new: fc.bias, fc.kernel" in capsys.readouterr().out
+    assert callable(names["step"])
+
+
+def test_every_freeze_spec_in_the_readme_can_be_read(root):
+    params = random_variables(resnet18())["params"]
+    table = (root / "README.md").read_text().split("| `--freeze` | |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    specs = [spec.strip("'") for row in rows for spec in re.findall(r"`([^`]+)`", row)]
+    assert len(specs) >= 8
+    for spec in specs:
+        label_params(params, parse_rules(spec, params))

@@ -1,3 +1,5 @@
+import os
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcifar.augment import make_normalize
+from jaxcifar.data import DataError, load_dataset
 from jaxcifar.optim import make_optimizer
 from jaxcifar.partition import (
     FREEZE_A,
@@ -12,10 +16,13 @@ from jaxcifar.partition import (
     frozen_batch_norms,
     label_params,
     named_leaves,
+    torch_name,
 )
-from jaxcifar.resnet import BatchNorm, Linear, ResNet
-from jaxcifar.state import TrainState, init_state
+from jaxcifar.pretrained import fill_model
+from jaxcifar.resnet import BatchNorm, Linear, ResNet, resnet18
+from jaxcifar.state import TrainState, init_state, start_state
 from jaxcifar.steps import make_eval_step, make_train_step
+from jaxcifar.weights import read_weights
 
 N, CLASSES = 6, 4
 jit = lambda f: jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})  # noqa: E731
@@ -210,6 +217,75 @@ def network(rules, bn, name="adam", **settings):
         "label": jnp.asarray(rng.integers(0, CLASSES, 8), jnp.int32),
     }
     return step, state, batch, labels
+
+
+def assert_trains_as_torch_does(model, rules, images, label, *, double, weights=None):
+    """Same weights, same batches, Adam 0.001: losses within 1e-3 relative, and after one step the
+    running statistics within 1e-5. Under `rules` torch has `requires_grad` off, as the report had,
+    so that frozen BatchNorms go on following the batch.
+    """
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers.torch_resnet import ResNet as Twin
+
+    torch.manual_seed(0)
+    twin = Twin(model.stage_sizes, width=model.width, num_classes=model.num_classes)
+    tensors = {k: v.numpy() for k, v in twin.state_dict().items()}
+    if weights is not None:
+        tensors |= {k: v for k, v in read_weights(weights).tensors.items() if k[:2] != "fc"}
+        twin.load_state_dict({k: torch.tensor(np.array(v)) for k, v in tensors.items()})
+    variables, _ = fill_model(model, tensors, source="torch")
+    labels = label_params(variables["params"], rules)
+    for name, label_ in named_leaves(labels).items():
+        twin.get_parameter(torch_name(name)).requires_grad_(label_ != "frozen")
+    trained = [p for p in twin.parameters() if p.requires_grad]
+    twin.train()
+    kind = torch.double if double else torch.float
+    twin.to(kind)
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+
+    tx = make_optimizer("adam", lambda step: 1e-3, labels=labels)
+    step = jax.jit(make_train_step(model, tx, normalize=lambda x: x, labels=labels))
+    state = start_state(variables, tx, seed=0)
+    for i, (image, target) in enumerate(zip(images, label, strict=True)):
+        state, measured = step(state, {"image": image, "label": target})
+        optimizer.zero_grad()
+        logits = twin(torch.tensor(image.transpose(0, 3, 1, 2)).to(kind))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target).long())
+        loss.backward()
+        optimizer.step()
+        ours = float(measured["loss_sum"]) / len(target)
+        assert ours == pytest.approx(float(loss.detach()), rel=1e-3), f"step {i + 1}"
+        if i == 0:
+            buffers = dict(twin.named_buffers())
+            for name, value in named_leaves(state.batch_stats).items():
+                np.testing.assert_allclose(
+                    value, buffers[torch_name(name)].numpy(), rtol=1e-5, atol=1e-5, err_msg=name
+                )
+
+
+TORCH_RULES = pytest.mark.parametrize("rules", [(("*", "trained"),), FREEZE_A])
+
+
+@TORCH_RULES
+def test_twenty_steps_are_torchs(rules):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(20, 16, 16, 16, 3)).astype(np.float32)
+    label = rng.integers(0, CLASSES, (20, 16)).astype(np.int32)
+    assert_trains_as_torch_does(ResNet(**SHAPE), rules, images, label, double=True)
+
+
+@pytest.mark.slow
+@TORCH_RULES
+def test_twenty_steps_of_resnet18_on_real_images_are_torchs_in_float32(rules):
+    """On CIFAR-10 from the weights that $JAXCIFAR_TEST_WEIGHTS names, where there are any."""
+    weights = os.environ.get("JAXCIFAR_TEST_WEIGHTS")
+    try:
+        train = load_dataset("cifar10", split=(2_560, 10)).train
+    except DataError:
+        train = load_dataset("digits", split=(1_280, 10)).train
+    images = np.asarray(make_normalize("imagenet")(train.images)).reshape(20, -1, 32, 32, 3)
+    label = train.labels.reshape(20, -1)
+    assert_trains_as_torch_does(resnet18(), rules, images, label, double=False, weights=weights)
 
 
 class TestFreezing:

@@ -86,7 +86,9 @@ def write_safetensors(
     if path.is_dir():
         raise WeightsError(f"{path} is a directory: give the path of a file in it.")
     if path.exists() and not overwrite:
-        raise WeightsError(f"{path} exists: choose another path, or pass overwrite=True.")
+        raise WeightsError(
+            f"{path} exists: choose another path, or have it replaced (overwrite=True, --overwrite)"
+        )
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise WeightsError(f"{path}: metadata is stored as strings; got {texts!r}.")
