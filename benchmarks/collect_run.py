@@ -29,7 +29,7 @@ def main() -> None:
     backend = summary["machine"]["backend"]
     # Where the weights lay says nothing elsewhere; their SHA-256 does.
     for holder, name in ((config["recipe"], "weights"), (summary.get("weights") or {}, "source")):
-        if holder.get(name):
+        if holder.get(name) and Path(holder[name]).exists():
             holder[name] = Path(holder[name]).name
     save(
         f"run_{config['experiment']}",

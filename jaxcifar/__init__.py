@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from jaxcifar.partition import FREEZE_B as FREEZE_B
     from jaxcifar.partition import freeze_all_but as freeze_all_but
     from jaxcifar.partition import freeze_up_to as freeze_up_to
+    from jaxcifar.partition import frozen_batch_norms as frozen_batch_norms
     from jaxcifar.partition import label_params as label_params
+    from jaxcifar.partition import labels_at as labels_at
     from jaxcifar.partition import layer_decay as layer_decay
     from jaxcifar.pretrained import export_weights as export_weights
     from jaxcifar.pretrained import load_pretrained as load_pretrained
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from jaxcifar.resnet import resnet50 as resnet50
     from jaxcifar.schedules import make_schedule as make_schedule
     from jaxcifar.state import TrainState as TrainState
+    from jaxcifar.state import start_state as start_state
     from jaxcifar.steps import make_eval_step as make_eval_step
     from jaxcifar.steps import make_train_step as make_train_step
     from jaxcifar.train import fit as fit
@@ -57,14 +60,16 @@ _MODULES = {
         "FREEZE_B",
         "freeze_all_but",
         "freeze_up_to",
+        "frozen_batch_norms",
         "label_params",
+        "labels_at",
         "layer_decay",
     ),
     "pretrained": ("export_weights", "load_pretrained"),
     "recipe": ("Recipe", "load_splits"),
     "resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
     "schedules": ("make_schedule",),
-    "state": ("TrainState",),
+    "state": ("TrainState", "start_state"),
     "steps": ("make_eval_step", "make_train_step"),
     "train": ("fit",),
     "transfer": ("export_run",),

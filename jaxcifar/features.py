@@ -16,7 +16,7 @@ from jaxcifar.augment import Augment
 from jaxcifar.epoch import Data
 from jaxcifar.hardware import free_memory
 from jaxcifar.partition import Labels, frozen_prefix
-from jaxcifar.resnet import ResNet
+from jaxcifar.resnet import ResNet, batch_norm_names, is_below
 from jaxcifar.state import Stream, draw_key
 from jaxcifar.steps import Normalize
 
@@ -42,11 +42,14 @@ def cut_point(model: ResNet, labels: Labels) -> str | None:
         if child in labels and child not in prefix:
             break
         cut = child
-    moving = [name for name in prefix if "scale" in _leaf_names(labels[name])]
-    moving = [name for name in moving if not any(f.split(".")[0] == name for f in model.frozen)]
+    moving = [
+        name
+        for name in batch_norm_names(model)
+        if name.split(".")[0] in prefix and not is_below(name, model.frozen)
+    ]
     if moving:
         raise FeatureError(
-            f"the BatchNorms of {', '.join(moving)} normalise with each batch's own statistics, so "
+            f"{', '.join(moving)} normalise with each batch's own statistics, so "
             "that their output is never the same twice: only bn='frozen' can be cached"
         )
     return cut
@@ -137,7 +140,3 @@ def cache_features(
 
 def _prefix(model: ResNet, cut: str, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     return jnp.asarray(model.apply(variables, images, train=False, stop=cut))
-
-
-def _leaf_names(tree: Any) -> set[str]:
-    return {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(tree)}

@@ -33,7 +33,8 @@ def make_optimizer(
         schedule: step of the run -> learning rate.
         labels: one for each parameter, see `partition.label_params`. Leaves labelled "frozen" have
             no optimizer state, get an update of zero and count for nothing in the clipping; each
-            other label is a group with its own share of the rate. None trains everything.
+            other label is a group with its own share of the rate. None trains everything. Labels
+            that start in a later epoch are taken as started: see `partition.labels_at`.
         steps_per_epoch: where a label starts in a later epoch; its group then counts its steps
             from there, and keeps to the schedule of the run.
         clip_norm: scales the gradients of all trainable leaves together to at most this global norm
@@ -104,6 +105,9 @@ def _group_schedule(
     """A group's rate by its own step count, which begins when the group does."""
     scale, start_epoch = treatment(label)
     if start_epoch > 1 and steps_per_epoch is None:
-        raise ValueError(f"the label {label!r} starts in a later epoch: steps_per_epoch is needed")
+        raise ValueError(
+            f"the label {label!r} starts in a later epoch: before it give labels_at(labels, epoch),"
+            " from then on steps_per_epoch, too"
+        )
     first_step = (start_epoch - 1) * (steps_per_epoch or 0)
     return lambda count: scale * schedule(count + first_step)

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxcifar.suggest import did_you_mean
 
@@ -116,7 +117,7 @@ def label_params(params: PyTree, rules: Rules) -> Labels:
     for i, (pattern, label) in enumerate(rules):
         treatment(label)
         if i not in used:
-            raise FreezeError(_why_unused(pattern, matchers[i], names))
+            raise FreezeError(_why_unused(pattern, names))
     uncovered = [name for name in names if name not in labels]
     if uncovered:
         raise FreezeError(
@@ -155,7 +156,7 @@ def layer_decay(params: PyTree, decay: float) -> Rules:
     children = [name for name in _children(named_leaves(params)) if name != "bn1"]
     rules = []
     for depth, child in enumerate(reversed(children)):
-        label = TRAINED if decay**depth == 1 else f"{decay**depth:.6f}"
+        label = TRAINED if depth == 0 else np.format_float_positional(decay**depth, trim="-")
         rules += [(name, label) for name in ((child, "bn1") if child == "conv1" else (child,))]
     return tuple(rules)
 
@@ -171,25 +172,37 @@ def parse_rules(text: str, params: PyTree) -> Rules:
 
     Where shorthands alone are given, what they leave is trained: ``"conv1 bn1 layer1"`` is
     FREEZE_A. ``"up_to:layer1 fc=trained *=0.1"`` freezes as FREEZE_A does and trains the layers
-    above at a tenth of the head's rate.
+    above at a tenth of the head's rate; ``"up_to:layer1 layer_decay:0.7"`` lets their rates decay.
 
     Raises:
-        FreezeError: a word that cannot be read.
+        FreezeError: a word that cannot be read, or that decides nothing.
     """
     words = [word for word in re.split(r"[\s,]+", text) if word]
     if not words:
         raise FreezeError("no rules are given; none trains everything")
     rules: list[tuple[str, str]] = []
+    names = list(named_leaves(params))
+    left = names
     for word in words:
-        rules += _expand(word, params)
-    if not any("=" in word for word in words) and not any(p == "*" for p, _ in rules):
-        whole = {pattern for pattern, _ in rules} >= set(_children(named_leaves(params)))
-        rules += [] if whole else [("*", TRAINED)]
+        deciding = []
+        for pattern, label in _expand(word, params):
+            matches = _matcher(pattern)
+            if any(map(matches, left)):
+                deciding.append((pattern, label))
+                left = [name for name in left if not matches(name)]
+        if not deciding:
+            raise FreezeError(_why_unused(word.partition("=")[0], names))
+        rules += deciding
+    if left and not any("=" in word for word in words):
+        rules.append(("*", TRAINED))
     return tuple(rules)
 
 
 def labels_at(labels: Labels, epoch: int) -> Labels:
-    """The labels in force in an epoch: what starts later is still frozen."""
+    """The labels in force in an epoch: what starts later is still frozen.
+
+    Optimizer and step are built for these; labels that start later are not theirs to wait for.
+    """
     return jax.tree.map(lambda label: label if _trains(label, epoch) else FROZEN, labels)
 
 
@@ -349,9 +362,10 @@ def _forward_order(name: str) -> tuple[int, int, str]:
     return stages.get(name, 2), int(number or 0), name
 
 
-def _why_unused(pattern: str, matches: Any, names: list[str]) -> str:
-    if any(map(matches, names)):
-        return f"the rule {pattern!r} decides nothing: rules before it match all that it does"
+def _why_unused(pattern: str, names: list[str]) -> str:
+    """Of a rule, or of a shorthand that stands for some."""
+    if ":" in pattern or any(map(_matcher(pattern), names)):
+        return f"{pattern!r} decides nothing: the rules before it match all that it does"
     modules = {n.rsplit(".", i)[0] for n in names for i in range(n.count(".") + 1)}
     known = sorted({*names, *map(torch_name, names), *modules})
     close = did_you_mean(pattern, known)

@@ -50,7 +50,7 @@ class LoadReport:
     """What came from where. `str` of it is a text for people."""
 
     source: str  # as given: a path, a name on the hub or a run
-    sha256: str  # of the file
+    sha256: str  # of the file; of a run's weights, of its tensors in the order of their names
     params: int  # parameter leaves filled from it
     batch_stats: int  # statistics leaves
     new: tuple[str, ...]  # leaves that were drawn instead
@@ -74,6 +74,8 @@ class LoadReport:
             size = "" if self.preprocessing.size is None else f", {self.preprocessing.size} pixels"
             mean, std = (" ".join(map(str, x)) for x in self.preprocessing_values())
             lines.append(f"  they were trained on mean {mean}, std {std}{size}")
+        else:
+            lines.append("  the file does not say on which mean and std they were trained")
         return "\n".join(lines)
 
     def preprocessing_values(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,7 +84,7 @@ class LoadReport:
         return ((), ()) if known is None else (known.mean, known.std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for config.json; of a local file the name alone."""
+        """Plain values, for config.json."""
         known = self.preprocessing
         return {
             "source": self.source,
@@ -205,7 +207,7 @@ def fill_model(
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A model's variables under torchvision's names and in its layouts, float32."""
     return {
-        torch_name(name): _to_torch(np.asarray(leaf), name)
+        torch_name(name): _to_torch(np.asarray(leaf))
         for collection in ("params", "batch_stats")
         for name, leaf in named_leaves(variables[collection]).items()
     }
@@ -229,8 +231,10 @@ def export_weights(
         overwrite: replace a file of that name.
 
     Raises:
-        WeightsError: the file exists, or cannot be written.
+        WeightsError: the file exists, is not called .safetensors, or cannot be written.
     """
+    if Path(path).suffix != ".safetensors":
+        raise WeightsError(f"{path}: the format is safetensors, so call the file .safetensors")
     tensors = to_torch(variables)
     counters = {
         key.removesuffix("running_mean") + COUNTER: np.array(steps, np.int64)
@@ -306,6 +310,10 @@ def _hints(model: ResNet, arrays: Tensors, extra: set[str], missing: list[str]) 
         )
     if model.stem == "imagenet" and stem == (3, 3):
         hints.append("the file has the 3x3 CIFAR stem: build the model with stem='cifar'")
+    if f"{HEAD}.0.weight" in extra and f"{HEAD}.weight" in missing:
+        hints.append("the file has a sequential head: build the model with head='sequential'")
+    if f"{HEAD}.weight" in extra and f"{HEAD}.0.weight" in missing:
+        hints.append("the file has a linear head: build the model with head='linear'")
     head = [key for key in (*missing, *extra) if key.split(".")[0] == HEAD]
     weight = arrays.get(f"{HEAD}.weight", _NONE)
     if head or (weight.ndim == 2 and weight.shape[0] != model.num_classes):
@@ -336,7 +344,7 @@ def _to_flax(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _to_torch(array: np.ndarray, name: str) -> np.ndarray:
+def _to_torch(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 

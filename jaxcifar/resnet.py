@@ -90,7 +90,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         slope = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
-        y = (x.astype(jnp.float32) - mean) * slope + bias
+        y = (widened(x) - mean) * slope + bias
         y = y.astype(x.dtype)
         self.sow("intermediates", "output", y)
         return y
@@ -99,7 +99,7 @@ class BatchNorm(nn.Module):
         """Mean, biased variance (each float32 [c]) and values per channel."""
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
-        wide = x.astype(jnp.float32)
+        wide = widened(x)
         mean = jnp.mean(wide, axes)
         if self.axis_name is not None:
             mean = lax.pmean(mean, self.axis_name)
@@ -113,6 +113,11 @@ class BatchNorm(nn.Module):
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
         return mean, var, count
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """`x` in float32, or in float64 where it is already."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def is_below(name: str, modules: frozenset[str]) -> bool:
@@ -320,9 +325,9 @@ class ResNet(nn.Module):
     def _head(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.head == "sequential":
             head = SequentialHead(self.num_classes, self.dropout_rate, self.dtype, name="fc")
-            return head(x, train=train).astype(jnp.float32)
+            return widened(head(x, train=train))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return Linear(self.num_classes, self.dtype, name="fc")(x).astype(jnp.float32)
+        return widened(Linear(self.num_classes, self.dtype, name="fc")(x))
 
     def _between(self, start: str | None, stop: str | None) -> tuple[str, ...]:
         """The children after `start` up to and including `stop`."""
@@ -342,7 +347,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Mean over the map in float32: [n, h, w, c] -> [n, c]."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    return jnp.mean(widened(x), axis=(1, 2))
 
 
 _PLAIN = {"relu": nn.relu, "maxpool": max_pool, "avgpool": average_pool}

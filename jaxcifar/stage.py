@@ -7,7 +7,7 @@ own, and the state is carried over.
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -29,7 +29,7 @@ class Stage(NamedTuple):
     last_epoch: int
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, on_progress=None), donates the state
     validate: Callable[..., Metrics]  # (state, on_progress=None)
-    caching_seconds: float  # spent on the features of a frozen prefix
+    caching_seconds: float  # spent on the features of a frozen prefix, compiling included
 
 
 def check_stages(recipe: Recipe, splits: Splits) -> None:
@@ -45,7 +45,7 @@ def check_stages(recipe: Recipe, splits: Splits) -> None:
         cut = cut_point(model, recipe.make_labels(epoch))
         if cut is not None:
             shapes = state_shapes(model, recipe.make_optimizer(epoch), image_size=recipe.image_size)
-            images = (recipe.views or 1) * len(splits.train) + len(splits.validation)
+            images = _views(recipe) * len(splits.train) + len(splits.validation)
             check_memory(model, shapes.variables, cut, images=images, image_size=recipe.image_size)
         epoch = last_epoch + 1
 
@@ -68,18 +68,20 @@ def begin_stage(
     if cut is not None:
         if verbose:
             print(f"caching the features after {cut}", flush=True)
-        cache: dict[str, Any] = {"normalize": normalize, "batch_size": recipe.eval_batch_size}
+        # Not by the recipe's eval_batch_size: that may change on resuming, and these may not.
         train_data = cache_features(
             model,
             state.variables,
             train_data,
             cut,
+            normalize=normalize,
             augment=augment,
-            views=recipe.views or 1,
+            views=_views(recipe),
             key=state.key,
-            **cache,
         )
-        validation_data = cache_features(model, state.variables, validation_data, cut, **cache)
+        validation_data = cache_features(
+            model, state.variables, validation_data, cut, normalize=normalize
+        )
     caching_seconds = 0.0 if cut is None else time.perf_counter() - begun
 
     begun = time.perf_counter()
@@ -96,15 +98,19 @@ def begin_stage(
         size=len(splits.train),
         batch_size=recipe.batch_size,
         augment=augment if cut is None else None,
-        views=recipe.views,
+        views=None if recipe.views is None else _views(recipe),
     )
     evaluation = make_evaluation(
         make_eval_step(model, normalize=normalize, start=cut),
         size=len(splits.validation),
         batch_size=recipe.eval_batch_size,
     )
-    opt_state = carry_over(state.opt_state, jax.jit(tx.init)(state.params))
-    state = train_epoch.compile(replace(state, opt_state=opt_state), train_data)
+    fresh = jax.eval_shape(tx.init, state.params)
+    thaws = jax.tree.structure(fresh) != jax.tree.structure(state.opt_state)  # type: ignore[operator]
+    if thaws:
+        opt_state = carry_over(state.opt_state, jax.jit(tx.init)(state.params))
+        state = replace(state, opt_state=opt_state)
+    state = train_epoch.compile(state, train_data)
     evaluation.compile(state.variables, validation_data)
     if verbose:
         if cut is not None:
@@ -118,3 +124,8 @@ def begin_stage(
         ),
         caching_seconds,
     ), state
+
+
+def _views(recipe: Recipe) -> int:
+    """Stored augmentations of an image; a run has no use for more than its epochs."""
+    return min(recipe.views or 1, recipe.epochs)

@@ -35,9 +35,10 @@ def make_train_step(
     the update. Dropout draws from (run key, step).
 
     Args:
-        labels: as given to `make_optimizer`. Only trainable leaves are differentiated: XLA would
-            drop the backward pass of the others by itself only until something, such as a norm,
-            reads their gradients.
+        labels: as given to `make_optimizer`. They decide what is trained, not how frozen BatchNorms
+            normalise: that is `model.frozen`, see `partition.frozen_batch_norms`. Only trainable
+            leaves are differentiated: XLA would drop the backward pass of the others by itself only
+            until something, such as a norm, reads their gradients.
         start: the batch's "image" is not an image but what this child of the network put out.
         log_gradient_norm: measure the global norm of the trainable leaves' gradients, too, before
             any clipping.

@@ -74,8 +74,10 @@ def fit(
     _check_splits(recipe, splits)
     check_stages(recipe, splits)
     # Before the directory is touched: weights that do not fit leave everything as it was.
-    start = None if recipe.weights is None or resume else starting_weights(recipe)
     files = None if workdir is None else RunFiles(Path(workdir))
+    if files is not None:
+        _check_origin(files, recipe)
+    start = None if recipe.weights is None or resume else starting_weights(recipe)
     if files is not None:
         _open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
 
@@ -221,6 +223,14 @@ def _open_run(
         files.summary.unlink(missing_ok=True)
     if recipe != before:
         files.write_config(config | {"weights": begun.get("weights")})
+
+
+def _check_origin(files: RunFiles, recipe: Recipe) -> None:
+    """A run that begins from another must not replace it."""
+    if recipe.weights is not None and Path(recipe.weights).resolve() == files.path.resolve():
+        raise RunError(
+            f"{files.path} is the run that the weights come from: choose another --workdir"
+        )
 
 
 def _first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> TrainState:

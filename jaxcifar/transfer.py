@@ -70,19 +70,26 @@ def export_run(
 ) -> None:
     """Write a run's checkpoint as `.safetensors` under torchvision's names.
 
-    torchvision's ResNet of that depth loads it with `strict=True`, and `load_pretrained` finds
-    mean, standard deviation and size in it.
+    torchvision's ResNet of that depth and number of classes loads it with `strict=True`, where the
+    run has its stem, its width and a linear head; one with a sequential head fits after
+    ``model.fc = Sequential(Linear(512, 256), ReLU(), Dropout(), Linear(256, classes))``. Mean,
+    standard deviation and size, architecture, stem, head and classes are in the metadata.
 
     Raises:
         RunError, RecipeError, CheckpointError: what of the run cannot be used.
-        WeightsError: `out` exists, or cannot be written.
+        WeightsError: `out` exists, is not called .safetensors, or cannot be written.
     """
     recipe, model, variables = restore_run(run, which)
     export_weights(
         jax.device_get(variables),
         out,
         preprocessing=preprocessing_of(recipe),
-        metadata={"arch": recipe.architecture, "classes": str(model.num_classes)},
+        metadata={
+            "arch": recipe.architecture,
+            "stem": recipe.stem,
+            "head": recipe.head,
+            "classes": str(model.num_classes),
+        },
         overwrite=overwrite,
     )
 

@@ -29,6 +29,16 @@ def pytest_unconfigure():
 
 
 @pytest.fixture
+def optimised():
+    """Programs as users have them."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
 def root():
     return ROOT
 

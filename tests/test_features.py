@@ -62,8 +62,13 @@ def test_the_cut_is_before_the_first_trained_child(variables, rules, cut):
 
 def test_batch_norms_that_follow_the_batch_cannot_be_cached(variables):
     labels, _ = labels_and_model(variables, FREEZE_A)
-    with pytest.raises(FeatureError, match="bn1, layer1 normalise with each batch.*bn='frozen'"):
+    with pytest.raises(
+        FeatureError, match=r"bn1, layer1\.0\.bn1, layer1\.0\.bn2 normalise.*bn='frozen'"
+    ):
         cut_point(MODEL, labels)
+    half = MODEL.clone(frozen=frozenset({"bn1", "layer1.0.bn1"}))
+    with pytest.raises(FeatureError, match=r"^layer1\.0\.bn2 normalise"):
+        cut_point(half, labels)
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 100])

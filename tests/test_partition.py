@@ -169,14 +169,25 @@ class TestRules:
         found = {child: set(jax.tree.leaves(labels[child])) for child in labels}
         assert found == {
             "fc": {"trained"},
-            "layer4": {"0.500000"},
-            "layer3": {"0.250000"},
-            "layer2": {"0.125000"},
-            "layer1": {"0.062500"},
-            "conv1": {"0.031250"},
-            "bn1": {"0.031250"},
+            "layer4": {"0.5"},
+            "layer3": {"0.25"},
+            "layer2": {"0.125"},
+            "layer1": {"0.0625"},
+            "conv1": {"0.03125"},
+            "bn1": {"0.03125"},
         }
         assert label_params(params, parse_rules("layer_decay:0.5", params)) == labels
+
+    def test_small_rates_of_layer_decay_are_kept_exactly(self, params):
+        labels = label_params(params, layer_decay(params, 0.03))
+        assert partition.treatment(labels["conv1"]["kernel"]).scale == 0.03**5
+
+    def test_a_frozen_front_and_decaying_rates_above_it_combine(self, params):
+        labels = label_params(params, parse_rules("up_to:layer1 layer_decay:0.5", params))
+        found = {child: set(jax.tree.leaves(labels[child])) for child in labels}
+        assert [found[c] for c in ("conv1", "bn1", "layer1")] == [{"frozen"}] * 3
+        assert found["layer2"] == {"0.125"}
+        assert found["fc"] == {"trained"}
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -190,7 +201,10 @@ class TestRules:
                 "layer1=frozen",
                 "no rule covers bn1.bias, bn1.scale, conv1.kernel and 47 more leaves",
             ),
-            ("layer1 layer1.0", "'layer1.0' decides nothing: rules before it"),
+            ("layer1 layer1.0", "'layer1.0' decides nothing: the rules before it"),
+            ("layer1 up_to:layer1.0 up_to:bn1", "'up_to:bn1' decides nothing: the rules before"),
+            ("up_to:fc", "nothing is trainable"),
+            ("**", "nothing is trainable"),
             ("layer1.0.bn1.weight", "BatchNorm layer1.0.bn1 would be frozen by half"),
             ("layer1.0.bn1.bias=0.1@5 *=trained", "layer1.0.bn1 would be frozen by half"),
             ("*=frozen", "nothing is trainable"),

@@ -99,7 +99,7 @@ class TestNamesAndLayouts:
     @pytest.mark.slow
     @pytest.mark.parametrize("size", [32, 224])
     @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-    def test_the_whole_networks_give_torchs_logits(self, tmp_path, name, size):
+    def test_the_whole_networks_give_torchs_logits(self, tmp_path, name, size, optimised):
         torch = pytest.importorskip("torch")
         assert_same_logits(torch, tmp_path, make_resnet(name, 10), size, double=False)
 
@@ -203,7 +203,9 @@ class TestHead:
     def test_another_head_is_refused_unless_a_new_one_is_asked_for(self, head):
         model = ResNet(**TINY, head=head)
         tensors = tensors_of(self.file)
-        assert "ask for new_head" in refusal(model, tensors)
+        text = refusal(model, tensors)
+        assert "ask for new_head" in text
+        assert ("the file has a linear head" in text) == (head == "sequential")
         filled, report = fill(model, tensors, new_head=True, key=jax.random.key(1))
         heads = {n for n in named_leaves(random_variables(model)["params"]) if n.startswith("fc.")}
         assert set(report.new) == heads
@@ -280,6 +282,8 @@ class TestReport:
         assert report.to_dict()["preprocessing"]["size"] == 32
 
     def test_preprocessing_that_cannot_be_read_is_one_error(self):
+        _, report = fill(ResNet(**TINY), tensors_of(ResNet(**TINY)))
+        assert "does not say on which mean and std" in str(report)
         with pytest.raises(WeightsError, match="metadata"):
             Preprocessing.from_metadata({"mean": "a b c", "std": "1 1 1"})
         assert Preprocessing.from_metadata({"std": "1 1 1"}) is None

@@ -32,7 +32,9 @@ def test_the_transfer_example_runs_as_it_stands(root, tmp_path, monkeypatch, cap
     example = re.search(r"```python\n(import jax\n.*?)```", readme, re.DOTALL)
     assert example is not None
     model = resnet18(20)
-    export_weights(random_variables(model), tmp_path / "resnet18.pth")
+    export_weights(random_variables(model), tmp_path / "resnet18.safetensors")
+    # Told by its content.
+    (tmp_path / "resnet18.safetensors").rename(tmp_path / "resnet18.pth")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "example.py").write_text(example[1])
     names = runpy.run_path(str(tmp_path / "example.py"))

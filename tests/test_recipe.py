@@ -48,8 +48,10 @@ def test_a_recipe_survives_json():
         ({"freeze": "layer7"}, "freeze 'layer7': the rule 'layer7' matches no parameter; did you"),
         ({"freeze": "*=frozen"}, "nothing is trainable"),
         ({"freeze": "fc=trained *=0.1@30"}, "in epoch 30, and the run ends with epoch 20"),
-        ({"bn": "frozen"}, "bn frozen changes nothing where nothing is frozen"),
-        ({"cache_features": True}, "never put out the same twice; use --bn frozen"),
+        ({"bn": "frozen"}, "bn frozen changes nothing where no BatchNorm is"),
+        ({"bn": "frozen", "freeze": "conv1"}, "bn frozen changes nothing where no BatchNorm is"),
+        ({"adapt_stem": True, "weights": "w"}, "adapt_stem is for --stem cifar"),
+        ({"cache_features": True}, "the first layer is trained, so there is nothing to cache"),
         (
             {"cache_features": True, "freeze": "freeze_a"},
             "never put out the same twice; use --bn frozen",

@@ -219,8 +219,8 @@ def network(rules, bn, name="adam", **settings):
     return step, state, batch, labels
 
 
-def assert_trains_as_torch_does(model, rules, images, label, *, double, weights=None):
-    """Same weights, same batches, Adam 0.001: losses within 1e-3 relative, and after one step the
+def assert_trains_as_torch_does(model, rules, images, label, *, double, weights=None, loss=1e-3):
+    """Same weights, same batches, Adam 0.001: losses within `loss` relative, and after one step the
     running statistics within 1e-5. Under `rules` torch has `requires_grad` off, as the report had,
     so that frozen BatchNorms go on following the batch.
     """
@@ -234,6 +234,7 @@ def assert_trains_as_torch_does(model, rules, images, label, *, double, weights=
         tensors |= {k: v for k, v in read_weights(weights).tensors.items() if k[:2] != "fc"}
         twin.load_state_dict({k: torch.tensor(np.array(v)) for k, v in tensors.items()})
     variables, _ = fill_model(model, tensors, source="torch")
+    variables = jax.tree.map(lambda x: x.astype(model.dtype), variables)
     labels = label_params(variables["params"], rules)
     for name, label_ in named_leaves(labels).items():
         twin.get_parameter(torch_name(name)).requires_grad_(label_ != "frozen")
@@ -250,11 +251,11 @@ def assert_trains_as_torch_does(model, rules, images, label, *, double, weights=
         state, measured = step(state, {"image": image, "label": target})
         optimizer.zero_grad()
         logits = twin(torch.tensor(image.transpose(0, 3, 1, 2)).to(kind))
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target).long())
-        loss.backward()
+        theirs = torch.nn.functional.cross_entropy(logits, torch.tensor(target).long())
+        theirs.backward()
         optimizer.step()
         ours = float(measured["loss_sum"]) / len(target)
-        assert ours == pytest.approx(float(loss.detach()), rel=1e-3), f"step {i + 1}"
+        assert ours == pytest.approx(float(theirs.detach()), rel=loss), f"step {i + 1}"
         if i == 0:
             buffers = dict(twin.named_buffers())
             for name, value in named_leaves(state.batch_stats).items():
@@ -276,8 +277,13 @@ def test_twenty_steps_are_torchs(rules):
 
 @pytest.mark.slow
 @TORCH_RULES
-def test_twenty_steps_of_resnet18_on_real_images_are_torchs_in_float32(rules):
-    """On CIFAR-10 from the weights that $JAXCIFAR_TEST_WEIGHTS names, where there are any."""
+def test_twenty_steps_of_resnet18_on_real_images_are_torchs(rules, optimised):
+    """In float64, on CIFAR-10 from the weights that $JAXCIFAR_TEST_WEIGHTS names, if there are any.
+
+    In float32 no two ways of rounding agree for twenty steps: Adam gives gradients near zero the
+    same step as large ones, and the losses part by about a factor of two a step. Torch 2.13 itself
+    with one thread and with two was 0.003 apart at step 9 and 0.02 at step 19.
+    """
     weights = os.environ.get("JAXCIFAR_TEST_WEIGHTS")
     try:
         train = load_dataset("cifar10", split=(2_560, 10)).train
@@ -285,15 +291,19 @@ def test_twenty_steps_of_resnet18_on_real_images_are_torchs_in_float32(rules):
         train = load_dataset("digits", split=(1_280, 10)).train
     images = np.asarray(make_normalize("imagenet")(train.images)).reshape(20, -1, 32, 32, 3)
     label = train.labels.reshape(20, -1)
-    assert_trains_as_torch_does(resnet18(), rules, images, label, double=False, weights=weights)
+    with jax.enable_x64(True):
+        model = resnet18(dtype=jnp.float64)
+        assert_trains_as_torch_does(
+            model, rules, np.float64(images), label, double=True, weights=weights, loss=1e-7
+        )
 
 
 class TestFreezing:
     @pytest.mark.parametrize("bn", ["batch", "frozen"])
     @pytest.mark.parametrize("name", OPTIMIZERS)
-    def test_frozen_leaves_keep_every_bit_and_the_others_move(self, name, bn):
+    def test_frozen_leaves_keep_every_bit_and_the_others_move(self, name, bn, optimised):
         step, state, batch, labels = network(FREEZE_A, bn, name)
-        fifty = jit(lambda s: jax.lax.fori_loop(0, 50, lambda _, s: step(s, batch)[0], s))
+        fifty = jax.jit(lambda s: jax.lax.fori_loop(0, 50, lambda _, s: step(s, batch)[0], s))
         after = fifty(state)
         labelled = named_leaves(labels)
         for leaf, before in named_leaves(state.params).items():

@@ -188,7 +188,9 @@ def test_the_seed_decides_the_run(recipe, digits):
     assert not np.array_equal(first.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(recipe, digits, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(
+    recipe, digits, tmp_path, optimised
+):
     wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(
         FloatingPointError, match=r"after epoch 1 .*learning rate 9\.89e\+29.*try a lower"

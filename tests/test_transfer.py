@@ -56,6 +56,12 @@ def test_torch_loads_the_export_strictly(run, tmp_path):
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
 
 
+def test_an_export_has_the_suffix_of_its_format(run, tmp_path):
+    with pytest.raises(WeightsError, match=r"call the file \.safetensors"):
+        export_run(run, tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
 def test_an_export_is_replaced_only_when_asked(run, tmp_path):
     out = tmp_path / "out.safetensors"
     out.write_text("mine")
@@ -114,8 +120,16 @@ def test_weights_trained_on_another_normalization_are_refused(run, recipe, tmp_p
             starting_weights(other)
 
 
+def test_a_run_is_not_replaced_by_one_that_begins_from_it(run, recipe, digits):
+    files = sorted(run.rglob("*"))
+    with pytest.raises(RunError, match="is the run that the weights come from"):
+        fit(changed(recipe, weights=str(run)), digits, workdir=run, overwrite=True)
+    assert sorted(run.rglob("*")) == files
+
+
 def test_weights_that_do_not_fit_leave_the_run_directory_as_it_was(run, recipe, digits, tmp_path):
-    wider = changed(recipe, weights=str(run), width=8, epochs=1)
+    export_run(run, tmp_path / "out.safetensors")
+    wider = changed(recipe, weights=str(tmp_path / "out.safetensors"), width=8, epochs=1)
     with pytest.raises(WeightsError, match="does not fit the model"):
         fit(wider, digits, workdir=tmp_path / "second")
     assert not (tmp_path / "second").exists()
