@@ -23,7 +23,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (a minute or two, once)"

@@ -46,6 +46,32 @@ FREEZE_A = FINETUNE | {"freeze": "freeze_a"}
 FREEZE_B = FINETUNE | {"freeze": "freeze_b", "head": "sequential"}
 FROZEN_WHOLE = {"bn": "frozen", "cache_features": True}
 
+# The same images and epochs spent better: warm-up, cosine to zero by step, light augmentation.
+MODERN = {
+    "schedule": "cosine",
+    "schedule_unit": "step",
+    "t_max": None,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "flip_rate": 0.5,
+}
+MODERN_SGD = MODERN | {
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "weight_decay": 5e-4,
+    "translate_pixels": 4,
+}
+# The best of six heads on frozen features (validation 0.748; SGD 0.1 likewise, without dropout and
+# smoothing 0.743, decay and dropout 0.5 0.734, a linear head 0.723).
+MODERN_HEAD = MODERN | {
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "weight_decay": 0.05,
+    "dropout_rate": 0.3,
+    "translate_pixels": 2,
+    "views": 4,
+}
+
 EXPERIMENTS: dict[str, Experiment] = {
     "demo": Experiment(
         {
@@ -85,6 +111,18 @@ EXPERIMENTS: dict[str, Experiment] = {
     "freeze_b_bn_frozen": Experiment(
         FREEZE_B | FROZEN_WHOLE,
         "freeze_b likewise: epochs after the first take a second on two CPU cores",
+    ),
+    "finetune_modern": Experiment(
+        FINETUNE | MODERN_SGD,
+        "finetune with SGD, augmentation and a schedule that ends; not measured yet",
+    ),
+    "freeze_a_modern": Experiment(
+        FREEZE_A | MODERN_SGD | {"bn": "frozen"},
+        "freeze_a likewise, frozen BatchNorms frozen, too; not measured yet",
+    ),
+    "freeze_b_modern": Experiment(
+        FREEZE_B | FROZEN_WHOLE | MODERN_HEAD,
+        "freeze_b with AdamW and dropout on four stored views of each image, cached",
     ),
 }
 

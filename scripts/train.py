@@ -24,7 +24,7 @@ def make_parser(arguments: list[str]) -> Parser:
     """The defaults shown are those of the experiment named first, if one is."""
     named = arguments and arguments[0].replace("-", "_") in EXPERIMENTS
     shown = get_experiment(arguments[0]).recipe if named else Recipe()
-    listing = "\n".join(f"  {name:<10} {e.text}" for name, e in EXPERIMENTS.items())
+    listing = "\n".join(f"  {name:<18} {e.text}" for name, e in EXPERIMENTS.items())
     parser = Parser(
         description=__doc__,
         epilog=f"experiments:\n{listing}\n\nEach experiment has defaults of its own: "

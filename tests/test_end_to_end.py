@@ -70,6 +70,7 @@ def test_train_evaluate_visualize(run_script, tmp_path):
     )
 
 
+@pytest.mark.slow  # a minute; tests/test_train.py has an interrupted run in the same process
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed_one(
     run_script, tmp_path
 ):

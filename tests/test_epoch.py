@@ -185,6 +185,7 @@ def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progr
             "loss_sum": jnp.float32(0),
             "correct": jnp.sum(bits, dtype=jnp.int32),
             "count": jnp.sum(batch["mask"], dtype=jnp.int32),
+            "gradient_norm_sum": jnp.zeros((), jnp.float32),
         }
 
     evaluation = make_evaluation(fake_eval_step, size=size, batch_size=batch_size)

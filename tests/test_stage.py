@@ -25,7 +25,6 @@ def plain(recipe):
         translate_pixels=0,
         freeze="freeze_a",
         bn="frozen",
-        batch_size=48,  # no smaller last batch: one program less to compile
     )
 
 
@@ -37,7 +36,7 @@ def assert_same_run(a, b, tolerance):
 
 @pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])
 def test_a_cached_run_is_the_same_run(plain, digits, freeze):
-    plain = changed(plain, freeze=freeze, batch_size=40)
+    plain = changed(plain, freeze=freeze, batch_size=50)
     state, history = fit(plain, digits)
     cached_state, cached = fit(changed(plain, cache_features=True), digits)
     assert_same_run(cached, history, 1e-5)
@@ -79,16 +78,16 @@ def test_something_thaws_when_its_epoch_comes(plain, digits):
     assert changed_stats == {"layer1"}
 
 
-@pytest.mark.parametrize(("stop", "cache"), [(1, True), (2, False), (2, True), (3, True)])
+@pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_thawing_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
-    plain, digits, tmp_path, stop, cache
+    plain, digits, tmp_path, stop
 ):
     """Stopped before something thaws, at that very moment, and after it."""
     thawing = changed(
         plain,
         freeze="fc=trained layer1=0.1@3 *=frozen",
         epochs=4,
-        cache_features=cache,
+        cache_features=True,
         clip_norm=0.5,
         log_gradient_norm=True,
     )

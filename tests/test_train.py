@@ -213,7 +213,7 @@ def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_
     for which in ("best", "last"):
         result = evaluate_run("run", which=which)
         assert {k: result[k] for k in ("loss", "accuracy", "examples")} == summary[which]["test"]
-    assert evaluate_run("run", split="train")["examples"] == 96
+    assert evaluate_run("run", split="train")["examples"] == 120
     validation = evaluate_run("run", split="validation", which="last")
     last = RunFiles(tmp_path / "run").read_history().rows[-1]
     assert validation["accuracy"] == last["validation_accuracy"]

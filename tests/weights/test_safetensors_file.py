@@ -192,7 +192,7 @@ def test_what_was_written_is_read_whatever_the_strides(tmp_path_factory, arrays)
 
 def test_a_file_that_is_there_is_kept_unless_told_otherwise(path, arrays):
     path.write_bytes(b"mine")
-    with pytest.raises(WeightsError, match=r"w\.safetensors exists: .* overwrite=True"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors exists: .*overwrite=True"):
         write_safetensors(path, arrays)
     assert path.read_bytes() == b"mine"
     write_safetensors(path, arrays, overwrite=True)
