@@ -352,7 +352,7 @@ def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:
 
 @lru_cache(maxsize=16)
 def _param_shapes(model: ResNet) -> Any:
-    """The shapes of the parameters; tracing ResNet-18 for them takes 0.4 s and starts no device."""
+    """The shapes of the parameters; tracing ResNet-18 for them takes 0.4 s."""
 
     def init() -> Any:
         image = jnp.zeros((1, 32, 32, 3), jnp.float32)

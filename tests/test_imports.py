@@ -28,6 +28,15 @@ def test_training_pieces_import_no_checkpointing_or_plotting():
     assert not loaded & {"orbax", "matplotlib", "tensorflow_datasets", "torch", "tensorflow"}
 
 
+def test_listing_the_experiments_starts_no_device():
+    """On a GPU it would take the memory before anything was asked for."""
+    code = (
+        "import jaxcifar; print(jaxcifar.EXPERIMENTS['freeze_b'].text); "
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    assert "jax" in modules_after(code)
+
+
 def test_every_public_name_is_there_and_listed():
     for name in jaxcifar.__all__:
         assert getattr(jaxcifar, name) is not None
