@@ -30,7 +30,8 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
 
     Raises:
         WeightsError: they cannot be had or do not fit the model.
-        RecipeError: they were trained on another normalization than the recipe's.
+        RecipeError: they were trained on another normalization than the recipe's, or are a run's on
+            another split of the same data.
         RunError, CheckpointError: what of the run cannot be used.
     """
     assert recipe.weights is not None
@@ -38,6 +39,7 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
     key, _ = seed_keys(recipe.seed)
     if RunFiles(Path(recipe.weights)).holds_run():
         origin, _, variables = restore_run(recipe.weights)
+        _check_split(recipe, origin)
         filled, report = fill_model(
             model,
             to_torch(variables),
@@ -92,6 +94,24 @@ def export_run(
         },
         overwrite=overwrite,
     )
+
+
+def _check_split(recipe: Recipe, origin: Recipe) -> None:
+    """On another split some of the images that validate here were trained on there: a validation
+    accuracy of 0.81 was seen beside a test accuracy of 0.72.
+    """
+    fields = ("train_size", "validation_size", "split_seed", "stratified")
+    mine, theirs = (
+        dict(zip(fields, (*r.split_sizes, r.split_seed, r.stratified), strict=True))
+        for r in (recipe, origin)
+    )
+    differing = [f"{name} {theirs[name]}" for name in fields if mine[name] != theirs[name]]
+    if recipe.dataset == origin.dataset and differing:
+        raise RecipeError(
+            f"{recipe.weights} was trained on another split of {origin.dataset} "
+            f"({', '.join(differing)}), so that its train images would validate here: use its "
+            "split, or export its weights and give the file, knowing that"
+        )
 
 
 def _check_normalization(recipe: Recipe, report: LoadReport) -> None:

@@ -120,6 +120,14 @@ def test_weights_trained_on_another_normalization_are_refused(run, recipe, tmp_p
             starting_weights(other)
 
 
+@pytest.mark.parametrize("settings", [{"train_size": 80}, {"split_seed": 1}, {"stratified": True}])
+def test_a_run_on_another_split_would_validate_on_what_it_was_trained_on(run, recipe, settings):
+    with pytest.raises(RecipeError, match=r"another split of digits \((train_size 120|s).*export"):
+        starting_weights(changed(recipe, weights=str(run), **settings))
+    export_run(run, run / "out.safetensors")
+    starting_weights(changed(recipe, weights=str(run / "out.safetensors"), **settings))
+
+
 def test_a_run_is_not_replaced_by_one_that_begins_from_it(run, recipe, digits):
     files = sorted(run.rglob("*"))
     with pytest.raises(RunError, match="is the run that the weights come from"):
