@@ -80,7 +80,18 @@ def given_options(parsed: argparse.Namespace, dataclass: type) -> dict[str, Any]
     return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
 
 
-def checkpoint_choice(text: str) -> str | int:
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint best|last|STEP."""
+    parser.add_argument(
+        "--checkpoint",
+        type=_checkpoint_choice,
+        default="best",
+        metavar="best|last|STEP",
+        help="best is by validation accuracy (default: %(default)s)",
+    )
+
+
+def _checkpoint_choice(text: str) -> str | int:
     """Which checkpoint: "best", "last" or a step."""
     if text in ("best", "last"):
         return text

@@ -37,6 +37,11 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
     assert recipe.weights is not None
     model = recipe.make_model()
     key, _ = seed_keys(recipe.seed)
+    wishes: dict[str, Any] = {
+        "key": key,
+        "new_head": recipe.new_head,
+        "adapt_stem": recipe.adapt_stem,
+    }
     if RunFiles(Path(recipe.weights)).holds_run():
         origin, _, variables = restore_run(recipe.weights)
         _check_split(recipe, origin)
@@ -45,18 +50,10 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
             to_torch(variables),
             source=recipe.weights,
             preprocessing=preprocessing_of(origin),
-            key=key,
-            new_head=recipe.new_head,
-            adapt_stem=recipe.adapt_stem,
+            **wishes,
         )
     else:
-        filled, report = load_pretrained(
-            recipe.weights,
-            model,
-            key=key,
-            new_head=recipe.new_head,
-            adapt_stem=recipe.adapt_stem,
-        )
+        filled, report = load_pretrained(recipe.weights, model, **wishes)
     _check_normalization(recipe, report)
     return filled, report
 

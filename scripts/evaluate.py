@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
-from jaxcifar.cli import Parser, checkpoint_choice, run_script
+from jaxcifar.cli import Parser, add_checkpoint_option, run_script
 from jaxcifar.evaluation import SplitName, evaluate_run
 
 
@@ -19,13 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--split", choices=get_args(SplitName), default="test", help="default: %(default)s"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=checkpoint_choice,
-        default="best",
-        metavar="best|last|STEP",
-        help="best is by validation accuracy (default: %(default)s)",
-    )
+    add_checkpoint_option(parser)
     parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
     parsed = parser.parse()
     result = evaluate_run(

@@ -8,7 +8,7 @@ In PyTorch: model.load_state_dict(safetensors.torch.load_file("finetune.safetens
 import argparse
 from pathlib import Path
 
-from jaxcifar.cli import Parser, checkpoint_choice, run_script
+from jaxcifar.cli import Parser, add_checkpoint_option, run_script
 from jaxcifar.transfer import export_run
 
 
@@ -17,13 +17,7 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="directory that train.py wrote")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file to write")
-    parser.add_argument(
-        "--checkpoint",
-        type=checkpoint_choice,
-        default="best",
-        metavar="best|last|STEP",
-        help="best is by validation accuracy (default: %(default)s)",
-    )
+    add_checkpoint_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parsed = parser.parse()
     export_run(parsed.run, parsed.out, which=parsed.checkpoint, overwrite=parsed.overwrite)

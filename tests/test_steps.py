@@ -281,8 +281,9 @@ def test_twenty_steps_of_resnet18_on_real_images_are_torchs(rules, optimised):
     """In float64, on CIFAR-10 from the weights that $JAXCIFAR_TEST_WEIGHTS names, if there are any.
 
     In float32 no two ways of rounding agree for twenty steps: Adam gives gradients near zero the
-    same step as large ones, and the losses part by about a factor of two a step. Torch 2.13 itself
-    with one thread and with two was 0.003 apart at step 9 and 0.02 at step 19.
+    same step as large ones, and the losses part by nearly a factor of two a step. Torch 2.13 in
+    float32 was itself 0.002 (two threads) and 0.006 (one) from its float64 at step 9, relative, and
+    0.005 and 0.02 at step 19.
     """
     weights = os.environ.get("JAXCIFAR_TEST_WEIGHTS")
     try:
