@@ -45,7 +45,7 @@ def variant(
     """An epoch of `STEPS` steps, and what is known of it without running."""
     recipe = dataclasses.replace(get_experiment(preset).recipe, clip_norm=1.0)
     model, tx, labels = recipe.make_model(1), recipe.make_optimizer(), recipe.make_labels(1)
-    normalize = recipe.make_normalize()
+    normalize = recipe.make_preprocess()
     cut = cut_point(model, labels) if cached else None
     step = make_train_step(
         model, tx, normalize=normalize, labels=labels, start=cut, log_gradient_norm=True

@@ -40,7 +40,7 @@ class Training:
         recipe = dataclasses.replace(get_experiment("scratch").recipe, stem=stem)
         model = recipe.make_model().clone(lowering=lowering)
         tx = recipe.make_optimizer()
-        self.step: TrainStep = make_train_step(model, tx, normalize=recipe.make_normalize())
+        self.step: TrainStep = make_train_step(model, tx, normalize=recipe.make_preprocess())
         self.state: TrainState = init_state(model, tx, seed=0, image_size=recipe.image_size)
         self.jitted = jax.jit(self.step, donate_argnums=0)
 
@@ -68,7 +68,7 @@ def torch_variants(stem: Stem, batch: dict[str, Any]) -> dict[str, Callable[[], 
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     recipe = get_experiment("scratch").recipe
-    normalized = np.array(recipe.make_normalize()(batch["image"]))
+    normalized = np.array(recipe.make_preprocess()(batch["image"]))
 
     def variant(memory_format: Any) -> Callable[[], None]:
         model = ResNet((2, 2, 2, 2), stem=stem).to(memory_format=memory_format)

@@ -42,7 +42,10 @@ class Checkpoints:
         else:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(n=1, get_metric_fn=_metric)]
+                    [
+                        LatestN(1),
+                        BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False),
+                    ]
                 ),
                 best_fn=_metric,  # without it Orbax does not write the metrics
                 cleanup_tmp_directories=True,
@@ -68,15 +71,18 @@ class Checkpoints:
     ) -> None:
         self._manager.close()
 
-    def save(self, state: TrainState, *, validation_accuracy: float) -> None:
-        """Begin to save `state` under its step number; returns when it has been copied."""
+    def save(self, state: TrainState, *, validation_accuracy: float | None) -> None:
+        """Begin to save `state` under its step number; returns when it has been copied.
+
+        Without a validation accuracy it can be the last checkpoint, never the best.
+        """
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(state.variables),
                 train=ocp.args.StandardSave(_training_part(state)),
             ),
-            metrics={METRIC: validation_accuracy},
+            metrics=None if validation_accuracy is None else {METRIC: validation_accuracy},
         )
 
     def wait(self) -> None:
@@ -100,7 +106,7 @@ class Checkpoints:
             return steps[-1]
         if which == "best":
             # Of equals the later one, as Orbax's BestN keeps.
-            return max(steps, key=lambda step: (self.validation_accuracy(step), step))
+            return max(steps, key=lambda step: (self._rank(step), step))
         if which not in steps:
             raise CheckpointError(
                 f"{self.directory} holds no checkpoint of step {which}: choose best, last, "
@@ -108,11 +114,17 @@ class Checkpoints:
             )
         return which
 
-    def validation_accuracy(self, step: int) -> float:
-        """The validation accuracy stored with a step."""
+    def validation_accuracy(self, step: int) -> float | None:
+        """The validation accuracy stored with a step, if it was validated."""
         with self._reading(step):
+            if not (self.directory / str(step) / "metrics").exists():
+                return None
             items = ocp.args.Composite(metrics=ocp.args.JsonRestore())
             return float(self._manager.restore(step, args=items)["metrics"][METRIC])
+
+    def _rank(self, step: int) -> float:
+        accuracy = self.validation_accuracy(step)
+        return -1.0 if accuracy is None else accuracy
 
     def restore_weights(self, target: Mapping[str, PyTree], which: Which = "best") -> PyTree:
         """``{"params", "batch_stats"}`` of one checkpoint, on the default device.

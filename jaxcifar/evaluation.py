@@ -96,7 +96,7 @@ def evaluate_run(
         model,
         variables,
         getattr(splits, split),
-        normalize=recipe.make_normalize(),
+        normalize=recipe.make_preprocess(),
         batch_size=recipe.eval_batch_size,
         progress=progress,
     )

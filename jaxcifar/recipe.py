@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcifar.augment import NORMALIZATIONS, make_normalize
+from jaxcifar.augment import (
+    NORMALIZATIONS,
+    Augment,
+    Interpolation,
+    make_augment,
+    make_preprocess,
+)
 from jaxcifar.data import Splits, check_split, dataset_info, load_dataset
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
@@ -55,9 +61,20 @@ class Recipe:
     stratified: bool = setting("data", False, "keep the class proportions in the split")
     split_seed: int = setting("data", 0, "chooses the images of the split")
     normalization: str = setting("data", "cifar10", f"mean and std: {', '.join(NORMALIZATIONS)}")
+    resize: int | None = setting(
+        "data", None, "height and width the network sees, pixels (default: the dataset's)"
+    )
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
-    translate_pixels: int = setting("data", 0, "augmentation: largest random shift, pixels")
-
+    rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
+    interpolation: Interpolation = setting(
+        "data", "nearest", "of the rotation: nearest (torchvision's default) or bilinear"
+    )
+    translate_pixels: int = setting(
+        "data", 0, "augmentation: largest random shift, pixels after resizing"
+    )
+    cutout_pixels: int = setting(
+        "data", 0, "augmentation: side of a square covered at random, pixels after resizing"
+    )
     views: int | None = setting(
         "data", None, "augmentations of each image, taken in turn (default: a new one each epoch)"
     )
@@ -118,6 +135,9 @@ class Recipe:
     warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
     final_scale: float = setting("training", 0.0, "rate at the schedule's end, share of the peak")
 
+    validate_every: int = setting(
+        "training", 1, "epochs from one validation to the next; the last epoch always has one"
+    )
     eval_batch_size: int = setting(
         "training", 500, "images a step in evaluation; changes no result"
     )
@@ -134,9 +154,10 @@ class Recipe:
             _check_type(name, getattr(self, name), hint)
         _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
-        for name in ("width", "epochs", "batch_size", "eval_batch_size"):
+        for name in ("width", "epochs", "batch_size", "eval_batch_size", "validate_every"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("translate_pixels", "weight_decay", "warmup_epochs", "final_scale"):
+        not_negative = ("translate_pixels", "cutout_pixels", "weight_decay", "warmup_epochs")
+        for name in (*not_negative, "final_scale"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("seed", "split_seed"):
             value = getattr(self, name)
@@ -144,21 +165,20 @@ class Recipe:
         for name in ("dropout_rate", "momentum", "label_smoothing"):
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
         _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
+        _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
         _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
-        for name in ("clip_norm", "views"):
+        for name in ("clip_norm", "views", "t_max", "resize"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "must be positive")
-        _check(self, "t_max", self.t_max is None or self.t_max > 0, "must be positive")
         _check(
             self,
             "weight_decay",
             self.optimizer != "adam" or self.weight_decay == 0,
             "needs --optimizer adamw (or sgd)",
         )
-        side = dataset_info(self.dataset).side
-        _check(
-            self, "translate_pixels", self.translate_pixels < side, f"must be under {side} pixels"
-        )
+        side = self.image_size
+        for name in ("translate_pixels", "cutout_pixels"):
+            _check(self, name, getattr(self, name) < side, f"must be under {side} pixels")
         train_size, _ = self.split_sizes
         if self.batch_size > train_size:
             raise RecipeError(
@@ -185,7 +205,7 @@ class Recipe:
             not self.adapt_stem or self.stem == "cifar",
             "is for --stem cifar, which 7x7 kernels do not fit",
         )
-        augmented = bool(self.flip_rate or self.translate_pixels)
+        augmented = self.make_augment() is not None
         if self.views is not None and not augmented:
             raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")
         if self.freeze == "none" and self.bn == "batch" and not self.cache_features:
@@ -215,8 +235,8 @@ class Recipe:
         if augmented and self.views is None:
             raise RecipeError(
                 "cache_features: with a new augmentation each epoch no two inputs are the same; "
-                "choose a number of stored ones (--views 4) or none (--flip-rate 0 "
-                "--translate-pixels 0)"
+                "choose a number of stored ones (--views 4) or none (--flip-rate 0, "
+                "--rotate-degrees 0, --translate-pixels 0, --cutout-pixels 0)"
             )
 
     @property
@@ -237,7 +257,7 @@ class Recipe:
     @property
     def image_size(self) -> int:
         """Height and width the network sees, pixels."""
-        return dataset_info(self.dataset).side
+        return self.resize or dataset_info(self.dataset).side
 
     def make_model(self, epoch: int | None = None) -> ResNet:
         """The network; with `epoch`, with the BatchNorms frozen that are so in that epoch."""
@@ -298,9 +318,22 @@ class Recipe:
             clip_norm=self.clip_norm,
         )
 
-    def make_normalize(self) -> Callable[[jax.Array], jax.Array]:
-        """uint8 or [0, 1] images to what the network sees."""
-        return make_normalize(self.normalization)
+    def make_preprocess(self) -> Callable[[jax.Array], jax.Array]:
+        """uint8 or [0, 1] images to what the network sees: resized and normalised."""
+        return make_preprocess(self.normalization, self.resize)
+
+    def make_augment(self) -> Augment | None:
+        """``(keys [n], images [n, h, w, 3]) -> images``, or None where nothing is asked for."""
+        return make_augment(
+            side=self.resize,
+            flip_rate=self.flip_rate,
+            rotate_degrees=self.rotate_degrees,
+            interpolation=self.interpolation,
+            translate_pixels=self.translate_pixels,
+            cutout_pixels=self.cutout_pixels,
+            cutout_fill=NORMALIZATIONS[self.normalization][0],
+            dtype=jnp.dtype(self.dtype),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for config.json."""

@@ -33,6 +33,10 @@ class History:
         """The values of one metric over the epochs."""
         return [row[name] for row in self.rows]
 
+    def validated(self) -> "History":
+        """The epochs that were validated; the others have None there."""
+        return History([row for row in self.rows if row["validation_accuracy"] is not None])
+
 
 @dataclass(frozen=True)
 class RunFiles:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 
-from jaxcifar.augment import make_augment
 from jaxcifar.data import Splits
 from jaxcifar.epoch import make_evaluation, make_train_epoch
 from jaxcifar.evaluation import to_device
@@ -59,8 +58,8 @@ def begin_stage(
     """
     _, last_epoch = recipe.stage_of(epoch)
     model, tx = recipe.make_model(epoch), recipe.make_optimizer(epoch)
-    labels, normalize = recipe.make_labels(epoch), recipe.make_normalize()
-    augment = make_augment(flip_rate=recipe.flip_rate, translate_pixels=recipe.translate_pixels)
+    labels, normalize = recipe.make_labels(epoch), recipe.make_preprocess()
+    augment = recipe.make_augment()
     train_data, validation_data = to_device(splits.train), to_device(splits.validation)
 
     cut = cut_point(model, labels) if recipe.cache_features else None

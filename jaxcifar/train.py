@@ -60,9 +60,10 @@ def fit(
         The state after the last epoch, and the history: for each epoch "epoch" (from 1), "step"
         (taken in all), "learning_rate" (of the epoch's last step), "train_loss" and
         "train_accuracy" (means over the epoch, as it trained), "validation_loss",
-        "validation_accuracy", "seconds" (of training, and of caching features where that was
-        done), "validation_seconds", "images_per_second" (of training) and, where the recipe asks
-        for it, "gradient_norm" (over what is trained). Losses are in nats, accuracies fractions.
+        "validation_accuracy" (None in epochs that `validate_every` leaves out), "seconds" (of
+        training, and of caching features where that was done), "validation_seconds",
+        "images_per_second" (of training) and, where the recipe asks for it, "gradient_norm" (over
+        what is trained). Losses are in nats, accuracies fractions.
 
     Raises:
         RunError: `workdir` holds something that may not be overwritten, or nothing to resume.
@@ -108,8 +109,10 @@ def fit(
             _check_finite(trained["loss"], epoch, state, schedule, files)
 
             begun = time.perf_counter()
-            with ProgressBar("  validate", len(splits.validation), verbose) as bar:
-                validated = metrics.compute(stage.validate(state, bar.advance))
+            validated: dict[str, float | None] = {"loss": None, "accuracy": None}
+            if epoch % recipe.validate_every == 0 or epoch == recipe.epochs:
+                with ProgressBar("  validate", len(splits.validation), verbose) as bar:
+                    validated |= metrics.compute(stage.validate(state, bar.advance))
             row: Row = {
                 "epoch": epoch,
                 "step": int(state.step),
@@ -138,7 +141,7 @@ def fit(
         if files is not None and checkpoints is not None and not _is_complete(files, recipe):
             checkpoints.wait()
             test = make_evaluation(
-                make_eval_step(recipe.make_model(), normalize=recipe.make_normalize()),
+                make_eval_step(recipe.make_model(), normalize=recipe.make_preprocess()),
                 size=len(splits.test),
                 batch_size=recipe.eval_batch_size,
             )
@@ -318,14 +321,19 @@ def _print_opening(
 
 def _epoch_line(history: History, epochs: int) -> str:
     row = history.rows[-1]
-    accuracies = history.column("validation_accuracy")
+    validated = " " * len("  validation 0.0000 0.0000 best")
+    if row["validation_accuracy"] is not None:
+        accuracies = history.validated().column("validation_accuracy")
+        validated = (
+            f"  validation {row['validation_loss']:.4f} {row['validation_accuracy']:.4f}"
+            f"{' best' if accuracies[-1] >= max(accuracies) else '     '}"
+        )
     recent = history.rows[-3:]
     a_epoch = sum(r["seconds"] + r["validation_seconds"] for r in recent) / len(recent)
     return (
         f"epoch {row['epoch']:>3}/{epochs}"
         f"  train {row['train_loss']:.4f} {row['train_accuracy']:.4f}"
-        f"  validation {row['validation_loss']:.4f} {row['validation_accuracy']:.4f}"
-        f"{' best' if accuracies[-1] >= max(accuracies) else '     '}"
+        f"{validated}"
         f"  lr {row['learning_rate']:.2e}"
         f"  {row['images_per_second']:,.0f} img/s"
         f"  {duration(a_epoch * (epochs - row['epoch']))} left"

@@ -43,7 +43,7 @@ def draw_activations(
     splits = load_splits(recipe, data_dir)
     index = find_test_image(splits, image)
     pixels = np.asarray(splits.test.images[index])
-    inputs = recipe.make_normalize()(jnp.asarray(pixels)[None])
+    inputs = recipe.make_preprocess()(jnp.asarray(pixels)[None])
     try:
         outputs = capture(model, variables, inputs, layers)
     except ValueError as error:

@@ -60,6 +60,17 @@ def test_of_equals_the_later_is_the_best(tmp_path, states):
         assert checkpoints.find("best") == 30
 
 
+def test_a_checkpoint_without_a_validation_is_the_last_at_most(tmp_path, states):
+    with Checkpoints(tmp_path) as checkpoints:
+        for state, accuracy in zip(states, (0.2, None, None), strict=True):
+            checkpoints.save(state, validation_accuracy=accuracy)
+        checkpoints.wait()
+        assert checkpoints.steps() == [10, 30]
+        assert checkpoints.find("best") == 10
+        assert checkpoints.find("last") == 30
+        assert checkpoints.validation_accuracy(30) is None
+
+
 def test_a_state_comes_back_to_the_bit(directory, states):
     with Checkpoints(directory) as checkpoints:
         assert_trees_identical(checkpoints.restore_state(states[0], "last"), states[2])

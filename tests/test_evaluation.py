@@ -26,7 +26,7 @@ def run(recipe, tmp_path):
 def test_evaluation_equals_scoring_all_images_at_once(recipe, digits):
     model = recipe.make_model()
     state = init_state(model, recipe.make_optimizer(), seed=0, image_size=32)
-    normalize = recipe.make_normalize()
+    normalize = recipe.make_preprocess()
     part = Dataset(digits.test.images[:50], digits.test.labels[:50])
     logits = model.apply(state.variables, normalize(jax.numpy.asarray(part.images)), train=False)
     logits = np.asarray(logits, np.float64)

@@ -39,6 +39,16 @@ def test_the_reports_transfer_runs_are_as_experiments_says():
     assert trained == [11_181_642, 11_181_642 - 157_504, 512 * 256 + 256 + 256 * 10 + 10]
 
 
+def test_the_mini_run_is_as_experiments_says():
+    mini = get_experiment("mini").recipe
+    assert (mini.split_sizes, mini.stratified) == ((5_000, 45_000), True)
+    assert (mini.image_size, mini.normalization, mini.weights) == (224, "imagenet", None)
+    assert (mini.flip_rate, mini.rotate_degrees, mini.interpolation) == (0.4, 30, "nearest")
+    assert (mini.head, mini.dropout_rate) == ("linear", 0.3)
+    assert (mini.epochs, mini.learning_rate, mini.optimizer) == (50, 0.001, "adam")
+    assert (mini.translate_pixels, mini.cutout_pixels, mini.weight_decay) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n.endswith(("_bn_frozen", "_modern"))])
 def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
     recipe = get_experiment(name).recipe

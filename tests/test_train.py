@@ -57,11 +57,45 @@ def test_a_run_leaves_its_files_and_they_agree(recipe, digits, tmp_path):
     assert summary["best"]["validation_accuracy"] == max(accuracies)
     assert summary["last"]["validation_accuracy"] == accuracies[-1]
     scored = evaluate(
-        recipe.make_model(), state.variables, digits.test, normalize=recipe.make_normalize()
+        recipe.make_model(), state.variables, digits.test, normalize=recipe.make_preprocess()
     )
     assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
     assert summary["last"]["test"]["examples"] == 360
     assert summary["last"]["test"]["loss"] == pytest.approx(scored["loss"], rel=1e-5)
+
+
+def test_validation_every_few_epochs_changes_nothing_else(recipe, digits, tmp_path, capsys):
+    state, history = fit(recipe, digits)
+    seldom = dataclasses.replace(recipe, validate_every=2)
+    again, sparse = fit(seldom, digits, workdir=tmp_path / "run", verbose=True)
+    assert_trees_identical(again, state)
+    for name in ("validation_loss", "validation_accuracy"):
+        expected = history.column(name)
+        assert sparse.column(name) == [None, expected[1], expected[2]]  # the last one always
+    assert sparse.validated().column("epoch") == [2, 3]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["validation" in line for line in lines] == [False, True, True]
+    assert len({line.index("  lr ") for line in lines}) == 1, "the columns stand in line"
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["best"]["validation_accuracy"] == max(sparse.column("validation_accuracy")[1:])
+
+
+def test_images_are_trained_on_and_scored_at_the_size_asked_for(recipe, digits, tmp_path):
+    """A network for 16x16 is what one gets by resizing beforehand."""
+    small = dataclasses.replace(recipe, resize=16, flip_rate=0.0, translate_pixels=0, epochs=1)
+    state, history = fit(small, digits, workdir=tmp_path / "run")
+    inputs = small.make_preprocess()(digits.validation.images)
+    assert inputs.shape[1:] == (16, 16, 3)
+    logits = small.make_model().apply(state.variables, inputs, train=False)
+    accuracy = np.mean(np.argmax(logits, axis=-1) == digits.validation.labels)
+    assert history.rows[-1]["validation_accuracy"] == pytest.approx(accuracy)
+    scored = evaluate(
+        small.make_model(), state.variables, digits.test, normalize=small.make_preprocess()
+    )
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
 
 
 def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
