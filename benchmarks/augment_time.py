@@ -1,0 +1,131 @@
+"""What augmentation costs: an epoch's time with it over the same epoch's time without.
+
+  python -m benchmarks.augment_time                ResNet-18 at 32x32, batch 128, float32, Adam
+  python -m benchmarks.augment_time --side 64      resized to 64x64
+
+The shipped epoch over ten batches of random images on the device, without augmentation and under
+several sets of it; and, since on a noisy machine the difference of two epochs drowns, each set by
+itself, on ten batches in one program. At another side than 32 every variant is resized.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.harness import compare, interleave, save, show
+from jaxcifar.epoch import make_train_epoch
+from jaxcifar.experiments import get_experiment
+from jaxcifar.recipe import Recipe
+from jaxcifar.state import init_state
+from jaxcifar.steps import make_train_step
+
+STEPS = 10  # in one timed program
+TURN = {"flip_rate": 0.4, "rotate_degrees": 30.0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "flip": {"flip_rate": 0.4},
+    "mini: flip, rotate (nearest)": TURN,
+    "flip, rotate (bilinear)": TURN | {"interpolation": "bilinear"},
+    "flip, translate, cutout": {"flip_rate": 0.5, "translate_pixels": 4, "cutout_pixels": 12},
+    "all (bilinear)": TURN
+    | {"interpolation": "bilinear", "translate_pixels": 4, "cutout_pixels": 12},
+}
+
+
+def variant(recipe: Recipe, data: dict[str, jax.Array]) -> tuple[Callable[[], None], float]:
+    """An epoch of `STEPS` steps, and the seconds it took to compile."""
+    model, tx = recipe.make_model(), recipe.make_optimizer()
+    epoch = make_train_epoch(
+        make_train_step(model, tx, normalize=recipe.make_preprocess()),
+        size=STEPS * recipe.batch_size,
+        batch_size=recipe.batch_size,
+        augment=recipe.make_augment(),
+    )
+    begun = time.perf_counter()
+    state = init_state(model, tx, seed=0, image_size=recipe.image_size)
+    holder = [epoch.compile(state, data)]
+    seconds = time.perf_counter() - begun
+
+    def run() -> None:
+        holder[0], _ = jax.block_until_ready(epoch.run(holder[0], data))
+
+    return run, seconds
+
+
+def alone(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
+    """The augmentation of `STEPS` batches and nothing else."""
+    augment, n = recipe.make_augment(), recipe.batch_size
+    assert augment is not None
+
+    @jax.jit
+    def program(images: jax.Array, key: jax.Array) -> jax.Array:
+        def body(i: jax.Array, total: jax.Array) -> jax.Array:
+            batch = jax.lax.dynamic_slice_in_dim(images, i * n, n)
+            keys = jax.random.split(jax.random.fold_in(key, i), n)
+            return total + augment(keys, batch).astype(jnp.float32)  # so that nothing is left out
+
+        total = jnp.zeros((n, recipe.image_size, recipe.image_size, 3), jnp.float32)
+        return jax.lax.fori_loop(0, STEPS, body, total)
+
+    key = jax.random.key(0)
+
+    def run() -> None:
+        jax.block_until_ready(program(data["image"], key))
+
+    return run
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--side", type=int, default=32, help="pixels (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, help="default: benchmarks/results/augment_time_SIDE_....json"
+    )
+    parsed = parser.parse_args()
+    n = parsed.batch_size
+    base = dataclasses.replace(
+        get_experiment("scratch").recipe,
+        batch_size=n,
+        resize=None if parsed.side == 32 else parsed.side,
+    )
+    rng = np.random.default_rng(0)
+    data = {
+        "image": jnp.asarray(rng.integers(0, 256, (STEPS * n, 32, 32, 3), dtype=np.uint8)),
+        "label": jnp.asarray(rng.integers(0, 10, STEPS * n, dtype=np.int32)),
+    }
+    runs, compile_seconds = {}, {}
+    for name, settings in VARIANTS.items():
+        runs[name], compile_seconds[name] = variant(dataclasses.replace(base, **settings), data)
+        print(f"compiled {name} in {compile_seconds[name]:.1f} s", flush=True)
+    augmented = [name for name in VARIANTS if name != "none"]
+    for name in augmented:
+        runs[f"only {name}"] = alone(dataclasses.replace(base, **VARIANTS[name]), data)
+    ratios = {f"{name} / none": (name, "none") for name in runs if name != "none"}
+    timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
+    show(f"{STEPS} training steps at {parsed.side} pixels, batch {n}, float32", timed)
+    save(
+        f"augment_time_{parsed.side}",
+        {
+            "settings": {"batch_size": n, "side": parsed.side, "dtype": "float32", "steps": STEPS},
+            "variants": VARIANTS,
+            "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
+            "epochs": timed,
+        },
+        out=parsed.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
