@@ -162,13 +162,23 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
+# What of the course report is not one run.
+ELSEWHERE = {
+    "dropout_sweep": "scripts/sweep.py mini --field dropout_rate --values 0.1 0.2 0.3 0.4",
+    "activations": "scripts/visualize.py RUN --image ship",
+    "compare": "scripts/reproduce.py --only compare",
+}
+
+
 def get_experiment(name: str) -> Experiment:
     """The preset of that name; `-` and `_` are the same.
 
     Raises:
-        RecipeError: unknown, with the nearest name.
+        RecipeError: unknown, with the nearest name; or not one run, with the command that makes it.
     """
     key = name.replace("-", "_")
+    if key in ELSEWHERE:
+        raise RecipeError(f"{name} is not one run: python {ELSEWHERE[key]}")
     if key not in EXPERIMENTS:
         raise RecipeError(f"unknown experiment {name!r}{did_you_mean(key, EXPERIMENTS)}")
     return EXPERIMENTS[key]

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcifar.experiments import EXPERIMENTS, get_experiment
+from jaxcifar.experiments import ELSEWHERE, EXPERIMENTS, get_experiment
 from jaxcifar.partition import count_params, split_params
 from jaxcifar.recipe import RecipeError, _param_shapes
 
@@ -15,6 +15,13 @@ def test_an_unknown_experiment_has_its_nearest_name():
         get_experiment("scrach")
     with pytest.raises(RecipeError, match="choose from demo, scratch"):
         get_experiment("xyzzy")
+
+
+def test_what_is_not_one_run_names_the_command_that_makes_it(root):
+    for name, command in ELSEWHERE.items():
+        assert (root / command.split()[0]).is_file()
+        with pytest.raises(RecipeError, match=f"{name} is not one run: python {command}"):
+            get_experiment(name)
 
 
 def test_the_reports_transfer_runs_are_as_experiments_says():

@@ -1,8 +1,6 @@
 import re
 import runpy
 
-import pytest
-
 from jaxcifar.partition import label_params, parse_rules
 from jaxcifar.pretrained import export_weights
 from jaxcifar.resnet import resnet18
@@ -17,14 +15,19 @@ def test_the_readme_names_the_two_commands(root):
         assert (root / picture).is_file(), picture
 
 
-@pytest.mark.slow
-def test_the_python_example_runs_as_it_stands(root, tmp_path, capsys):
+def test_the_python_example_runs_as_it_stands(root, tmp_path, monkeypatch, capsys):
     readme = (root / "README.md").read_text()
     example = re.search(r"## From Python\n+```python\n(.*?)```", readme, re.DOTALL)
     assert example is not None
+    statements = [line for line in example[1].splitlines() if line]
+    assert len(statements) <= 10
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "example.py").write_text(example[1])
-    runpy.run_path(str(tmp_path / "example.py"))
+    names = runpy.run_path(str(tmp_path / "example.py"))
     assert "'accuracy'" in capsys.readouterr().out
+    # One digit in ten is right by chance.
+    assert max(names["history"].column("validation_accuracy")) > 0.4
+    assert (tmp_path / "runs" / "mine" / "summary.json").is_file()
 
 
 def test_the_transfer_example_runs_as_it_stands(root, tmp_path, monkeypatch, capsys):
