@@ -4,14 +4,29 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 
+from jaxcifar.resnet import ResNet
 from jaxcifar.suggest import did_you_mean
+
+# Three layers of keras.applications' ResNet50 as the course report names them. The last ends its
+# block, whose basic form has two convolutions and not three.
+KERAS_NAMES = {
+    "conv1_conv": "conv1",
+    "conv2_block1_1_conv": "layer1.0.conv1",
+    "conv2_block2_3_conv": "layer1.1.conv{last}",
+}
+
+
+def torchvision_name(model: ResNet, layer: str) -> str:
+    """The torchvision name of a layer that may be named as Keras does (`KERAS_NAMES`)."""
+    if layer not in KERAS_NAMES:
+        return layer
+    return KERAS_NAMES[layer].format(last=3 if model.bottleneck else 2)
 
 
 def capture(
-    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, layers: Sequence[str]
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array, layers: Sequence[str]
 ) -> dict[str, jax.Array]:
     """The outputs of `layers` in evaluation mode.
 
@@ -21,40 +36,51 @@ def capture(
         layers: names as in torchvision: "conv1", "layer1.0.conv1", "layer1.0.bn2", "layer1.0" (a
             block, after its last ReLU), "layer1", "avgpool", "fc"; and after the ReLUs inside
             "relu" (of the stem), "layer1.0.relu1". "bn1" is before its ReLU, where a torch hook
-            would see the ReLU done in place.
+            would see the ReLU done in place. The names in `KERAS_NAMES` will do, too.
 
     Returns:
         Name -> [n, h, w, channels] ([n, features] from "avgpool" on), in the order asked for.
 
     Raises:
-        ValueError: an unknown layer, with the nearest name.
+        ValueError: an unknown layer, with the nearest names.
     """
     found = list_layers(model, variables, images)
-    for name in layers:
-        if name not in found:
-            raise ValueError(f"unknown layer {name!r}{did_you_mean(name, found)}")
+    wanted = {name: torchvision_name(model, name) for name in layers}
+    for name, path in wanted.items():
+        if path not in found:
+            hint = f": the network has no {path}"
+            if path == name:
+                hint = did_you_mean(name, [*found, *KERAS_NAMES], others=model.children, count=3)
+            raise ValueError(f"unknown layer {name!r}{hint}")
 
-    captured = _capture(model, tuple(layers), variables, images)
-    return {name: captured[name] for name in layers}
+    captured = _capture(model, tuple(wanted.values()), variables, images)
+    return {name: captured[path] for name, path in wanted.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # of the module, so that a second call compiles nothing
 def _capture(
-    model: nn.Module, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
+    model: ResNet, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     outputs = _outputs(model, variables, images)
     return {name: outputs[name] for name in layers}
 
 
 def list_layers(
-    model: nn.Module, variables: Mapping[str, Any], images: jax.Array
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Every layer that `capture` knows, with the shape of its output; nothing is computed."""
-    return jax.eval_shape(lambda v, x: _outputs(model, v, x), variables, images)
+    return _everything.eval_shape(model, variables, images)
+
+
+@partial(jax.jit, static_argnums=0)  # of the module, so that shapes asked for again trace nothing
+def _everything(
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array
+) -> dict[str, jax.Array]:
+    return _outputs(model, variables, images)
 
 
 def _outputs(
-    model: nn.Module, variables: Mapping[str, Any], images: jax.Array
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     _, updates = model.apply(variables, images, train=False, mutable=["intermediates"])
     outputs: dict[str, jax.Array] = {}

@@ -12,6 +12,7 @@ from jaxcifar.checkpoint import CheckpointError
 from jaxcifar.compilation_cache import enable_compilation_cache
 from jaxcifar.data import DataError
 from jaxcifar.features import FeatureError
+from jaxcifar.image_file import ImageFileError
 from jaxcifar.recipe import RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
@@ -23,6 +24,7 @@ EXPECTED = (
     DataError,
     FeatureError,
     FloatingPointError,
+    ImageFileError,
     OSError,
     RecipeError,
     RunError,

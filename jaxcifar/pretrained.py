@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcifar.partition import HEAD, named_leaves, torch_name
-from jaxcifar.resnet import ARCHITECTURES, ResNet
+from jaxcifar.resnet import ARCHITECTURES, ResNet, make_resnet
 from jaxcifar.weights import WeightsError, read_weights, write_safetensors
 
 Tensors = Mapping[str, np.ndarray]
@@ -134,6 +134,26 @@ def load_pretrained(
         key=key,
         new_head=new_head,
         adapt_stem=adapt_stem,
+    )
+
+
+def model_of(tensors: Tensors, architecture: str) -> ResNet:
+    """The network of an architecture with the stem, width, head and classes that weights have.
+
+    Whether they fit it otherwise is for `fill_model` to say.
+
+    Raises:
+        ValueError: unknown architecture.
+    """
+    kernel = tensors.get("conv1.weight", _NONE)
+    sequential = f"{HEAD}.3.weight" in tensors
+    head = tensors.get(f"{HEAD}.3.weight" if sequential else f"{HEAD}.weight", _NONE)
+    return make_resnet(
+        architecture,
+        head.shape[0] if head.ndim == 2 else 1,
+        width=kernel.shape[0] if kernel.ndim == 4 else 64,
+        stem="cifar" if kernel.shape[2:] == (3, 3) else "imagenet",
+        head="sequential" if sequential else "linear",
     )
 
 

@@ -5,13 +5,13 @@ import ast
 import pytest
 
 FLOORS = (
-    "augment conv data hardware metrics run_files schedules suggest weights",
+    "augment conv data hardware image_file metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state",
-    "activations checkpoint optim pretrained steps",
-    "epoch recipe",
+    "activations checkpoint gradcam optim pretrained steps",
+    "epoch predictions recipe",
     "evaluation experiments features",
-    "cli stage transfer visualization",
-    "train",
+    "cli stage subject transfer",
+    "train visualization",
 )
 DATA_FLOORS = (
     "errors progress",

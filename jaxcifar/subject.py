@@ -1,0 +1,175 @@
+"""A trained network to look into, of a run or of a file of weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcifar.augment import NORMALIZATIONS, make_normalize
+from jaxcifar.checkpoint import Which
+from jaxcifar.data import Dataset, DatasetInfo, Splits, dataset_info, load_dataset
+from jaxcifar.evaluation import SplitName, restore_run
+from jaxcifar.pretrained import Preprocessing, fill_model, model_of
+from jaxcifar.recipe import RecipeError, load_splits
+from jaxcifar.resnet import ARCHITECTURES, ResNet
+from jaxcifar.run_files import RunError, RunFiles
+from jaxcifar.steps import Normalize
+from jaxcifar.suggest import did_you_mean
+from jaxcifar.weights import read_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with its weights and all that it takes to show it an image.
+
+    Attributes:
+        name: what it is, for titles.
+        model, variables: ``{"params", "batch_stats"}``, for evaluation mode.
+        class_names: of its outputs; their numbers where they have no names.
+        dataset: whose test images it is shown.
+        image_size: height and width at which it sees them, pixels.
+        preprocess: uint8 images of the dataset to what it sees, resized and normalised.
+        normalize: uint8 images of any size to what it sees at that size.
+        batch_size: of images, in evaluation.
+        figures: where its pictures go.
+        trained_on: fingerprint of the data whose splits it knows; None where that is not known.
+        load: the dataset, read when an image of it is first needed.
+    """
+
+    name: str
+    model: ResNet
+    variables: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    dataset: DatasetInfo
+    image_size: int
+    preprocess: Normalize
+    normalize: Normalize
+    batch_size: int
+    figures: Path
+    trained_on: str | None
+    load: Callable[[], Splits]
+
+    def split(self, name: SplitName) -> Dataset:
+        """A split of the dataset.
+
+        Raises:
+            RunError: it is not the test split, and which images it had is not known.
+            DataError: the data cannot be had.
+        """
+        splits = self.load()
+        if name != "test" and splits.fingerprint != self.trained_on:
+            raise RunError(
+                f"{self.name}: the data it was trained on cannot be told apart into splits here, "
+                "so use --split test"
+            )
+        return getattr(splits, name)
+
+
+def run_subject(
+    run: str | Path, which: Which = "best", data_dir: str | Path | None = None
+) -> Subject:
+    """The network of a run's checkpoint.
+
+    Raises:
+        RunError, RecipeError, CheckpointError: what of the run cannot be used, and why.
+    """
+    files = RunFiles(Path(run))
+    trained_on = files.read_config().get("data_fingerprint")
+    recipe, model, variables = restore_run(run, which)
+    info = dataset_info(recipe.dataset)
+    checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
+    return Subject(
+        name=f"run {files.path.resolve().name}, {checkpoint}",
+        model=model,
+        variables=variables,
+        class_names=info.class_names,
+        dataset=info,
+        image_size=recipe.image_size,
+        preprocess=recipe.make_preprocess(),
+        normalize=make_normalize(recipe.normalization),
+        batch_size=recipe.eval_batch_size,
+        figures=files.figures,
+        trained_on=trained_on,
+        load=cache(lambda: load_splits(recipe, data_dir)),
+    )
+
+
+def weights_subject(
+    weights: str | Path,
+    *,
+    architecture: str = "resnet18",
+    normalization: str | None = None,
+    dataset: str = "cifar10",
+    data_dir: str | Path | None = None,
+) -> Subject:
+    """The network of a file of weights; stem, width, head and classes are the file's.
+
+    Args:
+        weights: a `.safetensors` or `.pth` file, or "owner/name" on the Hugging Face hub.
+        architecture: one of `resnet.ARCHITECTURES`.
+        normalization: one of `augment.NORMALIZATIONS`, for a file that does not say on which mean
+            and standard deviation it was trained.
+        dataset: its test images are shown, at their own size. If it has as many classes as the
+            file's head they are taken to be the same; otherwise the head's have numbers.
+        data_dir: where TFDS data lies.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the architecture.
+        RecipeError: an architecture or normalization that is unknown, missing or not the file's.
+        DataError: unknown dataset.
+    """
+    for name, value, known in (
+        ("architecture", architecture, ARCHITECTURES),
+        ("normalization", normalization, NORMALIZATIONS),
+    ):
+        if value is not None and value not in known:
+            raise RecipeError(f"unknown {name} {value!r}{did_you_mean(value, known)}")
+    info = dataset_info(dataset)
+    file = read_weights(weights)
+    stated = Preprocessing.from_metadata(file.metadata)
+    normalize = _normalize_of(str(weights), stated, normalization)
+    model = model_of(file.tensors, architecture)
+    variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
+    named = model.num_classes == info.num_classes
+    stem = Path(weights).stem
+    return Subject(
+        name=f"weights {Path(weights).name}",
+        model=model,
+        variables=variables,
+        class_names=info.class_names if named else tuple(map(str, range(model.num_classes))),
+        dataset=info,
+        image_size=info.side,
+        preprocess=normalize,
+        normalize=normalize,
+        batch_size=500,
+        figures=Path("figures") / stem,
+        trained_on=None,
+        load=cache(lambda: load_dataset(dataset, data_dir=data_dir)),
+    )
+
+
+def _normalize_of(source: str, stated: Preprocessing | None, name: str | None) -> Normalize:
+    """What the file says, or the option, which must not say otherwise."""
+    if stated is None:
+        if name is None:
+            raise RecipeError(
+                f"{source} does not say on which mean and standard deviation it was trained: give "
+                f"--normalization {', '.join(NORMALIZATIONS)} (torchvision's weights: imagenet)"
+            )
+        return make_normalize(name)
+    mean, std = stated.mean, stated.std
+    if name is not None and not np.allclose((mean, std), NORMALIZATIONS[name], atol=5e-4):
+        raise RecipeError(
+            f"normalization {name}: {source} was trained on mean {mean}, std {std}; leave "
+            "--normalization out"
+        )
+
+    def normalize(images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+
+    return normalize
