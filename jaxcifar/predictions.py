@@ -29,8 +29,13 @@ def predict(
         normalize: uint8 images to what the network sees.
         batch_size: changes the time only. The last batch is filled up with its last image, whose
             copies are left out of the result, so that one program serves all.
+
+    Raises:
+        ValueError: there are no images.
     """
     size = len(dataset)
+    if size == 0:
+        raise ValueError("there are no images to predict")
     batch_size = min(batch_size, size)
     parts = []
     for first in range(0, size, batch_size):

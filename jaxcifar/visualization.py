@@ -311,6 +311,8 @@ def _explain(
         explained = subject.class_names.index(target)
         caption.append(f"map of {target} (p = {probabilities[explained]:.3f})")
     maps = grad_cam(model, variables, view.inputs, jnp.array([explained]), layer)
+    if not maps.any():
+        caption.append("nothing speaks for it: map 0")
     heat = np.asarray(upsample(maps, *view.pixels.shape[:2]))[0]
     at = f"{layer} ({maps.shape[1]}x{maps.shape[2]})"
     return Overlay(view.pixels, heat, tuple(caption)), at
@@ -350,7 +352,9 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
     if len(found) < count:
         choice = f"{_number(len(found), 'test image')}, all that are {so} ({count} were asked for)"
     else:
-        choice = f"the first {_number(count, 'test image')} in the order of their index {so}"
+        choice = (
+            f"the first {_number(count, 'test image')} in the order of their index that are {so}"
+        )
     return [str(index) for index in found[:count]], choice
 
 

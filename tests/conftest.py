@@ -91,6 +91,22 @@ def recipe(tiny):
     )
 
 
+@pytest.fixture
+def stored_run(recipe, digits, tmp_path):
+    """A run directory with a checkpoint that nobody trained: looking at it needs no more."""
+    from jaxcifar.checkpoint import Checkpoints
+    from jaxcifar.run_files import RunFiles
+    from jaxcifar.state import start_state
+
+    files = RunFiles(tmp_path / "run")
+    files.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})
+    variables = random_variables(recipe.make_model())
+    with Checkpoints(files.checkpoints) as checkpoints:
+        state = start_state(variables, recipe.make_optimizer(), seed=0)
+        checkpoints.save(state, validation_accuracy=0.5)
+    return files.path
+
+
 def assert_trees_identical(a, b):
     """Same structure, and every leaf the same to the bit."""
     import jax

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcifar.activations import capture, list_layers
-from jaxcifar.resnet import ResNet
+from jaxcifar import activations
+from jaxcifar.activations import capture, list_layers, torchvision_name
+from jaxcifar.resnet import ResNet, resnet18, resnet50
 
 MODEL = ResNet(stage_sizes=(1, 1), width=4, num_classes=5, stem="imagenet", lowering="xla")
 
@@ -101,8 +102,60 @@ def test_the_head_of_two_layers_has_names_below_fc():
 
 @pytest.mark.parametrize(
     ("layer", "nearest"),
-    [("layer1.0.conv3", "layer1.0.conv"), ("layer3.0", "layer"), ("con1", "conv1")],
+    [
+        ("layer1.0.conv3", r"; did you mean 'layer1\.0\.conv"),
+        ("con1", "; did you mean 'conv1'"),
+        ("conv2_block1_1_con", "; did you mean 'conv2_block1_1_conv'"),
+        ("layer3.0", r"; did you mean 'layer2\.0' or 'layer1\.0' or "),
+        ("{last}", "; choose from conv1, bn1, relu, maxpool, layer1, layer2, avgpool, fc$"),
+        ("conv2_block2_3_conv", r": the network has no layer1\.1\.conv2"),
+    ],
 )
 def test_an_unknown_layer_is_named_with_the_nearest(layer, nearest, variables, images):
-    with pytest.raises(ValueError, match=f"unknown layer '{layer}'; did you mean '{nearest}"):
+    with pytest.raises(ValueError, match=f"unknown layer '{layer}'{nearest}"):
         capture(MODEL, variables, images, ["conv1", layer])
+
+
+@pytest.mark.parametrize(("model", "last"), [(resnet18(), "conv2"), (resnet50(), "conv3")])
+def test_the_three_keras_names_are_layers_of_torchvision(model, last):
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    found = list_layers(model, variables, images)
+    for keras, name in (
+        ("conv1_conv", "conv1"),
+        ("conv2_block1_1_conv", "layer1.0.conv1"),
+        ("conv2_block2_3_conv", f"layer1.1.{last}"),
+    ):
+        assert torchvision_name(model, keras) == name
+        assert torchvision_name(model, name) == name
+        assert name in found
+    block = [name for name in found if name.startswith("layer1.1.conv")]
+    assert max(block) == f"layer1.1.{last}"
+
+
+def test_a_keras_name_is_kept_in_what_is_captured(variables, images, everything):
+    found = capture(MODEL, variables, images, ["conv2_block1_1_conv", "conv1"])
+    assert list(found) == ["conv2_block1_1_conv", "conv1"]
+    np.testing.assert_allclose(
+        found["conv2_block1_1_conv"], everything["layer1.0.conv1"], atol=1e-5
+    )
+
+
+def test_two_calls_trace_and_compile_once(variables, images, monkeypatch):
+    traced = []
+    original = activations._outputs
+
+    def counted(*arguments):
+        traced.append(arguments[0])
+        return original(*arguments)
+
+    monkeypatch.setattr(activations, "_outputs", counted)
+    model = MODEL.clone(dropout_rate=0.125)  # one that no other test has captured
+    layers = ["conv1", "layer1.0.relu1"]
+    programs = activations._capture._cache_size()
+    first = capture(model, variables, images, layers)
+    assert len(traced) == 2  # for the shapes and for the program
+    second = capture(model.clone(), variables, images + 1, layers)
+    assert len(traced) == 2
+    assert activations._capture._cache_size() == programs + 1
+    assert not np.array_equal(first["conv1"], second["conv1"])

@@ -29,14 +29,14 @@ def plot_confusion(
         accuracy: per class, [classes]; NaN for one without images.
     """
     count = len(class_names)
-    cell = 0.52 if count <= MOST_COUNTED else 6.5 / count
-    side, names, gap, bars, below = cell * count, 1.15, 0.35, 2.2, 1.35
+    side = 6.5 if count > MOST_COUNTED else max(0.52 * count, 2.6)
+    names, gap, bars, below = 1.15, 0.35, 2.2, 1.35
     page = Page(names + side + gap + bars + 0.5, side + below, title)
     matrix = page.add(names, 0.05, side, side)
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
     matrix.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    matrix.set_xlabel("predicted class (counts; colour: share of the true class)", fontsize=9)
+    matrix.set_xlabel("predicted class\n(counts; colour: share of the true class)", fontsize=9)
     matrix.set_ylabel("true class", fontsize=9)
     if count <= MOST_COUNTED:
         for (true, predicted), number in np.ndenumerate(confusion):
@@ -60,6 +60,7 @@ def plot_confusion(
     beside.tick_params(labelsize=8)
     for edge in ("top", "right"):
         beside.spines[edge].set_visible(False)
+    beside.spines["bottom"].set_bounds(0, 1)
     if count <= MOST_COUNTED:
         for i, value in enumerate(accuracy):
             text = "no images" if np.isnan(value) else f"{value:.3f}"

@@ -15,7 +15,7 @@ from jaxcifar.plots.page import Page, fitted, shape_of
 CELL = 1.9  # inches, an image's width
 GAP = 0.15
 CAPTION = 0.16  # a line of 8 points
-LETTERS = 30  # of 8 points, in a cell
+LETTERS = 33  # of 8 points, in a cell
 HEAT = "turbo"
 HEAT_SHARE = 0.5  # of an overlay's colour
 

@@ -15,7 +15,7 @@ class Page:
 
     def __init__(self, width: float, height: float, title: str) -> None:
         """The title, wrapped to the width, is put above the `height` inches that remain."""
-        lines = textwrap.wrap(title, round(width * 13))
+        lines = textwrap.wrap(title, round(width * 11.5))
         self._top = LINE * len(lines) + 0.2
         self._size = (width, height + self._top)
         self.figure = Figure(figsize=self._size, dpi=DPI)
