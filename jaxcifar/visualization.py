@@ -53,7 +53,7 @@ CONFIDENT = 0.9
 def draw_activations(
     run: str | Path | Subject,
     layers: Sequence[str] = REPORT_LAYERS,
-    image: str = "0",
+    image: str | int = "0",
     *,
     size: int | None = None,
     channels: int = 8,
@@ -66,7 +66,7 @@ def draw_activations(
     Args:
         layers: names as `activations.capture` knows them, of layers that put out maps.
         image: a class name (its first test image; names win over indices), the index of a test
-            image, or an image file.
+            image (as text or a number), or an image file.
         size: show the image at this height and width: its central square, resized bilinearly.
             Without it a file is shown at its own size, a test image at the one trained on.
         channels: how many maps of each layer to draw.
@@ -77,7 +77,7 @@ def draw_activations(
     """
     subject = _subject(run, which, data_dir)
     suffix = "" if size is None else f"_{size}"
-    path = _png(subject, f"activations_{Path(image).stem}{suffix}.png", out, [image])
+    path = _png(subject, f"activations_{Path(str(image)).stem}{suffix}.png", out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
     view = _see(subject, image, size)
@@ -104,7 +104,7 @@ def draw_activations(
 def draw_grad_cam(
     run: str | Path | Subject,
     *,
-    images: Sequence[str] | None = None,
+    images: Sequence[str | int] | None = None,
     count: int = 10,
     layer: str | None = None,
     target: str | None = None,
@@ -246,17 +246,20 @@ def describe_layers(
     return "\n".join(lines)
 
 
-def find_test_image(splits: Splits, image: str) -> int:
+def find_test_image(splits: Splits, image: str | int) -> int:
     """The index of the first test image of a class, or the index itself.
+
+    A class name wins over the same text as an index: the digits' are "0" to "9". A number is always
+    an index.
 
     Raises:
         RecipeError: neither a class nor an index of the test split.
     """
     if image in splits.class_names:
         return int(np.flatnonzero(splits.test.labels == splits.class_names.index(image))[0])
-    if not image.isdecimal():
+    if isinstance(image, str) and not image.isdecimal():
         raise RecipeError(f"unknown class {image!r}{did_you_mean(image, splits.class_names)}")
-    if int(image) >= len(splits.test):
+    if not 0 <= int(image) < len(splits.test):
         raise RecipeError(f"test image {image} does not exist: there are {len(splits.test):,}")
     return int(image)
 
@@ -269,9 +272,9 @@ class _View(NamedTuple):
     inputs: jax.Array  # float32 [1, h, w, 3]
 
 
-def _see(subject: Subject, image: str, size: int | None) -> _View:
+def _see(subject: Subject, image: str | int, size: int | None) -> _View:
     _check_size(size)
-    if image in subject.dataset.class_names or image.isdecimal():
+    if isinstance(image, int) or image in subject.dataset.class_names or image.isdecimal():
         splits = subject.load()
         index = find_test_image(splits, image)
         name = f"test image {index}: {splits.class_names[splits.test.labels[index]]}"
@@ -330,7 +333,7 @@ def _grad_cam_layer(subject: Subject, layer: str | None) -> str | None:
     return name
 
 
-def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[list[str], str]:
+def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[list[int], str]:
     """The test images that Grad-CAM shows unasked, and the words that say how they were chosen."""
     _check_classes(subject)
     _check_size(size)
@@ -355,7 +358,7 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
         choice = (
             f"the first {_number(count, 'test image')} in the order of their index that are {so}"
         )
-    return [str(index) for index in found[:count]], choice
+    return found[:count], choice
 
 
 def _score(subject: Subject, split: SplitName) -> tuple[Dataset, NDArray[np.float32]]:
@@ -400,14 +403,16 @@ def _subject(run: str | Path | Subject, which: Which, data_dir: str | Path | Non
     return run if isinstance(run, Subject) else run_subject(run, which, data_dir)
 
 
-def _png(subject: Subject, name: str, out: str | Path | None, images: Sequence[str] = ()) -> Path:
+def _png(
+    subject: Subject, name: str, out: str | Path | None, images: Sequence[str | int] = ()
+) -> Path:
     """Where the picture goes; an image that is to be shown must not be replaced by it."""
     path = Path(out) if out else subject.figures / name
     if path.suffix != ".png":
         raise RecipeError(f"the picture is a PNG file: let --out end in .png, not {path.name!r}")
     if path.is_dir():
         raise RecipeError(f"{path} is a directory: name a file by --out")
-    if any(path.resolve() == Path(image).resolve() for image in images):
+    if any(path.resolve() == Path(str(image)).resolve() for image in images):
         raise RecipeError(f"{path} is the image to be shown: name another file by --out")
     return path
 

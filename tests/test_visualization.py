@@ -70,6 +70,7 @@ def with_head(subject, change):
 def test_a_class_name_wins_over_an_index(digits):
     assert digits.test.labels[find_test_image(digits, "8")] == 8
     assert find_test_image(digits, "11") == 11
+    assert find_test_image(digits, 8) == 8
 
 
 @pytest.mark.parametrize(
