@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxcifar.evaluation import restore_run as restore_run
     from jaxcifar.experiments import EXPERIMENTS as EXPERIMENTS
     from jaxcifar.experiments import get_experiment as get_experiment
+    from jaxcifar.gradcam import grad_cam as grad_cam
     from jaxcifar.optim import make_optimizer as make_optimizer
     from jaxcifar.partition import FREEZE_A as FREEZE_A
     from jaxcifar.partition import FREEZE_B as FREEZE_B
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from jaxcifar.partition import label_params as label_params
     from jaxcifar.partition import labels_at as labels_at
     from jaxcifar.partition import layer_decay as layer_decay
+    from jaxcifar.predictions import predict as predict
     from jaxcifar.pretrained import export_weights as export_weights
     from jaxcifar.pretrained import load_pretrained as load_pretrained
     from jaxcifar.recipe import Recipe as Recipe
@@ -54,6 +56,7 @@ _MODULES = {
     "epoch": ("make_evaluation", "make_train_epoch"),
     "evaluation": ("evaluate", "evaluate_run", "restore_run"),
     "experiments": ("EXPERIMENTS", "get_experiment"),
+    "gradcam": ("grad_cam",),
     "optim": ("make_optimizer",),
     "partition": (
         "FREEZE_A",
@@ -65,6 +68,7 @@ _MODULES = {
         "labels_at",
         "layer_decay",
     ),
+    "predictions": ("predict",),
     "pretrained": ("export_weights", "load_pretrained"),
     "recipe": ("Recipe", "load_splits"),
     "resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcifar.augment import NORMALIZATIONS, make_normalize
+from jaxcifar.augment import NORMALIZATIONS, make_normalize, unit_range
 from jaxcifar.checkpoint import Which
 from jaxcifar.data import Dataset, DatasetInfo, Splits, dataset_info, load_dataset
 from jaxcifar.evaluation import SplitName, restore_run
@@ -170,6 +170,6 @@ def _normalize_of(source: str, stated: Preprocessing | None, name: str | None) -
         )
 
     def normalize(images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+        return (unit_range(images) - jnp.asarray(mean)) / jnp.asarray(std)
 
     return normalize

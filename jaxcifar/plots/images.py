@@ -74,7 +74,9 @@ class _Grid:
         extra: float = 0.0,
     ) -> None:
         self._captions = captions
-        self._columns = max(min(columns, len(captions)), 3)  # room for the title
+        used = min(columns, len(captions))
+        self._columns = max(used, 3)  # room for the title
+        self._left = GAP + (self._columns - used) * (CELL + GAP) / 2
         self._image_height = CELL * shape
         self._caption_height = CAPTION * max(map(len, captions)) + 0.06
         self._cell_height = self._caption_height + images * (self._image_height + 0.05) + GAP
@@ -85,7 +87,7 @@ class _Grid:
     def show(self, cell: int, place: int, image: NDArray[np.uint8]) -> Axes:
         """Draw an image in a cell; the first of it carries the caption."""
         row, column = divmod(cell, self._columns)
-        left = GAP + column * (CELL + GAP)
+        left = self._left + column * (CELL + GAP)
         top = row * self._cell_height + self._caption_height
         top += place * (self._image_height + 0.05)
         axes = self.page.add(left, top, CELL, self._image_height)
