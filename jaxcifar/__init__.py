@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from jaxcifar.state import start_state as start_state
     from jaxcifar.steps import make_eval_step as make_eval_step
     from jaxcifar.steps import make_train_step as make_train_step
+    from jaxcifar.sweeps import sweep as sweep
     from jaxcifar.train import fit as fit
     from jaxcifar.transfer import export_run as export_run
 
@@ -75,6 +76,7 @@ _MODULES = {
     "schedules": ("make_schedule",),
     "state": ("TrainState", "start_state"),
     "steps": ("make_eval_step", "make_train_step"),
+    "sweeps": ("sweep",),
     "train": ("fit",),
     "transfer": ("export_run",),
 }

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxcifar.traced import is_zero
+
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys [n], images) -> images
 Interpolation = Literal["nearest", "bilinear"]
 
@@ -191,16 +193,17 @@ def make_augment(
     Returns:
         None where nothing random is asked for, so that the epoch can leave the keys out.
     """
-    if not (flip_rate or rotate_degrees or translate_pixels or cutout_pixels):
+    amounts = (flip_rate, rotate_degrees, translate_pixels, cutout_pixels)
+    if all(is_zero(amount) for amount in amounts):
         return None
 
     def augment_one(key: jax.Array, image: jax.Array) -> jax.Array:
         flip_key, translate_key = jax.random.split(key)
         # Not out of one split: a rotation must not change what a shift draws.
         rotate_key, cutout_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
-        if flip_rate:
+        if not is_zero(flip_rate):
             image = flip(flip_key, image, flip_rate)
-        if rotate_degrees:
+        if not is_zero(rotate_degrees):
             share = jax.random.uniform(rotate_key, (), minval=-1, maxval=1)
             if interpolation == "bilinear":
                 image = unit_range(image, dtype)

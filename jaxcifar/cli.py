@@ -5,15 +5,17 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from jaxcifar.checkpoint import CheckpointError
 from jaxcifar.compilation_cache import enable_compilation_cache
 from jaxcifar.data import DataError
+from jaxcifar.experiments import EXPERIMENTS, get_experiment
 from jaxcifar.features import FeatureError
 from jaxcifar.image_file import ImageFileError
-from jaxcifar.recipe import RecipeError
+from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
 from jaxcifar.weights import WeightsError
@@ -53,6 +55,37 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2; the usage of 25 options would bury it."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def experiment_parser(arguments: Sequence[str], *, usage: str, text: str, workdir: str) -> Parser:
+    """The parser of a script that trains an EXPERIMENT, any setting of which is an option.
+
+    Args:
+        arguments: of the command line; the defaults shown are those of the experiment named first,
+            if one is.
+        usage: its own part of the usage line, between EXPERIMENT and what all of them take.
+        text: what the script does.
+        workdir: where it writes by default, said in words.
+    """
+    named = arguments and arguments[0].replace("-", "_") in EXPERIMENTS
+    shown = get_experiment(arguments[0]).recipe if named else Recipe()
+    listing = "\n".join(f"  {name:<18} {e.text}" for name, e in EXPERIMENTS.items())
+    parser = Parser(
+        description=text,
+        epilog=f"experiments:\n{listing}\n\nEach experiment has defaults of its own: "
+        "see %(prog)s EXPERIMENT --help.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"%(prog)s EXPERIMENT {usage}[--workdir W] [--resume | --overwrite] "
+        "[any setting below]",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
+    run = parser.add_argument_group("run")
+    run.add_argument("--workdir", type=Path, help=f"directory for all files (default: {workdir})")
+    run.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    run.add_argument("--overwrite", action="store_true", help="replace what is in the workdir")
+    add_options(parser, shown)
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: Any) -> None:

@@ -7,10 +7,12 @@ stands, and the numbers do not depend on the pieces.
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcifar import metrics
 from jaxcifar.augment import Augment
@@ -21,7 +23,7 @@ from jaxcifar.steps import EvalStep, TrainStep
 
 Data = Mapping[str, jax.Array]  # image [n h w 3] uint8, label [n] int32, on the device
 Progress = Callable[[int, Metrics], None]  # (examples just done, sums so far)
-Steps = Callable[[TrainState, Data, jax.Array, Metrics, int], tuple[TrainState, Metrics]]
+Steps = Callable[..., tuple[TrainState, Metrics]]  # (state, data, order, sums, count)
 
 # A piece of an epoch between two looks at the progress bar. Each call takes its temporary memory
 # from the system anew: on the CPU ResNet-18 paid 0.1 s of page faults for it, so that pieces of one
@@ -34,6 +36,7 @@ class TrainEpoch(NamedTuple):
 
     compile: Callable[[TrainState, Data], TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]  # (state, data, on_progress=None)
+    lower: Callable[[TrainState, Data], jax.stages.Lowered]  # the steps over full batches, to study
 
 
 class Evaluation(NamedTuple):
@@ -67,72 +70,131 @@ def make_train_epoch(
     Raises:
         ValueError: a batch size that is not.
     """
-    if not 1 <= batch_size <= size:
-        raise ValueError(f"batch_size must lie between 1 and the {size} images, not {batch_size}")
-    whole_steps, rest = divmod(size, batch_size)
-    epoch_steps = steps_per_epoch(size, batch_size)
-
-    @jax.jit
-    def draw_order(state: TrainState) -> jax.Array:
-        # Apart from the steps: it took 25 ms for 40,000 images on the CPU, for each piece anew.
-        epoch = state.step // epoch_steps
-        return jax.random.permutation(draw_key(state.key, Stream.ORDER, epoch), size)
+    plan = _Plan(size, batch_size, views)
 
     def make_steps(length: int) -> Steps:
-        """Steps over batches of `length` images (static: it is a shape in the program)."""
+        return _make_steps(plan, length, train_step, augment)
 
-        def steps(
-            state: TrainState, data: Data, order: jax.Array, sums: Metrics, count: jax.Array
-        ) -> tuple[TrainState, Metrics]:
-            epoch = state.step // epoch_steps
-            view = epoch if views is None else epoch % views
-            augment_key = draw_key(state.key, Stream.AUGMENT, view)
-            stored = view * size if augment is None and views is not None else 0
+    return _compiled_epoch(plan, make_steps, _make_draw_order(plan))
 
-            def body(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-                state, sums = carry
-                first = (state.step % epoch_steps) * batch_size
-                index = jax.lax.dynamic_slice(order, (first,), (length,))
-                images = data["image"][stored + index]
-                if augment is not None:
-                    keys = jax.vmap(lambda i: jax.random.fold_in(augment_key, i))(index)
-                    images = augment(keys, images)
-                batch = {"image": images, "label": data["label"][index]}
-                state, measured = train_step(state, batch)
-                return state, metrics.add(sums, measured)
 
-            return jax.lax.fori_loop(0, count, body, (state, sums))
+def make_epoch_of_members(
+    build: Callable[[jax.Array], tuple[TrainStep, Augment | None]],
+    values: jax.Array,
+    *,
+    size: int,
+    batch_size: int,
+    views: int | None = None,
+) -> TrainEpoch:
+    """Build `make_train_epoch`'s program for several runs side by side, that differ in a number.
 
-        return jax.jit(steps, donate_argnums=(0,))
+    Every leaf of the state and of the sums has the members in front, [m, ...]; all of them stand at
+    the same step. The data are shared. Each member's order, augmentation and dropout are its own,
+    those of its key.
 
-    whole = make_steps(batch_size)
-    partial = make_steps(rest) if rest else None
+    Args:
+        build: a member's train step and augmentation, from its value (traced, []).
+        values: [m].
+    """
+    plan = _Plan(size, batch_size, views)
+
+    def make_steps(length: int) -> Steps:
+        def of_member(value: jax.Array, *arguments: Any) -> tuple[TrainState, Metrics]:
+            return _make_steps(plan, length, *build(value))(*arguments)
+
+        return partial(jax.vmap(of_member, in_axes=(0, 0, None, 0, 0, None)), values)
+
+    return _compiled_epoch(plan, make_steps, jax.vmap(_make_draw_order(plan)))
+
+
+class _Plan:
+    """How an epoch divides into steps."""
+
+    def __init__(self, size: int, batch_size: int, views: int | None) -> None:
+        if not 1 <= batch_size <= size:
+            raise ValueError(
+                f"batch_size must lie between 1 and the {size} images, not {batch_size}"
+            )
+        self.size, self.batch_size, self.views = size, batch_size, views
+        self.whole_steps, self.rest = divmod(size, batch_size)
+        self.epoch_steps = steps_per_epoch(size, batch_size)
+
+
+def _make_draw_order(plan: _Plan) -> Callable[[TrainState], jax.Array]:
+    def draw_order(state: TrainState) -> jax.Array:
+        epoch = state.step // plan.epoch_steps
+        return jax.random.permutation(draw_key(state.key, Stream.ORDER, epoch), plan.size)
+
+    return draw_order
+
+
+def _make_steps(plan: _Plan, length: int, train_step: TrainStep, augment: Augment | None) -> Steps:
+    """Steps over batches of `length` images (static: it is a shape in the program)."""
+
+    def steps(
+        state: TrainState, data: Data, order: jax.Array, sums: Metrics, count: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        epoch = state.step // plan.epoch_steps
+        view = epoch if plan.views is None else epoch % plan.views
+        augment_key = draw_key(state.key, Stream.AUGMENT, view)
+        stored = view * plan.size if augment is None and plan.views is not None else 0
+
+        def body(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, sums = carry
+            first = (state.step % plan.epoch_steps) * plan.batch_size
+            index = jax.lax.dynamic_slice(order, (first,), (length,))
+            images = data["image"][stored + index]
+            if augment is not None:
+                keys = jax.vmap(lambda i: jax.random.fold_in(augment_key, i))(index)
+                images = augment(keys, images)
+            batch = {"image": images, "label": data["label"][index]}
+            state, measured = train_step(state, batch)
+            return state, metrics.add(sums, measured)
+
+        return jax.lax.fori_loop(0, count, body, (state, sums))
+
+    return steps
+
+
+def _compiled_epoch(
+    plan: _Plan,
+    make_steps: Callable[[int], Steps],
+    draw_order: Callable[[TrainState], jax.Array],
+) -> TrainEpoch:
+    # Apart from the steps: it took 25 ms for 40,000 images on the CPU, for each piece anew.
+    draw_order = jax.jit(draw_order)
+    whole = jax.jit(make_steps(plan.batch_size), donate_argnums=(0,))
+    last = jax.jit(make_steps(plan.rest), donate_argnums=(0,)) if plan.rest else None
+
+    def lower(state: TrainState, data: Data) -> jax.stages.Lowered:
+        order = jax.eval_shape(draw_order, state)
+        return whole.lower(state, data, order, metrics.zeros(state.step.shape), 0)
 
     def compile(state: TrainState, data: Data) -> TrainState:
         order = draw_order(state)
-        for steps in (whole, partial):
+        for steps in (whole, last):
             if steps is not None:
-                state, _ = steps(state, data, order, metrics.zeros(), 0)
+                state, _ = steps(state, data, order, metrics.zeros(state.step.shape), 0)
         return jax.block_until_ready(state)
 
     def run(
         state: TrainState, data: Data, on_progress: Progress | None = None
     ) -> tuple[TrainState, Metrics]:
         order = draw_order(state)
-        carry = (state, metrics.zeros())
+        carry = (state, metrics.zeros(state.step.shape))
 
         def advance(count: int, steps: Steps = whole) -> Metrics:
             nonlocal carry
             carry = steps(carry[0], data, order, carry[1], count)
             return carry[1]
 
-        done = int(state.step) % epoch_steps
-        in_pieces(advance, whole_steps - done, batch_size, on_progress)
-        if partial is not None:
-            in_pieces(lambda count: advance(count, partial), 1, rest, on_progress)
+        done = int(np.max(state.step)) % plan.epoch_steps
+        in_pieces(advance, plan.whole_steps - done, plan.batch_size, on_progress)
+        if last is not None:
+            in_pieces(lambda count: advance(count, last), 1, plan.rest, on_progress)
         return carry
 
-    return TrainEpoch(compile, run)
+    return TrainEpoch(compile, run, lower)
 
 
 def make_evaluation(eval_step: EvalStep, *, size: int, batch_size: int) -> Evaluation:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcifar.traced import is_zero
+
 
 class Metrics(TypedDict):
     """Sums over examples. Adding two of them merges them, whatever the batch sizes were."""
@@ -16,9 +18,9 @@ class Metrics(TypedDict):
     gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
 
 
-def zeros() -> Metrics:
-    """The sum over no examples."""
-    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+def zeros(shape: tuple[int, ...] = ()) -> Metrics:
+    """The sum over no examples; with a shape, of so many runs side by side."""
+    zero, nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
     return Metrics(loss_sum=nothing, correct=zero, count=zero, gradient_norm_sum=nothing)
 
 
@@ -41,7 +43,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float = 0.0) -
         smoothing: label smoothing as in torch's `CrossEntropyLoss`: the target is
             (1 - smoothing) on the label plus smoothing / classes everywhere.
     """
-    if smoothing == 0.0:
+    if is_zero(smoothing):
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
     target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
     return optax.softmax_cross_entropy(logits, target)

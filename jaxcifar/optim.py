@@ -6,6 +6,7 @@ import jax
 import optax
 
 from jaxcifar.partition import FROZEN, Labels, kernel_mask, trainable_mask, treatment
+from jaxcifar.traced import is_zero
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 
@@ -48,9 +49,9 @@ def make_optimizer(
         raise ValueError(
             f"unknown optimizer {name!r}; choose from {', '.join(get_args(OptimizerName))}"
         )
-    if name == "adam" and weight_decay:
+    if name == "adam" and not is_zero(weight_decay):
         raise ValueError("adam has no weight decay here; use the optimizer adamw")
-    if clip_norm is not None and not clip_norm > 0:
+    if isinstance(clip_norm, (int, float)) and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive, not {clip_norm}")
 
     kinds = [treatment("trained")] if labels is None else map(treatment, jax.tree.leaves(labels))
@@ -93,8 +94,9 @@ def _one_group(
         return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
     if name == "adamw":
         return optax.adamw(schedule, weight_decay=weight_decay, mask=kernel_mask)
-    sgd = optax.sgd(schedule, momentum=momentum or None, nesterov=bool(momentum))
-    if not weight_decay:
+    moving = not is_zero(momentum)
+    sgd = optax.sgd(schedule, momentum=momentum if moving else None, nesterov=moving)
+    if is_zero(weight_decay):
         return sgd
     return optax.chain(optax.add_decayed_weights(weight_decay, mask=kernel_mask), sgd)
 

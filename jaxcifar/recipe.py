@@ -1,5 +1,6 @@
 """A recipe: every setting of a run, checked before anything is compiled or written."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -259,6 +260,10 @@ class Recipe:
         """Height and width the network sees, pixels."""
         return self.resize or dataset_info(self.dataset).side
 
+    def validates(self, epoch: int) -> bool:
+        """Whether a validation follows this epoch."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
+
     def make_model(self, epoch: int | None = None) -> ResNet:
         """The network; with `epoch`, with the BatchNorms frozen that are so in that epoch."""
         model = make_resnet(
@@ -280,7 +285,8 @@ class Recipe:
         Raises:
             RecipeError: `freeze` cannot be read or does not fit the network.
         """
-        params = _param_shapes(self.make_model())
+        # Of any rate: a traced one cannot be looked up.
+        params = _param_shapes(self.make_model().clone(dropout_rate=0.0))
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
@@ -334,6 +340,16 @@ class Recipe:
             cutout_fill=NORMALIZATIONS[self.normalization][0],
             dtype=jnp.dtype(self.dtype),
         )
+
+    def with_traced(self, field: str, value: jax.Array) -> "Recipe":
+        """The recipe with a number that is known only inside a program, which is not checked.
+
+        What it makes there is as of the number: the model's dropout, the optimizer, the schedule,
+        the augmentation. See `sweeps`, which checks the numbers first.
+        """
+        recipe = copy.copy(self)
+        object.__setattr__(recipe, field, value)
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for config.json."""

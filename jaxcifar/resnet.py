@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcifar.conv import Lowering, conv2d
+from jaxcifar.traced import is_zero
 
 Stem = Literal["imagenet", "cifar"]
 Head = Literal["linear", "sequential"]
@@ -154,6 +155,21 @@ def _uniform_init(bound: float) -> Callable[..., jax.Array]:
     return init
 
 
+class Dropout(nn.Module):
+    """`flax.linen.Dropout` to the bit, but its rate may be traced: those of a sweep differ."""
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or is_zero(self.rate):
+            return x
+        keep = 1.0 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        # A traced float32 rate must not widen bfloat16.
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
+
+
 class SequentialHead(nn.Module):
     """`Sequential(Linear, ReLU, Dropout, Linear)`, children named "0" and "3" as torch would."""
 
@@ -164,7 +180,7 @@ class SequentialHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = nn.relu(Linear(SEQUENTIAL_HIDDEN, self.dtype, name="0")(x))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate)(x, train=train)
         x = Linear(self.num_classes, self.dtype, name="3")(x)
         self.sow("intermediates", "output", x)
         return x
@@ -326,7 +342,7 @@ class ResNet(nn.Module):
         if self.head == "sequential":
             head = SequentialHead(self.num_classes, self.dropout_rate, self.dtype, name="fc")
             return widened(head(x, train=train))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.dropout_rate)(x, train=train)
         return widened(Linear(self.num_classes, self.dtype, name="fc")(x))
 
     def _between(self, start: str | None, stop: str | None) -> tuple[str, ...]:
@@ -426,7 +442,7 @@ def _checked(model: ResNet) -> ResNet:
     ):
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
-    if not 0.0 <= model.dropout_rate < 1.0:
+    if isinstance(model.dropout_rate, (int, float)) and not 0.0 <= model.dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must lie in [0, 1), not {model.dropout_rate}")
     names = list(batch_norm_names(model))
     for module in model.frozen:

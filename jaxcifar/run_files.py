@@ -67,7 +67,7 @@ class RunFiles:
     def holds_run(self) -> bool:
         """Whether a run was begun here; other tools, too, keep a config.json."""
         try:
-            return isinstance(_read_object(self.config).get("recipe"), dict)
+            return isinstance(read_object(self.config).get("recipe"), dict)
         except RunError:
             return False
 
@@ -118,7 +118,7 @@ class RunFiles:
             raise RunError(
                 f"{self.path} {kind}: name a directory that scripts/train.py has written"
             )
-        config = _read_object(self.config)
+        config = read_object(self.config)
         if not self.holds_run():
             raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
         return config
@@ -155,23 +155,28 @@ class RunFiles:
         """Drop the epochs after `step`, which a crash left without their checkpoint."""
         rows = self.read_history().rows
         kept = [row for row in rows if row["step"] <= step]
-        _write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         return History(kept)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""
-        _write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+        write_atomically(self.config, json.dumps(config, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, atomically."""
-        _write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a complete run, or None."""
-        return _read_object(self.summary) if self.summary.is_file() else None
+        return read_object(self.summary) if self.summary.is_file() else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        RunError: it cannot be read, or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -181,7 +186,8 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file at once: killed at any point, it holds the old text or the new."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

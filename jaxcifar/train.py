@@ -1,7 +1,7 @@
 """The spine: a run from its recipe to its figures. Read it from `fit` down."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxcifar.data import Splits
 from jaxcifar.epoch import make_evaluation
 from jaxcifar.evaluation import to_device
 from jaxcifar.hardware import describe_machine
+from jaxcifar.metrics import Metrics
 from jaxcifar.partition import count_params, split_params, summarize
 from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.pretrained import LoadReport
@@ -72,7 +73,7 @@ def fit(
         FloatingPointError: the loss, the weights or the statistics are no longer finite.
     """
     name = experiment or recipe.dataset
-    _check_splits(recipe, splits)
+    check_splits(recipe, splits)
     check_stages(recipe, splits)
     # Before the directory is touched: weights that do not fit leave everything as it was.
     files = None if workdir is None else RunFiles(Path(workdir))
@@ -80,15 +81,15 @@ def fit(
         _check_origin(files, recipe)
     start = None if recipe.weights is None or resume else starting_weights(recipe)
     if files is not None:
-        _open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
+        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
 
     schedule, history, stage = recipe.make_schedule(), History(), None
     with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
         # The state: new, or where an earlier process left it.
         if resume and checkpoints is not None and checkpoints.steps():
-            state = _restore(recipe, checkpoints)
+            state = restore_state(recipe, checkpoints)
         else:
-            state = _first_state(recipe, start, files)
+            state = first_state(recipe, start, files)
         if resume and files is not None:
             history = files.keep_history(int(state.step))
         first_epoch = int(state.step) // recipe.steps_per_epoch + 1
@@ -106,27 +107,21 @@ def fit(
                 state, sums = stage.train(state, bar.advance)
                 trained = metrics.compute(sums)
             seconds = time.perf_counter() - begun
-            _check_finite(trained["loss"], epoch, state, schedule, files)
+            check_finite(trained["loss"], epoch, state, schedule, files)
 
             begun = time.perf_counter()
             validated: dict[str, float | None] = {"loss": None, "accuracy": None}
-            if epoch % recipe.validate_every == 0 or epoch == recipe.epochs:
+            if recipe.validates(epoch):
                 with ProgressBar("  validate", len(splits.validation), verbose) as bar:
                     validated |= metrics.compute(stage.validate(state, bar.advance))
-            row: Row = {
-                "epoch": epoch,
-                "step": int(state.step),
-                "learning_rate": float(schedule(state.step - 1)),
-                "train_loss": trained["loss"],
-                "train_accuracy": trained["accuracy"],
-                "validation_loss": validated["loss"],
-                "validation_accuracy": validated["accuracy"],
-                "seconds": seconds + caching_seconds,
-                "validation_seconds": time.perf_counter() - begun,
-                "images_per_second": len(splits.train) / (seconds + caching_seconds),
-            }
-            if recipe.log_gradient_norm:
-                row["gradient_norm"] = metrics.mean_gradient_norm(sums)
+            row = make_row(
+                recipe,
+                int(state.step),
+                sums,
+                validated,
+                seconds=seconds + caching_seconds,
+                validation_seconds=time.perf_counter() - begun,
+            )
             history.rows.append(row)
             if files is not None and checkpoints is not None:
                 # The row first: a crash between the two leaves a row too many, which resuming
@@ -164,7 +159,48 @@ def fit(
     return state, history
 
 
-def _check_splits(recipe: Recipe, splits: Splits) -> None:
+def make_row(
+    recipe: Recipe,
+    step: int,
+    sums: Metrics,
+    validated: Mapping[str, float | None],
+    *,
+    seconds: float,
+    validation_seconds: float,
+) -> Row:
+    """An epoch's row of the history, see `fit`.
+
+    Args:
+        step: at the epoch's end.
+        sums: of the epoch, as it trained.
+        validated: "loss" and "accuracy".
+        seconds: of training, and of caching features.
+        validation_seconds: of validation.
+    """
+    trained = metrics.compute(sums)
+    row = {
+        "epoch": step // recipe.steps_per_epoch,
+        "step": step,
+        "learning_rate": float(recipe.make_schedule()(step - 1)),
+        "train_loss": trained["loss"],
+        "train_accuracy": trained["accuracy"],
+        "validation_loss": validated["loss"],
+        "validation_accuracy": validated["accuracy"],
+        "seconds": seconds,
+        "validation_seconds": validation_seconds,
+        "images_per_second": recipe.split_sizes[0] / seconds,
+    }
+    if recipe.log_gradient_norm:
+        row["gradient_norm"] = metrics.mean_gradient_norm(sums)
+    return row
+
+
+def check_splits(recipe: Recipe, splits: Splits) -> None:
+    """Refuse data that are not those of the recipe.
+
+    Raises:
+        ValueError: saying what was given and what is wanted.
+    """
     given = (
         splits.name,
         (len(splits.train), len(splits.validation)),
@@ -179,7 +215,7 @@ def _check_splits(recipe: Recipe, splits: Splits) -> None:
         )
 
 
-def _open_run(
+def open_run(
     files: RunFiles,
     recipe: Recipe,
     splits: Splits,
@@ -189,7 +225,11 @@ def _open_run(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Make the run directory, or check that the run in it can go on by this recipe."""
+    """Make the run directory, or check that the run in it can go on by this recipe.
+
+    Raises:
+        RunError: it cannot be written, or holds another run.
+    """
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the run or replace it")
     config = {
@@ -236,7 +276,7 @@ def _check_origin(files: RunFiles, recipe: Recipe) -> None:
         )
 
 
-def _first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> TrainState:
+def first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> TrainState:
     """The state before the first step: random, or from the weights the recipe names."""
     tx = recipe.make_optimizer()
     if recipe.weights is None:
@@ -248,7 +288,7 @@ def _first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) ->
     return start_state(variables, tx, seed=recipe.seed)
 
 
-def _restore(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
+def restore_state(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
     """The last checkpoint's state; its optimizer is that of what was trained then."""
     step = checkpoints.find("last")
     tx = recipe.make_optimizer(max(1, step // recipe.steps_per_epoch))
@@ -256,9 +296,14 @@ def _restore(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
     return checkpoints.restore_state(shapes, step)
 
 
-def _check_finite(
+def check_finite(
     loss: float, epoch: int, state: TrainState, schedule: optax.Schedule, files: RunFiles | None
 ) -> None:
+    """Refuse to go on from numbers that are no longer finite.
+
+    Raises:
+        FloatingPointError: saying where the run stands and what may help.
+    """
     if not np.isfinite(loss) or not all_finite(state.variables):
         kept = f"; the checkpoints in {files.path} are of the epochs before" if files else ""
         raise FloatingPointError(
