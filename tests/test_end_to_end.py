@@ -70,6 +70,20 @@ def test_train_evaluate_visualize(run_script, tmp_path):
     )
 
 
+def test_sweep(run_script, tmp_path):
+    settings = (*TINY, "--epochs", "1", "--field", "seed", "--workdir", "out/sweep")
+    done = run_script("sweep.py", *settings, "--values", "0", "1", "--mode", "sequential")
+    assert "2 members, one after another: as asked" in done.stdout
+    assert "standard deviation of 2" in done.stdout
+    assert "| mean of 2 |" in (tmp_path / "out/sweep/table.md").read_text()
+    summary = json.loads((tmp_path / "out/sweep/seed=1/summary.json").read_text())
+    assert summary["epochs"] == 1
+
+    refused = run_script("sweep.py", *settings, "--values", "0", "0", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: seed 0 is given twice: each member needs its own value\n"
+
+
 @pytest.mark.slow  # a minute; tests/test_train.py has an interrupted run in the same process
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed_one(
     run_script, tmp_path

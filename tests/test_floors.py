@@ -5,6 +5,7 @@ import ast
 import pytest
 
 FLOORS = (
+    "traced",
     "augment conv data hardware image_file metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state",
     "activations checkpoint gradcam optim pretrained steps",
@@ -12,6 +13,7 @@ FLOORS = (
     "evaluation experiments features",
     "cli stage subject transfer",
     "train visualization",
+    "sweeps",
 )
 DATA_FLOORS = (
     "errors progress",
@@ -30,6 +32,12 @@ WEIGHTS_FLOORS = (
 PLOTS_FLOORS = (
     "page",
     "activations confusion curves images",
+)
+SWEEPS_FLOORS = (
+    "members",
+    "choice files result",
+    "plot together",
+    "run",
 )
 
 
@@ -75,7 +83,12 @@ def test_modules_import_from_lower_floors_only(root):
 
 @pytest.mark.parametrize(
     ("folder", "floors"),
-    [("data", DATA_FLOORS), ("plots", PLOTS_FLOORS), ("weights", WEIGHTS_FLOORS)],
+    [
+        ("data", DATA_FLOORS),
+        ("plots", PLOTS_FLOORS),
+        ("sweeps", SWEEPS_FLOORS),
+        ("weights", WEIGHTS_FLOORS),
+    ],
 )
 def test_a_folder_has_floors_of_its_own(root, folder, floors):
     check_floors(root / "jaxcifar" / folder, f"jaxcifar.{folder}", floors)

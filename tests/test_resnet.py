@@ -12,6 +12,7 @@ from jaxcifar.partition import count_params, named_leaves
 from jaxcifar.resnet import (
     BatchNorm,
     Conv,
+    Dropout,
     Linear,
     ResNet,
     batch_norm_names,
@@ -436,3 +437,20 @@ def test_one_value_per_channel_has_no_variance_to_train_on():
     variables = norm.init(jax.random.key(0), x, train=False)
     with pytest.raises(ValueError, match="more than one value per channel"):
         norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dropout_is_flaxs_to_the_bit_and_of_a_traced_rate_to_rounding(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 64)), dtype)
+    rngs = {"dropout": jax.random.key(1)}
+    traced = jax.jit(lambda rate: Dropout(rate).apply({}, x, train=True, rngs=rngs))
+    for rate in (0.0, 0.3, 0.9):
+        expected = nn.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
+        found = Dropout(rate).apply({}, x, train=True, rngs=rngs)
+        assert found.dtype == traced(rate).dtype == dtype
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(traced(rate) == 0, expected == 0)
+        np.testing.assert_allclose(
+            np.float32(traced(rate)), np.float32(expected), rtol=4 * float(jnp.finfo(dtype).eps)
+        )
+        assert Dropout(rate).apply({}, x, train=False) is x
