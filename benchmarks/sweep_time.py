@@ -1,0 +1,109 @@
+"""Members of a sweep as one program against one after another: time of a training step of each.
+
+  python -m benchmarks.sweep_time                  four members, batch 128, float32
+  python -m benchmarks.sweep_time --members 8 --only head --out /tmp/sweep_time.json
+
+Random images at 32x32; the programs are those that `sweeps.sweep` trains with and chooses between.
+The cases: the whole ResNet-18 (full, and narrow: 16 channels), and its head alone on cached
+features. Compiling is timed apart.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import compare, interleave, save, show
+from jaxcifar.data import Dataset, Splits
+from jaxcifar.experiments import get_experiment
+from jaxcifar.recipe import Recipe
+from jaxcifar.sweeps.choice import make_programs
+from jaxcifar.sweeps.members import make_members
+
+# Case -> (preset, its changes, steps in one timed call: a step of the head is too short alone)
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "full": ("scratch", {}, 1),
+    "narrow": ("scratch", {"width": 16}, 1),
+    # From random weights, which take as long as trained ones.
+    "head": ("freeze_b_bn_frozen", {"weights": None, "new_head": False}, 100),
+}
+FORMS = {"vmap": "one program", "sequential": "one after another"}
+
+
+def random_splits(recipe: Recipe, images: int) -> Splits:
+    """Noise of the shape of the recipe's data."""
+    rng = np.random.default_rng(0)
+    dataset = Dataset(
+        rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8),
+        rng.integers(0, 10, images, dtype=np.int32),
+    )
+    return Splits(recipe.dataset, (), dataset, dataset, dataset, "noise")
+
+
+def case(
+    name: str, members: int, batch_size: int
+) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
+    """The two variants of a case, and what compiling them took."""
+    preset, changes, steps = CASES[name]
+    recipe = dataclasses.replace(
+        get_experiment(preset).recipe, batch_size=batch_size, dropout_rate=0.5, **changes
+    )
+    rates = [round(0.5 * i / members, 3) for i in range(1, members + 1)]
+    programs = make_programs(
+        "dropout_rate",
+        make_members(recipe, "dropout_rate", rates),
+        random_splits(recipe, 4 * batch_size),
+    )
+    facts = {
+        FORMS[form]: {
+            "compile_seconds": round(program.compile_seconds, 1),
+            "memory_mib": round(program.bytes / 2**20, 1),
+        }
+        for form, program in programs.items()
+    }
+    variants: dict[str, Callable[[], None]] = {
+        f"{name}, {FORMS[form]}, {steps} step(s)": partial(program.advance, steps)
+        for form, program in programs.items()
+    }
+    return variants, facts
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--members", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, default=list(CASES), help="default: all cases"
+    )
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/sweep_time_....json")
+    parsed = parser.parse_args()
+    facts, timed = {}, {}
+    for name in parsed.only:
+        variants, facts[name] = case(name, parsed.members, parsed.batch_size)
+        together, alone = variants
+        timed[name] = compare(
+            interleave(variants, repeats=parsed.repeats, warmup=1),
+            {"one program / one after another": (together, alone)},
+        )
+        show(f"{name}: {parsed.members} members, batch {parsed.batch_size}, float32", timed[name])
+        print(f"  {facts[name]}", flush=True)
+    settings = {
+        "members": parsed.members,
+        "batch_size": parsed.batch_size,
+        "dtype": "float32",
+        "field": "dropout_rate",
+        "cases": {name: CASES[name] for name in parsed.only},
+    }
+    save("sweep_time", {"settings": settings, "compiled": facts, "cases": timed}, out=parsed.out)
+
+
+if __name__ == "__main__":
+    main()
