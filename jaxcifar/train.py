@@ -141,19 +141,20 @@ def fit(
                 batch_size=recipe.eval_batch_size,
             )
             test_data = to_device(splits.test)
+            steps = {which: checkpoints.find(which) for which in ("best", "last")}
             scores = {}
-            for which in ("best", "last"):
-                step = checkpoints.find(which)
+            for step in set(steps.values()):  # often it is one
                 variables = checkpoints.restore_weights(state.variables, step)
-                with ProgressBar(f"test {which}", len(splits.test), verbose) as bar:
+                with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
                     sums = test.run(variables, test_data, bar.advance)
-                scores[which] = {
+                scores[step] = {
                     "step": step,
                     "validation_accuracy": checkpoints.validation_accuracy(step),
                     "test": metrics.compute(sums),
                 }
             save_figure(plot_curves(history, title=name), files.figures / "curves.png")
-            files.write_summary(_summarize(recipe, name, state, history, files) | scores)
+            summary = _summarize(recipe, name, state, history, files)
+            files.write_summary(summary | {which: scores[step] for which, step in steps.items()})
     if verbose and files is not None:
         _print_closing(files)
     return state, history

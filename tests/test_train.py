@@ -98,6 +98,22 @@ def test_images_are_trained_on_and_scored_at_the_size_asked_for(recipe, digits, 
     assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
 
 
+def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_path, monkeypatch):
+    restored = []
+    restore = Checkpoints.restore_weights
+
+    def counting(self, target, which="best"):
+        restored.append(which)
+        return restore(self, target, which)
+
+    monkeypatch.setattr(Checkpoints, "restore_weights", counting)
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    assert restored == [3]
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["best"] == summary["last"]
+
+
 def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
     recipe, digits, tmp_path
 ):
