@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
+from types import FrameType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from jaxcifar.checkpoint import CheckpointError
@@ -136,7 +137,11 @@ def _checkpoint_choice(text: str) -> str | int:
 
 
 def run_script(main: Callable[[], None], *, interrupted: str = "nothing was written") -> NoReturn:
-    """Run a script's `main`. Expected errors are one line and exit status 2; Ctrl-C exits 130."""
+    """Run a script's `main`. Expected errors are one line and exit status 2; Ctrl-C exits 130 and
+    SIGTERM, which batch systems send before they kill, likewise 143: both let what is being written
+    be finished.
+    """
+    signal.signal(signal.SIGTERM, _stop)
     enable_compilation_cache()
     # Orbax tells of every save and of opening read-only through absl, at WARNING.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -148,7 +153,18 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
+    except _Terminated:
+        print(f"terminated; {interrupted}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     sys.exit(0)
+
+
+class _Terminated(BaseException):
+    """Like KeyboardInterrupt: no `except Exception` catches it."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _value_of(hint: Any) -> dict[str, Any]:

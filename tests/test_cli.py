@@ -1,4 +1,7 @@
 import argparse
+import os
+import signal
+import time
 
 import pytest
 
@@ -77,6 +80,28 @@ def test_expected_errors_are_one_line_and_a_status(error, code, text, capsys, mo
         run_script(main)
     assert stopped.value.code == code
     assert capsys.readouterr().err.startswith(text)
+
+
+def test_sigterm_stops_as_ctrl_c_does(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    closed = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_script(main, interrupted="the rest is kept")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    assert closed
+    assert capsys.readouterr().err == "terminated; the rest is kept\n"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
