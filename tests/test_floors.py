@@ -14,6 +14,14 @@ FLOORS = (
     "cli stage subject transfer",
     "train visualization",
     "sweeps",
+    "reproduction",
+)
+REPRODUCTION_FLOORS = (
+    "page",
+    "report",
+    "drawings plan",
+    "folder",
+    "loop",
 )
 DATA_FLOORS = (
     "errors progress",
@@ -31,7 +39,7 @@ WEIGHTS_FLOORS = (
 )
 PLOTS_FLOORS = (
     "page",
-    "activations confusion curves images",
+    "activations comparison confusion curves images",
 )
 SWEEPS_FLOORS = (
     "members",
@@ -87,6 +95,7 @@ def test_modules_import_from_lower_floors_only(root):
         ("data", DATA_FLOORS),
         ("plots", PLOTS_FLOORS),
         ("sweeps", SWEEPS_FLOORS),
+        ("reproduction", REPRODUCTION_FLOORS),
         ("weights", WEIGHTS_FLOORS),
     ],
 )
