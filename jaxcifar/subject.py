@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcifar.augment import NORMALIZATIONS, make_normalize, unit_range
+from jaxcifar.augment import NORMALIZATIONS, make_normalize, resize, unit_range
 from jaxcifar.checkpoint import Which
 from jaxcifar.data import Dataset, DatasetInfo, Splits, dataset_info, load_dataset
 from jaxcifar.evaluation import SplitName, restore_run
@@ -37,6 +37,7 @@ class Subject:
         normalize: uint8 images of any size to what it sees at that size.
         batch_size: of images, in evaluation.
         figures: where its pictures go.
+        tag: ends their names, so that those of another checkpoint do not take their place.
         trained_on: fingerprint of the data whose splits it knows; None where that is not known.
         load: the dataset, read when an image of it is first needed.
     """
@@ -51,6 +52,7 @@ class Subject:
     normalize: Normalize
     batch_size: int
     figures: Path
+    tag: str
     trained_on: str | None
     load: Callable[[], Splits]
 
@@ -94,6 +96,7 @@ def run_subject(
         normalize=make_normalize(recipe.normalization),
         batch_size=recipe.eval_batch_size,
         figures=files.figures,
+        tag="" if which == "best" else f"_{which}",
         trained_on=trained_on,
         load=cache(lambda: load_splits(recipe, data_dir)),
     )
@@ -114,8 +117,9 @@ def weights_subject(
         architecture: one of `resnet.ARCHITECTURES`.
         normalization: one of `augment.NORMALIZATIONS`, for a file that does not say on which mean
             and standard deviation it was trained.
-        dataset: its test images are shown, at their own size. If it has as many classes as the
-            file's head they are taken to be the same; otherwise the head's have numbers.
+        dataset: its test images are shown, at the size that the file says it was trained on, else
+            at their own. If it has as many classes as the file's head they are taken to be the
+            same; otherwise the head's have numbers.
         data_dir: where TFDS data lies.
 
     Raises:
@@ -136,21 +140,32 @@ def weights_subject(
     model = model_of(file.tensors, architecture)
     variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
     named = model.num_classes == info.num_classes
-    stem = Path(weights).stem
+    side = info.side if stated is None or stated.size is None else stated.size
+
+    def preprocess(images: jax.Array) -> jax.Array:
+        resized = images if images.shape[1:3] == (side, side) else resize(images, side)
+        return normalize(resized)
+
     return Subject(
         name=f"weights {Path(weights).name}",
         model=model,
         variables=variables,
         class_names=info.class_names if named else tuple(map(str, range(model.num_classes))),
         dataset=info,
-        image_size=info.side,
-        preprocess=normalize,
+        image_size=side,
+        preprocess=preprocess,
         normalize=normalize,
-        batch_size=500,
-        figures=Path("figures") / stem,
+        batch_size=batch_of(side),
+        figures=Path("figures") / Path(weights).stem,
+        tag="",
         trained_on=None,
         load=cache(lambda: load_dataset(dataset, data_dir=data_dir)),
     )
+
+
+def batch_of(side: int) -> int:
+    """How many images of `side` pixels to evaluate at once: as much memory as 500 of 64x64 take."""
+    return max(1, min(500, 500 * 64**2 // side**2))
 
 
 def _normalize_of(source: str, stated: Preprocessing | None, name: str | None) -> Normalize:

@@ -1,8 +1,8 @@
 """Pictures of a trained network at work. Each is written as a PNG, whose path is returned.
 
 All take a run's directory or a `Subject` (`subject.weights_subject` makes one of a file of
-weights), and write into the run's figures unless `out` says otherwise. What is asked for is checked
-before anything is compiled.
+weights), and write into the run's figures unless `out` says otherwise; of another checkpoint than
+the best under names that end in it. What is asked for is checked before anything is compiled.
 
 Raised besides what each says: RunError, CheckpointError, DataError for what of the run or its data
 cannot be used, RecipeError for anything asked for that cannot be.
@@ -40,7 +40,8 @@ from jaxcifar.predictions import (
     predict,
 )
 from jaxcifar.recipe import RecipeError
-from jaxcifar.subject import Subject, run_subject
+from jaxcifar.run_files import read_object, write_atomically
+from jaxcifar.subject import Subject, batch_of, run_subject
 from jaxcifar.suggest import did_you_mean
 
 # An early convolution, the first of the first block, and a later one of the same stage.
@@ -77,7 +78,7 @@ def draw_activations(
     """
     subject = _subject(run, which, data_dir)
     suffix = "" if size is None else f"_{size}"
-    path = _png(subject, f"activations_{Path(str(image)).stem}{suffix}.png", out, [image])
+    path = _png(subject, f"activations_{Path(str(image)).name}{suffix}", out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
     view = _see(subject, image, size)
@@ -128,7 +129,7 @@ def draw_grad_cam(
         ImageFileError: an image file cannot be used.
     """
     subject = _subject(run, which, data_dir)
-    path = _png(subject, "grad_cam.png", out, images or ())
+    path = _png(subject, "grad_cam", out, images or ())
     _check_count(count)
     layer = _grad_cam_layer(subject, layer)
     if target is not None and target not in subject.class_names:
@@ -161,7 +162,7 @@ def draw_mistakes(
         RecipeError: the network's classes are not the dataset's, or it makes no mistake.
     """
     subject = _subject(run, which, data_dir)
-    path = _png(subject, "mistakes.png", out)
+    path = _png(subject, "mistakes", out)
     _check_count(count)
     dataset, probabilities = _score(subject, split)
     predicted = probabilities.argmax(axis=1)
@@ -200,7 +201,10 @@ def draw_confusion(
         RecipeError: the network's classes are not the dataset's.
     """
     subject = _subject(run, which, data_dir)
-    path = _png(subject, "confusion.png", out)
+    path = _png(subject, "confusion", out)
+    counts = path.with_suffix(".json")
+    if counts.exists() and "confusion" not in read_object(counts):
+        raise RecipeError(f"{counts} holds something else: name another file by --out")
     dataset, probabilities = _score(subject, split)
     names = subject.class_names
     confusion = confusion_matrix(dataset.labels, probabilities.argmax(axis=1), len(names))
@@ -219,7 +223,7 @@ def draw_confusion(
         "confusion": confusion.tolist(),
         "per_class_accuracy": [None if np.isnan(share) else share for share in accuracy.tolist()],
     }
-    path.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    write_atomically(counts, json.dumps(numbers, indent=2) + "\n")
     return path
 
 
@@ -339,8 +343,8 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
     _check_size(size)
     test = subject.split("test")
     batch_size = subject.batch_size
-    if size is not None:  # as much memory as 500 images of 64x64 take
-        batch_size = max(1, min(batch_size, 500 * 64**2 // size**2))
+    if size is not None:
+        batch_size = min(batch_size, batch_of(size))
     found: list[int] = []
     for first in range(0, len(test), batch_size):  # no further than need be
         rows = np.arange(first, min(first + batch_size, len(test)))
@@ -407,7 +411,7 @@ def _png(
     subject: Subject, name: str, out: str | Path | None, images: Sequence[str | int] = ()
 ) -> Path:
     """Where the picture goes; an image that is to be shown must not be replaced by it."""
-    path = Path(out) if out else subject.figures / name
+    path = Path(out) if out else subject.figures / f"{name}{subject.tag}.png"
     if path.suffix != ".png":
         raise RecipeError(f"the picture is a PNG file: let --out end in .png, not {path.name!r}")
     if path.is_dir():

@@ -127,6 +127,8 @@ def main() -> None:
         wishes["layer"] = layers[0]
         wishes["images"] = [wishes.pop("image")] if "image" in wishes else None
     if draw is describe_layers:
+        if "out" in given:
+            parser.error("--list-layers prints and writes nothing: leave --out away")
         print(describe_layers(subject_of(parser, given), **wishes))
         return
     path = draw(subject_of(parser, given), **wishes, out=given.get("out"))
@@ -140,6 +142,8 @@ def subject_of(parser: Parser, given: dict[str, Any]) -> Subject:
         parser.error("name a RUN or --weights, one of them")
     options = {name: given[name] for name in WEIGHTS_OPTIONS if name in given}
     if "weights" in given:
+        if given["checkpoint"] != "best":
+            parser.error("--checkpoint is for a RUN; a file of weights is one")
         return weights_subject(given["weights"], **options, data_dir=data_dir)
     if options:
         parser.error(f"{option(next(iter(options)))} is for --weights; a run knows its own")

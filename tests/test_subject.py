@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxcifar.augment import resize
 from jaxcifar.pretrained import Preprocessing, export_weights, to_torch
 from jaxcifar.recipe import RecipeError
 from jaxcifar.resnet import make_resnet
 from jaxcifar.run_files import RunError
-from jaxcifar.subject import run_subject, weights_subject
+from jaxcifar.subject import batch_of, run_subject, weights_subject
 from jaxcifar.transfer import export_run
 from jaxcifar.weights import WeightsError
 from tests.conftest import assert_trees_identical, random_variables
@@ -66,6 +67,21 @@ def test_what_does_not_fit_is_refused_by_name(tiny, tmp_path):
     save_file({k: v for k, v in tensors.items() if not k.startswith("fc")}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"missing: fc\.weight"):
         weights_subject(tmp_path / "x.pth", architecture="tiny", normalization="half")
+
+
+def test_weights_see_test_images_at_the_size_they_were_trained_on(tiny, tmp_path):
+    write(tmp_path / "w.safetensors", classes=10)
+    subject = weights_subject(tmp_path / "w.safetensors", architecture="tiny", dataset="digits")
+    assert subject.image_size == PREPROCESSING.size
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), jnp.uint8)
+    expected = subject.normalize(resize(images, 64))
+    np.testing.assert_array_equal(subject.preprocess(images), expected)
+    assert subject.batch_size == 500
+    write(tmp_path / "plain.safetensors", Preprocessing((0.5,) * 3, (0.5,) * 3), classes=10)
+    plain = weights_subject(tmp_path / "plain.safetensors", architecture="tiny", dataset="digits")
+    assert plain.image_size == 32
+    np.testing.assert_array_equal(plain.preprocess(images), plain.normalize(images))
+    assert batch_of(128) == 125
 
 
 def test_a_run_and_its_exported_weights_see_alike(stored_run, digits, tmp_path):

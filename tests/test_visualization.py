@@ -106,9 +106,9 @@ class TestActivations:
     def test_any_image_at_any_size(self, stored_run, drawn, tmp_path):
         photo = tmp_path / "photo.jpg"
         Image.new("RGB", (40, 24), "red").save(photo)
-        assert draw_activations(stored_run, LAYERS, str(photo)).name == "activations_photo.png"
+        assert draw_activations(stored_run, LAYERS, str(photo)).name == "activations_photo.jpg.png"
         path = draw_activations(stored_run, LAYERS, str(photo), size=48)
-        assert path.name == "activations_photo_48.png"
+        assert path.name == "activations_photo.jpg_48.png"
         path = draw_activations(stored_run, LAYERS, "8", size=64)
         assert path.name == "activations_8_64.png"
         shapes = [(pixels.shape, maps["conv1"].shape) for (pixels, maps), _ in drawn]
@@ -236,6 +236,19 @@ class TestScores:
         assert numbers["accuracy"] == np.trace(counts) / 360
         assert (numbers["split"], numbers["examples"]) == ("test", 360)
         assert numbers["class_names"] == list("0123456789")
+        draw_confusion(stored_run, out=stored_run / "new" / "c.png")  # its own may be replaced
+
+    def test_counts_never_take_the_place_of_another_file(self, stored_run):
+        before = (stored_run / "config.json").read_bytes()
+        with pytest.raises(RecipeError, match=r"config\.json holds something else"):
+            draw_confusion(stored_run, out=stored_run / "config.png")
+        assert (stored_run / "config.json").read_bytes() == before
+        assert not (stored_run / "config.png").exists()
+
+    def test_another_checkpoint_has_pictures_of_its_own(self, stored_run):
+        assert draw_mistakes(stored_run, which="last").name == "mistakes_last.png"
+        path = draw_activations(stored_run, ["conv1"], "8", which=0)
+        assert path.name == "activations_8_0.png"
 
     def test_other_splits_need_the_data_the_run_had(self, stored_run, digits):
         draw_confusion(stored_run, split="validation")
@@ -327,6 +340,8 @@ def test_the_script_lists_and_draws(script, stored_run, weights, capsys, tmp_pat
         (("run", "--mistakes", "--layers", "conv1"), "--layers is not for --mistakes"),
         (("run", "--target", "cat"), "--target is not for --activations"),
         (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam is of one layer"),
+        (("run", "--list-layers", "--out", "x.png"), "--list-layers prints and writes nothing"),
+        (("--weights", "w", "--checkpoint", "last"), "--checkpoint is for a RUN"),
         (("run", "--dataset", "digits"), "--dataset is for --weights; a run knows its own"),
         (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),
     ],
