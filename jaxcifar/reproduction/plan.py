@@ -54,7 +54,7 @@ REPORTED = {
     "freeze_b": Reported(0.615, 0.492, 0.491, 3 * 60 + 45),
     "mini": Reported(0.896, 0.728, 0.728, 23 * 60 + 51),
 }
-# So that all of it takes a quarter of an hour on two cores; most of that is compiling, and scoring
+# So that all of it takes about ten minutes on two cores; most of that is compiling, and scoring
 # the 10,000 test images, which are never fewer.
 SMOKE = {"train_size": 1_280, "validation_size": 500, "epochs": 2}
 # The 3x3 stem is 16 times the work, in training and in scoring.

@@ -279,8 +279,9 @@ def _results(report: Report) -> list[Block]:
     text = (
         "Accuracies are of the last epoch; train accuracy is the mean over that epoch, as it "
         "trained. The best epoch is chosen by validation accuracy. Training time excludes "
-        "compiling and validation. The report's figures are single runs on a Colab GPU, from "
-        "torchvision's ImageNet weights where weights are used." + spread
+        "compiling (but for the pass that caches features) and validation. The report's figures "
+        "are single runs on a Colab GPU, from torchvision's ImageNet weights where weights are "
+        "used." + spread
     )
     return [Heading("Results"), Table(columns, rows), Text(text)]
 

@@ -175,6 +175,8 @@ def test_the_machine_and_the_checkpoints_are_told(tmp_path):
     assert "epoch 2: validation 0.400, test 0.500" in text
     assert "10 of 1,000" in text
     assert "350 (median epoch)" in text
+    # `stage.StageData.seconds`, which is training time, has the compiling of the caching pass.
+    assert "excludes compiling (but for the pass that caches features) and validation" in text
 
 
 def test_departures_are_against_a_preset():
