@@ -147,6 +147,18 @@ class Settings:
         if self.seeds < 1:
             raise RecipeError(f"seeds must be at least 1, not {self.seeds}")
 
+    def options(self) -> dict[str, str | int]:
+        """What of the command line, beside scale, seed and places, is not by default.
+
+        Of weights in a local file or directory the name only.
+        """
+        weights = self.weights
+        if weights is not None and (Path(weights).exists() or Path(weights).is_absolute()):
+            weights = Path(weights).resolve().name
+        seeds = self.seeds if self.seeds > 1 else None
+        values = {"weights": weights, "epochs": self.epochs, "resize": self.resize, "seeds": seeds}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 def select(plan: Sequence[Item], only: Iterable[str] = (), skip: Iterable[str] = ()) -> list[Item]:
     """The items of these ids, or all but those, in the plan's order.
