@@ -1,10 +1,10 @@
 """Run the course report's experiments and write one page of results.
 
-python scripts/reproduce.py --scale smoke                     minutes on two CPU cores
-python scripts/reproduce.py --weights resnet18.pth            the recipes as they are: for a GPU
-python scripts/reproduce.py --only scratch freeze-b           parts of it, on the same page
+python scripts/reproduce.py --scale smoke --out report_smoke    minutes on two CPU cores
+python scripts/reproduce.py --weights resnet18.pth              the recipes as they are: for a GPU
+python scripts/reproduce.py --only scratch scratch-modern       parts of it, on the same page
 python scripts/reproduce.py --only mini --resize 64 --epochs 15
-python scripts/reproduce.py --list                            what there is, and what is done
+python scripts/reproduce.py --list                              what there is, and what is done
 
 What is complete is skipped and what was begun goes on, so the same command continues after an
 interruption. OUT holds index.html (alone, it is the whole report), report.md, pictures/ and runs/.

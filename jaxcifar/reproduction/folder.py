@@ -2,7 +2,8 @@
 
 ::
 
-    plan.json    the mark that the directory is ours, its scale and seeds, and what failed and why
+    plan.json    the mark that the directory is ours, its scale, the options by which each item was
+                 asked for, and what failed and why
     runs/        a run directory for each run of the plan, see `run_files`
     pictures/
     index.html   the page, which needs none of the others
@@ -10,7 +11,8 @@
 """
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,14 +68,24 @@ class Mark:
 
     Attributes:
         scale, seed: the directory's; a call with others is refused.
-        seeds: the most runs of an item that were asked for.
+        asked: id of an item -> the options it was last asked for by, see `Settings.options`; of
+            seeds the most that were ever asked for.
         failed: id of an item -> why it did not run when it was last tried.
     """
 
     scale: Scale = "full"
     seed: int = 0
-    seeds: int = 1
+    asked: dict[str, dict[str, str | int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+    def seeds(self, item: str) -> int:
+        """The most runs of an item that were asked for."""
+        return int(self.asked.get(item, {}).get("seeds", 1))
+
+    def ask(self, item: str, settings: Settings) -> None:
+        """Note that an item is asked for."""
+        seeds = max(self.seeds(item), settings.seeds)
+        self.asked[item] = settings.options() | ({"seeds": seeds} if seeds > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -83,8 +95,8 @@ class ReportFolder:
     path: Path
     plan: Sequence[Item] = PLAN
 
-    def open(self, settings: Settings) -> Mark:
-        """The mark of the report here, or a new one; nothing is written.
+    def open(self, settings: Settings, chosen: Iterable[Item]) -> Mark:
+        """The mark of the report here, or a new one, with what is asked for; nothing is written.
 
         Raises:
             RunError: the directory holds something else, or a report at another scale or seed.
@@ -106,7 +118,8 @@ class ReportFolder:
                     f"{self.path} was made with --{name} {theirs}, not {wanted}: go on with "
                     f"--{name} {theirs}, or choose another --out"
                 )
-        mark.seeds = max(mark.seeds, settings.seeds)
+        for item in chosen:
+            mark.ask(item.name, settings)
         return mark
 
     def read_mark(self) -> Mark | None:
@@ -121,6 +134,9 @@ class ReportFolder:
         values = read_object(file)
         if values.pop("made_by", None) != _MADE_BY:
             raise RunError(f"{file} is another program's: choose another --out")
+        if "seeds" in values:  # the first form: one number, whatever item it was asked for
+            values.pop("seeds")
+            values["asked"] = {item.name: self._seeds_begun(item) for item in self.plan}
         try:
             return Mark(**values)
         except TypeError as error:
@@ -136,6 +152,30 @@ class ReportFolder:
         """The run directory of an item, or the directory of a sweep."""
         suffix = "" if seed == first_seed else f"-seed{seed}"
         return self.path / "runs" / (item.name + suffix)
+
+    def _seeds_begun(self, item: Item) -> dict[str, str | int]:
+        found = [path.name for path in (self.path / "runs").glob(f"{item.name}-seed*")]
+        return {"seeds": len(found) + 1} if found else {}
+
+    def command(self, mark: Mark) -> str:
+        """What to type for the same page: a line for each set of options asked for."""
+        groups: dict[tuple[tuple[str, str | int], ...], list[str]] = {}
+        for item in self.plan:
+            if item.name in mark.asked:
+                key = tuple(mark.asked[item.name].items())
+                # The group of the last pictures comes last: they are drawn from all the runs.
+                groups[key] = [*groups.pop(key, []), item.name]
+        start = ["python", "scripts/reproduce.py", "--scale", mark.scale]
+        start += ["--seed", str(mark.seed)] if mark.seed else []
+        name = self.path.resolve().name
+        start += ["--out", name] if name != "report" else []
+        lines = []
+        for key, names in (groups or {(): [item.name for item in self.plan]}).items():
+            others = [item.name for item in self.plan if item.name not in names]
+            part = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
+            options = [word for option, value in key for word in (f"--{option}", str(value))]
+            lines.append(shlex.join([*start, *options, *(part if others else [])]))
+        return "\n".join(lines)
 
     def members(self, item: Item) -> list[tuple[float, Path]]:
         """The values of a sweep and their run directories."""
@@ -195,9 +235,7 @@ class ReportFolder:
                 for name, (title, text) in _GALLERIES.items()
                 if name in items
             ),
-            command=f"python scripts/reproduce.py --scale {mark.scale}"
-            + (f" --seed {mark.seed}" if mark.seed else "")
-            + (f" --seeds {mark.seeds}" if mark.seeds > 1 else ""),
+            command=self.command(mark),
         )
 
     def write_page(self) -> Path:
@@ -231,7 +269,7 @@ class ReportFolder:
 
     def _entry(self, item: Item, mark: Mark) -> Entry:
         assert item.preset is not None
-        seeds = range(mark.seed, mark.seed + mark.seeds)
+        seeds = range(mark.seed, mark.seed + mark.seeds(item.name))
         first, *others = (self.run_path(item, seed, mark.seed) for seed in seeds)
         if complete_run(first) is None:
             first = self.shared_run(item) or first
@@ -256,11 +294,13 @@ class ReportFolder:
 
     def _sweep(self, item: Item, mark: Mark) -> SweepEntry:
         assert item.swept is not None
+        assert item.preset is not None
         plot = self.path / "runs" / item.name / "figures" / "sweep.png"
         drawn = [Picture(plot, f"Accuracy against {item.swept}", f"Accuracy against {item.swept}.")]
         return SweepEntry(
             item.name,
             f"{item.title} {_how(self.path / 'runs' / item.name)}".strip(),
+            item.preset,
             item.swept,
             tuple(self.members(item)),
             mark.failed.get(item.name),

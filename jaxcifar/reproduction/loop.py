@@ -11,6 +11,7 @@ from jaxcifar.cli import EXPECTED
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.reproduction.folder import ReportFolder, complete_run
 from jaxcifar.reproduction.plan import PLAN, Item, Settings, recipe_of, select
+from jaxcifar.reproduction.report import without_folder
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.sweeps import sweep
 from jaxcifar.sweeps.files import SweepFiles
@@ -55,7 +56,7 @@ def reproduce(
     later = range(settings.seed + 1, settings.seed + settings.seeds)
     jobs = [(item, settings.seed) for item in chosen]
     jobs += [(item, seed) for seed in later for item in chosen if item.kind == "run"]
-    mark = folder.open(settings)
+    mark = folder.open(settings, chosen)
     _check(folder, jobs, settings)
 
     folder.write_mark(mark)
@@ -78,7 +79,8 @@ def reproduce(
                     _train(folder, job, settings, unavailable, verbose=verbose)
                 mark.failed.pop(item.name, None)
             except EXPECTED as error:
-                failed[item.name] = mark.failed[item.name] = " ".join(str(error).split())
+                failed[item.name] = " ".join(str(error).split())
+                mark.failed[item.name] = _for_page(str(error), folder, settings)
                 if verbose:
                     print(f"{item.name} did not run: {failed[item.name]}", flush=True)
             folder.write_mark(mark)
@@ -139,6 +141,19 @@ def _is_complete(folder: ReportFolder, job: Job, settings: Settings) -> bool:
         return True
     first = seed == settings.seed
     return first and folder.shared_run(item, recipe_of(item, settings, seed)) is not None
+
+
+def _for_page(reason: str, folder: ReportFolder, settings: Settings) -> str:
+    """A reason without folders of this machine: the page is for others, too."""
+    places = [folder.path]
+    if settings.data_dir is not None:
+        places.insert(0, Path(settings.data_dir))
+    if settings.weights is not None and Path(settings.weights).exists():
+        weights = Path(settings.weights).absolute()
+        places = [weights, weights.resolve().parent, weights.parent, *places]
+    for place in places:
+        reason = without_folder(reason, place)
+    return " ".join(reason.split())
 
 
 def _draw(folder: ReportFolder, item: Item, settings: Settings) -> None:

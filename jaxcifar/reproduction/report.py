@@ -123,20 +123,26 @@ class Entry:
             try:
                 read_run(path)
             except RunError as error:
-                return f"{NOT_RUN}: {error}"
+                return f"{NOT_RUN}: {without_folder(str(error), path)}"
         return NOT_RUN + because
 
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """A sweep: a run for each value of one field of the recipe."""
+    """A sweep: a run for each value of one field of a preset's recipe."""
 
     name: str
     title: str
+    preset: str
     field: str
     members: tuple[tuple[float, Path], ...]  # (value, run directory)
     reason: str | None = None
     pictures: tuple[Picture, ...] = ()
+
+    def runs(self) -> list[Run]:
+        """The members begun; a damaged one counts as none."""
+        runs = (_read_or_none(path) for _, path in self.members)
+        return [run for run in runs if run is not None]
 
 
 @dataclass(frozen=True)
@@ -167,20 +173,26 @@ def build_page(report: Report) -> Page:
     blocks += _results(report)
     blocks += _comparison(report)
     for sweep in report.sweeps:
-        blocks += _sweep(sweep)
+        blocks += _sweep(sweep, report.scale)
     for gallery in report.galleries:
         blocks += [Heading(gallery.title), Text(gallery.text), *gallery.pictures]
         if gallery.missing is not None:
             blocks.append(Notice(gallery.missing))
-    blocks += _what_ran(report.entries)
+    named = [(_run_name(entry, run), run) for entry in report.entries for run in entry.runs()]
+    named += [
+        (f"{sweep.name}/{run.path.name}", run) for sweep in report.sweeps for run in sweep.runs()
+    ]
+    blocks += _what_ran(named)
     blocks.append(Heading("Each run"))
     for entry in report.entries:
         blocks += _details(entry)
+    several = "\n" in report.command
+    again = "These commands, one after another, make" if several else "This command makes"
     blocks += [
         Heading("Again"),
         Text(
-            "The same command makes this page again, skips what is complete, and goes on from the "
-            "last epoch of what is not."
+            f"{again} this page again: what is complete is skipped, and what is not goes on from "
+            "its last epoch. Of a local file or directory the name is given, without its folder."
         ),
         Code(report.command),
     ]
@@ -219,6 +231,14 @@ def time_text(seconds: float) -> str:
     parts = [f"{hours}h"] if hours else []
     parts += [f"{minutes}m"] if whole >= 60 else []
     return " ".join([*parts, f"{whole % 60}s"])
+
+
+def without_folder(text: str, path: Path) -> str:
+    """A message without the folder of this machine that a path lies in: of the path, its name."""
+    for form in (path.resolve(), path.absolute()):  # links followed, and not
+        if form.name:  # else it is the root
+            text = text.replace(str(form), form.name)
+    return text
 
 
 def departures(recipe: Mapping[str, Any], preset: str) -> list[str]:
@@ -279,8 +299,9 @@ def _results(report: Report) -> list[Block]:
     text = (
         "Accuracies are of the last epoch; train accuracy is the mean over that epoch, as it "
         "trained. The best epoch is chosen by validation accuracy. Training time excludes "
-        "compiling and validation. The report's figures are single runs on a Colab GPU, from "
-        "torchvision's ImageNet weights where weights are used." + spread
+        "compiling (but for the pass that caches features) and validation. The report's figures "
+        "are single runs on a Colab GPU, from torchvision's ImageNet weights where weights are "
+        "used." + spread
     )
     return [Heading("Results"), Table(columns, rows), Text(text)]
 
@@ -346,7 +367,7 @@ def _comparison(report: Report) -> list[Block]:
     return [Heading("Accuracy against time"), picture, Table(columns, tuple(rows))]
 
 
-def _sweep(sweep: SweepEntry) -> list[Block]:
+def _sweep(sweep: SweepEntry, scale: Scale) -> list[Block]:
     rows: list[tuple[str, ...]] = []
     for value, path in sweep.members:
         run = _read_or_none(path)
@@ -360,6 +381,9 @@ def _sweep(sweep: SweepEntry) -> list[Block]:
         Text(sweep.title),
         *sweep.pictures,
     ]
+    remarks = _sweep_remarks(sweep, scale)
+    if remarks:
+        blocks.append(Text(f"Recipe, against {sweep.preset}: {'; '.join(remarks)}."))
     if len(complete) < len(rows):
         because = f": {sweep.reason}" if sweep.reason else ""
         blocks.append(Notice(f"{len(rows) - len(complete)} of {len(rows)} {NOT_RUN}{because}"))
@@ -367,17 +391,25 @@ def _sweep(sweep: SweepEntry) -> list[Block]:
     return [*blocks, Table(columns, tuple(rows))]
 
 
-def _what_ran(entries: Sequence[Entry]) -> list[Block]:
+def _sweep_remarks(sweep: SweepEntry, scale: Scale) -> list[str]:
+    """How the members depart from the preset in what they share."""
+    runs = sweep.runs()
+    if not runs:
+        return []
+    shared = {n: v for n, v in runs[0].config["recipe"].items() if n != sweep.field}
+    smoke = ["smoke run"] if scale == "smoke" else []
+    return smoke + departures(shared, sweep.preset)
+
+
+def _what_ran(named: Iterable[tuple[str, Run]]) -> list[Block]:
     machines: dict[tuple[str, ...], list[str]] = {}
     weights: dict[tuple[str, ...], list[str]] = {}
     data: dict[str, list[str]] = {}
-    for entry in entries:
-        for run in entry.runs():
-            name = _run_name(entry, run)
-            machines.setdefault(_machine_cells(run.config["machine"]), []).append(name)
-            weights.setdefault(_weights_cells(run), []).append(name)
-            fingerprint = str(run.config.get("data_fingerprint"))[:12]
-            data.setdefault(fingerprint, []).append(name)
+    for name, run in named:
+        machines.setdefault(_machine_cells(run.config["machine"]), []).append(name)
+        weights.setdefault(_weights_cells(run), []).append(name)
+        fingerprint = str(run.config.get("data_fingerprint"))[:12]
+        data.setdefault(fingerprint, []).append(name)
     if not machines:
         return [Heading("What ran where"), Text("Nothing has run yet.")]
     return [

@@ -1,12 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 
 from jaxcifar.recipe import RecipeError
 from jaxcifar.reproduction import Settings, describe_plan, loop, reproduce
 from jaxcifar.run_files import RunError
 from jaxcifar.train import fit
-from jaxcifar.weights import WeightsError
+from jaxcifar.weights import WeightsError, write_safetensors
 from tests.reproduction.test_page import read
 
 
@@ -51,6 +52,8 @@ def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
     assert "smoke run; epochs 1, not 2" in text
     assert "2 of 3 runs are complete" in text
     assert "lean: not run: nobody/nothing" in text
+    assert "Recipe, against one: smoke run; epochs 1, not 2." in text
+    assert "rates/dropout_rate=0.3" in text.split("What ran where")[1]
     assert str(tmp_path) not in (out / "index.html").read_text()
     assert len(list((out / "pictures").glob("*.png"))) == 5  # 2 curves, 2 matrices, comparison
     assert not list((out / "pictures").glob(".*"))
@@ -66,7 +69,11 @@ def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
     reproduce(out, smoke, plan=plan, skip=["lean"], verbose=False)
     reproduce(out, Settings(scale="smoke", seeds=2), plan=plan, only=["one"], verbose=False)
     assert [(name, len(epochs)) for name, epochs in trained[1:]] == [("one-seed1", 1)]
-    assert "n = 2" in page_text(out)
+    text = page_text(out)
+    assert "n = 2" in text
+    assert state(out, plan, "two") == "complete", "it was asked for with one seed"
+    assert "--scale smoke --skip one" in text
+    assert "--scale smoke --seeds 2 --only one" in text
 
 
 def test_an_interrupted_call_leaves_a_page_and_the_same_call_goes_on(
@@ -169,3 +176,27 @@ def test_weights_that_cannot_be_had_are_asked_for_once(plan, tmp_path, trained):
         reproduce(tmp_path / "out", plan=doubled, only=["lean", "lean2"], verbose=False)
     assert [name for name, _ in trained] == ["lean"]
     assert page_text(tmp_path / "out").count("not run: nobody/nothing") == 4
+
+
+def test_the_pages_command_is_not_refused(plan, tmp_path, trained, monkeypatch):
+    out = tmp_path / "mine"
+    reproduce(out, Settings(epochs=1), plan=plan, only=["one"], verbose=False)
+    command = "python scripts/reproduce.py --scale full --out mine --epochs 1 --only one"
+    assert command in page_text(out)
+    with pytest.raises(RunError, match="begun with another recipe"):  # as without --epochs
+        reproduce(out, plan=plan, only=["one"], verbose=False)
+    assert command in page_text(out)
+
+
+def test_weights_that_do_not_fit_are_named_without_their_folder(plan, tmp_path):
+    folder = tmp_path / "someone" / "weights"
+    folder.mkdir(parents=True)
+    kernel = np.zeros((2, 3, 3, 3), np.float32)
+    write_safetensors(folder / "w.safetensors", {"conv1.weight": kernel})
+    settings, out = Settings(weights=str(folder / "w.safetensors")), tmp_path / "report"
+    with pytest.raises(RunError, match="1 of 1 items did not run"):
+        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
+    assert "not run: w.safetensors" in page_text(out)
+    assert "--weights w.safetensors --only lean" in page_text(out)
+    for file in ("index.html", "report.md", "plan.json"):
+        assert "someone" not in (out / file).read_text()

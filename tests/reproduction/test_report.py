@@ -175,6 +175,8 @@ def test_the_machine_and_the_checkpoints_are_told(tmp_path):
     assert "epoch 2: validation 0.400, test 0.500" in text
     assert "10 of 1,000" in text
     assert "350 (median epoch)" in text
+    # `stage.StageData.seconds`, which is training time, has the compiling of the caching pass.
+    assert "excludes compiling (but for the pass that caches features) and validation" in text
 
 
 def test_departures_are_against_a_preset():
@@ -190,11 +192,32 @@ def test_departures_are_against_a_preset():
 def test_members_of_a_sweep_that_are_missing_have_no_number(tmp_path):
     run = write_run(tmp_path / "x=0.1")
     members = ((0.1, run), (0.2, tmp_path / "x=0.2"))
-    sweep = SweepEntry("sweep_x", "x", "x", members, reason="out of luck")
+    sweep = SweepEntry("sweep_x", "x", "scratch", "x", members, reason="out of luck")
     text = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
     assert "| 0.1 | 0.600 | 0.400 | 0.500 |" in text
     assert "| 0.2 | not run | not run | not run |" in text
     assert "1 of 2 not run: out of luck" in text
+
+
+def test_a_sweep_tells_its_departures_and_where_it_ran(tmp_path):
+    run = write_run(tmp_path / "dropout_rate=0.3", settings={"dropout_rate": 0.3, "resize": 64})
+    members = ((0.3, run), (0.4, tmp_path / "dropout_rate=0.4"))
+    sweep = SweepEntry("rates", "Rates.", "scratch", "dropout_rate", members)
+    text = to_markdown(build_page(Report("smoke", (), (sweep,))), tmp_path)
+    departing = "epochs 2, not 20; resize 64, not the default."
+    assert f"Recipe, against scratch: smoke run; {departing}" in text
+    full = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
+    assert f"Recipe, against scratch: {departing}" in full
+    ran = text.split("What ran where")[1]
+    assert ran.count("rates/dropout_rate=0.3") == 3  # machine, weights, data
+
+
+def test_a_damaged_run_is_named_without_the_folder_it_lies_in(tmp_path):
+    path = write_run(tmp_path / "scratch")
+    (path / "config.json").write_text("{")
+    state = entry(path).state()
+    assert state.startswith("not run: scratch/config.json")
+    assert str(tmp_path) not in state
 
 
 def test_a_gallery_says_what_is_missing():

@@ -1,6 +1,8 @@
 """scripts/reproduce.py as a user runs it."""
 
+import itertools
 import os
+import shlex
 import subprocess
 import sys
 
@@ -30,3 +32,15 @@ def test_a_foreign_directory_is_one_line_and_left_alone(root, tmp_path):
         "choose another --out\n"
     )
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["thesis.tex"]
+
+
+def test_the_readmes_commands_do_not_refuse_each_other(root):
+    section = (root / "README.md").read_text().split("\n## The whole report\n")[1].split("```")[1]
+    commands = [shlex.split(ln) for ln in section.splitlines() if ln.startswith("python ")]
+    scales = {}
+    for words in commands:
+        options = dict(itertools.pairwise(words))
+        if "--list" not in words:
+            scales.setdefault(options.get("--out"), set()).add(options.get("--scale"))
+            assert options["--weights"] == "resnet18.pth"
+    assert scales == {None: {None}, "report_smoke": {"smoke"}}
