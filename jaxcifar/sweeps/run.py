@@ -80,8 +80,11 @@ def sweep(
         starting_weights(members[0].recipe)  # what cannot be had leaves everything as it was
 
     failures: dict[str, str] = {} if before is None else before["failures"]
+    # What lies there of a sweep that is replaced does not count.
     pending = [
-        m for m in members if m.name not in failures and files.run(m.name).read_summary() is None
+        m
+        for m in members
+        if not resume or (m.name not in failures and files.run(m.name).read_summary() is None)
     ]
     choice = _choose(mode, blocked, before, field, pending, data)
     if overwrite and files.holds_sweep():

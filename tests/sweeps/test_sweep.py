@@ -216,6 +216,28 @@ def test_bad_input_is_one_error_and_writes_nothing(
     assert not (tmp_path / "s").exists()
 
 
+def quick_fit(recipe, splits, *, workdir, **settings):
+    """What `fit` leaves of a complete run, with nothing trained."""
+    scored = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
+    run = RunFiles(workdir)
+    run.create({"recipe": recipe.to_dict()})
+    run.write_summary(
+        {"train_accuracy": 0.5, "train_seconds": recipe.learning_rate}
+        | {"best": scored, "last": scored}
+    )
+
+
+def test_a_finished_sweep_is_trained_anew_when_it_is_overwritten(
+    short, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("jaxcifar.sweeps.run.fit", quick_fit)
+    settings = {"workdir": tmp_path / "s", "mode": "sequential"}
+    sweep(short, "dropout_rate", [0.1, 0.2], digits, **settings)
+    again = changed(short, learning_rate=0.5)
+    result = sweep(again, "dropout_rate", [0.1, 0.2], digits, overwrite=True, **settings)
+    assert [m.summary and m.summary["train_seconds"] for m in result.members] == [0.5, 0.5]
+
+
 @pytest.fixture
 def begun(short, tmp_path):
     """A sweep over two dropout rates of which nothing but its description was written."""
