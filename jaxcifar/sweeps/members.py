@@ -68,7 +68,8 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
             value = float(value)
         if any(member.value == value for member in members):
             raise RecipeError(f"{field} {value} is given twice: each member needs its own value")
-        # It raises for what is not a number, too.
+        if type(value) not in (int, float):  # a recipe may have None there
+            raise RecipeError(f"{field} must be of type {kind.__name__}, not {value!r}")
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
     return members

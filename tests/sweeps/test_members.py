@@ -53,6 +53,8 @@ def test_the_numeric_fields_are_those_annotated_so():
         ("seed", [], "a sweep over seed needs at least one value"),
         ("seed", [0.5], "seed must be of type int, not 0.5"),
         ("seed", ["1"], "seed must be of type int, not '1'"),
+        ("clip_norm", [1.0, None], "clip_norm must be of type float, not None"),
+        ("seed", [True], "seed must be of type int, not True"),
         ("weight_decay", [0.1], "weight_decay needs --optimizer adamw"),
     ],
 )
