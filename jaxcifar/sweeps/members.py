@@ -109,7 +109,7 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
     if field not in PLAIN_FIELDS:
         return (
             f"{field} changes the data, a shape or the program itself; as one program can run "
-            f"{', '.join(name for name in PLAIN_FIELDS if name in numeric_fields())}"
+            f"{', '.join(PLAIN_FIELDS)}"
         )
     if recipe.stage_of(1)[1] < recipe.epochs:
         return f"with freeze {recipe.freeze!r} something thaws later, which is another program"
