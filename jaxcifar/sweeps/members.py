@@ -68,7 +68,8 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
             value = float(value)
         if any(member.value == value for member in members):
             raise RecipeError(f"{field} {value} is given twice: each member needs its own value")
-        # It raises for what is not a number, too.
+        if type(value) not in (int, float):  # a recipe may have None there
+            raise RecipeError(f"{field} must be of type {kind.__name__}, not {value!r}")
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
     return members
@@ -108,7 +109,7 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
     if field not in PLAIN_FIELDS:
         return (
             f"{field} changes the data, a shape or the program itself; as one program can run "
-            f"{', '.join(name for name in PLAIN_FIELDS if name in numeric_fields())}"
+            f"{', '.join(PLAIN_FIELDS)}"
         )
     if recipe.stage_of(1)[1] < recipe.epochs:
         return f"with freeze {recipe.freeze!r} something thaws later, which is another program"

@@ -80,8 +80,11 @@ def sweep(
         starting_weights(members[0].recipe)  # what cannot be had leaves everything as it was
 
     failures: dict[str, str] = {} if before is None else before["failures"]
+    # What lies there of a sweep that is replaced does not count.
     pending = [
-        m for m in members if m.name not in failures and files.run(m.name).read_summary() is None
+        m
+        for m in members
+        if not resume or (m.name not in failures and files.run(m.name).read_summary() is None)
     ]
     choice = _choose(mode, blocked, before, field, pending, data)
     if overwrite and files.holds_sweep():
@@ -129,7 +132,7 @@ def sweep(
             failures[member.name] = str(error)
             files.write(description | {"failures": failures})
     result = _result(field, members, choice, failures, files)
-    _write_result(result, files, name, recipe.epochs)
+    _write_result(result, files, name, recipe)
     if verbose:
         print(text_table(result), end="")
         print("".join(f"{name}: {text}\n" for name, text in failures.items()), end="")
@@ -183,7 +186,8 @@ def _choose(
     data: dict[str, Splits],
 ) -> Choice:
     """How the members that are left run."""
-    if before is not None and (not pending or (mode == "auto" and before["measured"])):
+    # What was said of a single member was no choice.
+    if before is not None and (not pending or (mode == "auto" and len(before["values"]) > 1)):
         stored = Choice(before["mode"], before["why"], before["measured"])
         if stored.mode == "sequential" or blocked is None or not pending:
             return stored
@@ -239,15 +243,16 @@ def _result(
     return SweepResult(field, values, choice.mode, choice.why, tuple(found))
 
 
-def _write_result(result: SweepResult, files: SweepFiles, name: str, epochs: int) -> None:
+def _write_result(result: SweepResult, files: SweepFiles, name: str, recipe: Recipe) -> None:
     write_atomically(files.table, markdown_table(result))
     if not result.finished:
         return
     columns = {"train": "train", "validation": "validation, last", "test": "test, last"}
+    after = "" if result.field == "epochs" else f" after {recipe.epochs} epochs"
     figure = plot_sweep(
         result.field,
         [member.value for member in result.finished],
         {split: scores(result, column) for split, column in columns.items()},
-        title=f"{name}: accuracy after {epochs} epochs against {result.field}",
+        title=f"{name}: accuracy{after} against {result.field}",
     )
     save_figure(figure, files.figure)

@@ -122,21 +122,22 @@ def _begin(
 ) -> list[TrainState]:
     """Open each run and bring its state: new, or from its last checkpoint."""
     # A state follows from the seed (and the weights) alone; compiling it takes seconds.
-    starts: dict[int, Start | None] = {}
+    starts: dict[int, Start] = {}
     fresh: dict[int, TrainState] = {}
     states = []
     for member, run in zip(members, runs, strict=True):
         recipe, seed, resume = member.recipe, member.recipe.seed, run.holds_run()
-        if seed not in starts:
-            starts[seed] = None if recipe.weights is None else starting_weights(recipe)
-        start = None if resume else starts[seed]
+        # As `fit`: to go on from a checkpoint the weights need not be there any more.
+        if recipe.weights is not None and not resume and seed not in starts:
+            starts[seed] = starting_weights(recipe)
+        start = None if resume else starts.get(seed)
         open_run(run, recipe, splits, experiment, start, resume=resume, overwrite=False)
         with Checkpoints(run.checkpoints) as checkpoints:
             if checkpoints.steps():
                 state = restore_state(recipe, checkpoints)
             else:
                 if seed not in fresh:
-                    fresh[seed] = first_state(recipe, starts[seed], run)
+                    fresh[seed] = first_state(recipe, starts.get(seed), run)
                 state = fresh[seed]
         if resume:
             run.keep_history(int(state.step))

@@ -8,9 +8,11 @@ from jaxcifar.data import Splits
 from jaxcifar.evaluation import evaluate_run
 from jaxcifar.recipe import RecipeError, load_splits
 from jaxcifar.run_files import RunError, RunFiles
-from jaxcifar.sweeps import read_sweep, sweep
+from jaxcifar.sweeps import plot_sweep, read_sweep, sweep
 from jaxcifar.sweeps.choice import Choice
 from jaxcifar.sweeps.files import SweepFiles
+from jaxcifar.sweeps.members import make_members
+from jaxcifar.sweeps.run import _groups
 from jaxcifar.train import fit
 from tests.test_train import Stop, numbers
 
@@ -216,6 +218,55 @@ def test_bad_input_is_one_error_and_writes_nothing(
     assert not (tmp_path / "s").exists()
 
 
+def quick_fit(recipe, splits, *, workdir, **settings):
+    """What `fit` leaves of a complete run, with nothing trained."""
+    scored = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
+    run = RunFiles(workdir)
+    run.create({"recipe": recipe.to_dict()})
+    run.write_summary(
+        {"train_accuracy": 0.5, "train_seconds": recipe.learning_rate}
+        | {"best": scored, "last": scored}
+    )
+
+
+def test_a_finished_sweep_is_trained_anew_when_it_is_overwritten(
+    short, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("jaxcifar.sweeps.run.fit", quick_fit)
+    settings = {"workdir": tmp_path / "s", "mode": "sequential"}
+    sweep(short, "dropout_rate", [0.1, 0.2], digits, **settings)
+    again = changed(short, learning_rate=0.5)
+    result = sweep(again, "dropout_rate", [0.1, 0.2], digits, overwrite=True, **settings)
+    assert [m.summary and m.summary["train_seconds"] for m in result.members] == [0.5, 0.5]
+
+
+def test_the_title_tells_the_epochs_where_the_members_share_them(
+    short, digits, tmp_path, monkeypatch
+):
+    titles = []
+
+    def plotted(*arguments, title):
+        titles.append(title)
+        return plot_sweep(*arguments, title=title)
+
+    monkeypatch.setattr("jaxcifar.sweeps.run.fit", quick_fit)
+    monkeypatch.setattr("jaxcifar.sweeps.run.plot_sweep", plotted)
+    for field in ("epochs", "width"):
+        sweep(short, field, [4, 8], digits, workdir=tmp_path / field)
+    assert titles == [
+        "digits: accuracy against epochs",
+        "digits: accuracy after 2 epochs against width",
+    ]
+
+
+def test_members_that_stand_at_one_step_go_on_together(short, tmp_path, monkeypatch):
+    members = make_members(short, "seed", range(8))
+    steps = dict(zip([m.name for m in members], [3, 0, 6, 3, 0, 5, 6, 3], strict=True))
+    monkeypatch.setattr("jaxcifar.sweeps.run._last_step", lambda run: steps[run.path.name])
+    groups = _groups(members, SweepFiles(tmp_path))  # six steps are the whole run
+    assert [[m.value for m in group] for group in groups] == [[0, 3, 7], [1, 4]]
+
+
 @pytest.fixture
 def begun(short, tmp_path):
     """A sweep over two dropout rates of which nothing but its description was written."""
@@ -252,6 +303,43 @@ def test_the_recipes_own_value_of_the_field_does_not_matter(short, digits, begun
     assert [recipe.dropout_rate for recipe in trained] == [0.1, 0.2]
     with pytest.raises(RunError, match="is a sweep of 'digits', not of 'other'"):
         sweep(short, "dropout_rate", [0.1, 0.2], digits, experiment="other", **settings)
+
+
+@pytest.mark.parametrize("measured", [None, {"ratio": 0.5}])
+@pytest.mark.parametrize("form", ["vmap", "sequential"])
+def test_a_resumed_sweep_keeps_its_mode_and_why(short, digits, begun, monkeypatch, form, measured):
+    def trained_together(field, members, splits, runs, **_):
+        together.extend(member.value for member in members)
+        return {}
+
+    together = []
+    monkeypatch.setattr("jaxcifar.sweeps.run.fit", quick_fit)
+    monkeypatch.setattr("jaxcifar.sweeps.run.train_together", trained_together)
+    settings = {"workdir": begun.path, "resume": True}
+    stored = {"mode": form, "why": "at first", "measured": measured}
+    begun.write(begun.read() | stored)
+    for values in ([0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]):  # two are left, one, none
+        result = sweep(short, "dropout_rate", values, digits, **settings)
+        assert (result.mode, result.why) == (form, "at first")
+        assert begun.read().items() >= stored.items()
+    assert together == ([0.1, 0.2] if form == "vmap" else [])
+
+
+def test_a_mode_that_cannot_be_any_more_or_was_no_choice_is_chosen_anew(
+    short, digits, begun, monkeypatch
+):
+    monkeypatch.setattr("jaxcifar.sweeps.run.fit", quick_fit)
+    chosen = Choice("sequential", "measured now", None)
+    monkeypatch.setattr("jaxcifar.sweeps.run.choose", lambda *_: chosen)
+    sgd = changed(short, optimizer="sgd")
+    settings = {"workdir": begun.path, "resume": True}
+    values = {"field": "momentum", "values": [0.5, 0.9], "recipe": sgd.to_dict()}
+    begun.write(begun.read() | values | {"mode": "vmap", "why": "as asked"})
+    result = sweep(sgd, "momentum", [0.5, 0.9, 0.0], digits, **settings)
+    assert result.mode == "sequential"
+    assert "optimizers with different state" in result.why
+    begun.write(begun.read() | {"values": [0.1], "why": "it has one member"})
+    assert sweep(sgd, "momentum", [0.1, 0.2, 0.3], digits, **settings).why == "measured now"
 
 
 def test_a_directory_is_replaced_only_when_asked_and_only_what_is_the_sweeps(

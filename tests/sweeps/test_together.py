@@ -5,16 +5,22 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcifar import metrics
+from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.epoch import make_train_epoch
 from jaxcifar.evaluation import to_device
 from jaxcifar.partition import named_leaves
+from jaxcifar.pretrained import WeightsError
+from jaxcifar.run_files import RunFiles
 from jaxcifar.stage import stage_step
 from jaxcifar.state import init_state
 from jaxcifar.sweeps import choice
 from jaxcifar.sweeps.choice import build_members, stack
-from jaxcifar.sweeps.members import Member
+from jaxcifar.sweeps.members import PLAIN_FIELDS, Member, make_members
+from jaxcifar.sweeps.together import _begin
+from tests.conftest import assert_trees_identical
 
 
 def in_float64(recipe):
@@ -95,7 +101,9 @@ def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
         "clip_norm": 0.5,
         "dropout_rate": 0.2,
         "flip_rate": 0.7,
+        "rotate_degrees": 20.0,
     }
+    assert {"seed", *numbers} == set(PLAIN_FIELDS)  # the seed is in the state
     plain = dataclasses.replace(recipe, optimizer="sgd", freeze="freeze_b", **numbers)
     with jax.enable_x64(True):
         data = to_device(digits.train)
@@ -127,3 +135,20 @@ def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
             other = traced(numbers | {name: 0.5 * numbers[name]})
             leaves = zip(*(jax.tree.leaves(s.params) for s in (other[0], found[0])), strict=True)
             assert max(float(jnp.abs(a - b).max()) for a, b in leaves) > 1e-9, name
+
+
+def test_the_weights_may_be_gone_once_a_member_has_a_checkpoint(
+    recipe, digits, stored_run, tmp_path
+):
+    members = make_members(
+        dataclasses.replace(recipe, weights=str(stored_run)), "learning_rate", [0.1, 0.2]
+    )
+    runs = [RunFiles(tmp_path / member.name) for member in members]
+    states = _begin(members[:1], digits, runs[:1], "digits")
+    with Checkpoints(runs[0].checkpoints) as checkpoints:
+        checkpoints.save(states[0], validation_accuracy=0.5)
+    stored_run.rename(tmp_path / "gone")
+    (resumed,) = _begin(members[:1], digits, runs[:1], "digits")
+    assert_trees_identical(resumed, states[0])
+    with pytest.raises(WeightsError):
+        _begin(members, digits, runs, "digits")
