@@ -1,7 +1,7 @@
 """Members of a sweep as one program against one after another: time of a training step of each.
 
   python -m benchmarks.sweep_time                  four members, batch 128, float32
-  python -m benchmarks.sweep_time --members 8 --only head --out /tmp/sweep_time.json
+  python -m benchmarks.sweep_time --members 8 --only head --out head.json
 
 Random images at 32x32; the programs are those that `sweeps.sweep` trains with and chooses between.
 The cases: the whole ResNet-18 (full, and narrow: 16 channels), and its head alone on cached
