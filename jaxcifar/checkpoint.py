@@ -42,10 +42,7 @@ class Checkpoints:
         else:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(
-                    [
-                        LatestN(1),
-                        BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False),
-                    ]
+                    [LatestN(1), BestN(n=1, get_metric_fn=_metric)]
                 ),
                 best_fn=_metric,  # without it Orbax does not write the metrics
                 cleanup_tmp_directories=True,
@@ -82,7 +79,8 @@ class Checkpoints:
                 model=ocp.args.StandardSave(state.variables),
                 train=ocp.args.StandardSave(_training_part(state)),
             ),
-            metrics=None if validation_accuracy is None else {METRIC: validation_accuracy},
+            # Written in any case: a checkpoint without the file is damaged.
+            metrics={METRIC: validation_accuracy},
         )
 
     def wait(self) -> None:
@@ -106,7 +104,7 @@ class Checkpoints:
             return steps[-1]
         if which == "best":
             # Of equals the later one, as Orbax's BestN keeps.
-            return max(steps, key=lambda step: (self._rank(step), step))
+            return max(steps, key=lambda step: (_metric(self._metrics(step)), step))
         if which not in steps:
             raise CheckpointError(
                 f"{self.directory} holds no checkpoint of step {which}: choose best, last, "
@@ -116,15 +114,13 @@ class Checkpoints:
 
     def validation_accuracy(self, step: int) -> float | None:
         """The validation accuracy stored with a step, if it was validated."""
-        with self._reading(step):
-            if not (self.directory / str(step) / "metrics").exists():
-                return None
-            items = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-            return float(self._manager.restore(step, args=items)["metrics"][METRIC])
+        return self._metrics(step)[METRIC]
 
-    def _rank(self, step: int) -> float:
-        accuracy = self.validation_accuracy(step)
-        return -1.0 if accuracy is None else accuracy
+    def _metrics(self, step: int) -> dict[str, float | None]:
+        with self._reading(step):
+            items = ocp.args.Composite(metrics=ocp.args.JsonRestore())
+            accuracy = self._manager.restore(step, args=items)["metrics"][METRIC]
+            return {METRIC: None if accuracy is None else float(accuracy)}
 
     def restore_weights(self, target: Mapping[str, PyTree], which: Which = "best") -> PyTree:
         """``{"params", "batch_stats"}`` of one checkpoint, on the default device.
@@ -193,8 +189,10 @@ class Checkpoints:
             )
 
 
-def _metric(metrics: Mapping[str, float]) -> float:
-    return metrics[METRIC]
+def _metric(metrics: Mapping[str, float | None]) -> float:
+    """What checkpoints are ranked by: those that were not validated come last."""
+    accuracy = metrics[METRIC]
+    return -1.0 if accuracy is None else accuracy
 
 
 def _training_part(state: TrainState) -> dict[str, PyTree]:

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,15 @@ def test_a_checkpoint_without_a_validation_is_the_last_at_most(tmp_path, states)
         assert checkpoints.find("best") == 10
         assert checkpoints.find("last") == 30
         assert checkpoints.validation_accuracy(30) is None
+
+
+def test_a_checkpoint_that_lost_its_accuracy_is_damaged_and_not_merely_second(directory):
+    shutil.rmtree(directory / "20" / "metrics")
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match="checkpoint 20 .* damaged"),
+    ):
+        checkpoints.find("best")
 
 
 def test_a_state_comes_back_to_the_bit(directory, states):
