@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
 from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
-from jaxcifar.data import Dataset
+from jaxcifar.data import Source
 from jaxcifar.epoch import Data, make_evaluation
+from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.progress import ProgressBar
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.resnet import ResNet
@@ -22,15 +24,20 @@ from jaxcifar.steps import Normalize, make_eval_step
 SplitName = Literal["train", "validation", "test"]
 
 
-def to_device(dataset: Dataset) -> Data:
-    """Images (uint8) and labels (int32) on the default device."""
-    return {"image": jnp.asarray(dataset.images), "label": jnp.asarray(dataset.labels)}
+def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
+    """Images (uint8) and labels (int32) on the default device, or shared out over several."""
+
+    def read(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        found = dataset.read(rows)
+        return {"image": found.images, "label": found.labels}
+
+    return layout.share_rows(read, len(dataset))
 
 
 def evaluate(
     model: ResNet,
     variables: Mapping[str, Any],
-    dataset: Dataset,
+    dataset: Source,
     *,
     normalize: str | Normalize = "cifar10",
     batch_size: int = 500,

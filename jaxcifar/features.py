@@ -5,7 +5,7 @@ BatchNorms run on their stored statistics, and the images are not augmented, or 
 of stored views.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxcifar.augment import Augment
 from jaxcifar.epoch import Data
 from jaxcifar.hardware import free_memory
+from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.partition import Labels, frozen_prefix
 from jaxcifar.resnet import ResNet, batch_norm_names, is_below
 from jaxcifar.state import Stream, draw_key
@@ -91,8 +92,10 @@ def cache_features(
     augment: Augment | None = None,
     views: int = 1,
     key: jax.Array | None = None,
+    layout: Layout = ONE_DEVICE,
+    size: int | None = None,
 ) -> Data:
-    """What the network puts out after `cut`, for every image, on the device.
+    """What the network puts out after `cut`, for every image, on the device that holds the image.
 
     Args:
         data: "image" uint8 [n, h, w, 3] and "label" [n].
@@ -140,3 +143,7 @@ def cache_features(
 
 def _prefix(model: ResNet, cut: str, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     return jnp.asarray(model.apply(variables, images, train=False, stop=cut))
+
+
+def _prefix_of(model: ResNet, cut: str, normalize: Normalize) -> Callable[..., jax.Array]:
+    return lambda variables, images: _prefix(model, cut, variables, normalize(images))

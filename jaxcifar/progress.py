@@ -40,7 +40,7 @@ class ProgressBar:
 
     def advance(self, images: int, sums: Metrics) -> None:
         """Move by `images`, showing the metrics so far (already computed: no wait)."""
-        if not self._bar.disable:
+        if not self._bar.disable and int(sums["count"]):  # every step may have been skipped
             means = metrics.compute(sums)
             text = f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.3f}"
             self._bar.set_postfix_str(text, refresh=False)

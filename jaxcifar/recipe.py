@@ -87,6 +87,12 @@ class Recipe:
         "model", "linear", "dropout and a linear layer, or two layers (sequential)"
     )
     dropout_rate: float = setting("model", 0.0, "in the head, at least 0 and under 1")
+    batch_norm_groups: int = setting(
+        "model",
+        1,
+        "equal parts of a batch normalised each by itself in training (1: the whole batch, on all "
+        "devices together; the number of devices: each by itself, without communication)",
+    )
     dtype: Literal["float32", "bfloat16"] = setting(
         "model", "float32", "of the computation; parameters and statistics are float32"
     )
@@ -126,6 +132,12 @@ class Recipe:
         "training", None, "largest global norm of the trained gradients (default: no clipping)"
     )
     log_gradient_norm: bool = setting("training", False, "note that norm for every epoch")
+    on_nonfinite: Literal["stop", "skip"] = setting(
+        "training",
+        "stop",
+        "at a step whose logits, gradients or statistics are not finite: stop, or skip its update "
+        "and count it",
+    )
     schedule: ScheduleName = setting("training", "cosine", "of the learning rate")
     t_max: float | None = setting(
         "training", None, "epochs to the schedule's end (default: epochs)"
@@ -155,7 +167,8 @@ class Recipe:
             _check_type(name, getattr(self, name), hint)
         _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
-        for name in ("width", "epochs", "batch_size", "eval_batch_size", "validate_every"):
+        counts = ("width", "epochs", "batch_size", "eval_batch_size", "validate_every")
+        for name in (*counts, "batch_norm_groups"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
         not_negative = ("translate_pixels", "cutout_pixels", "weight_decay", "warmup_epochs")
         for name in (*not_negative, "final_scale"):
@@ -186,12 +199,19 @@ class Recipe:
                 f"batch_size {self.batch_size} is larger than the train split of {train_size} "
                 "images: lower --batch-size or raise --train-size"
             )
+        groups = self.batch_norm_groups
+        if self.batch_size % groups or train_size % self.batch_size % groups:
+            raise RecipeError(
+                f"batch_norm_groups {groups} must divide batch_size {self.batch_size} and the last "
+                f"batch of an epoch ({train_size % self.batch_size or self.batch_size} images)"
+            )
         halvings = 5 if self.stem == "imagenet" else 3
-        one_image = 1 in (self.batch_size, train_size % self.batch_size)
+        one_image = groups in (self.batch_size, train_size % self.batch_size)
         if one_image and self.image_size <= 2**halvings:  # torch refuses this batch, too
             raise RecipeError(
                 f"batch_size {self.batch_size} leaves a batch of one image among {train_size}, "
                 "which BatchNorm has no variance for: choose another --batch-size"
+                + (" or fewer --batch-norm-groups" if groups > 1 else "")
             )
 
         self._check_transfer()
@@ -274,6 +294,7 @@ class Recipe:
             head=self.head,
             dropout_rate=self.dropout_rate,
             dtype=jnp.dtype(self.dtype),
+            batch_norm_groups=self.batch_norm_groups,
         )
         if epoch is None or self.bn == "batch":
             return model

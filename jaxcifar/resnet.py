@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcifar.conv import Lowering, conv2d
@@ -67,13 +68,18 @@ class BatchNorm(nn.Module):
     with the biased one and keeps the unbiased one, which this module follows. Parameters `scale`
     and `bias`, statistics `mean` and `var`, each float32 [c].
 
-    With `axis_name` the statistics are those of the batch across that mapped axis. A module whose
-    path lies at or below one of the names in `frozen` uses its running statistics in train mode,
-    too, and leaves them as they are.
+    With `groups` above 1 a batch is normalised in so many equal parts, each by its own statistics
+    ("ghost batches", Hoffer et al. 2017, arXiv:1705.08741); the running statistics move by the mean
+    of theirs. Where each device holds whole parts of the batch they need no communication.
+
+    With `axis_name` the batch is the one across that mapped axis. A module whose path lies at or
+    below one of the names in `frozen` uses its running statistics in train mode, too, and leaves
+    them as they are.
     """
 
     axis_name: str | None = None
     frozen: frozenset[str] = frozenset()
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -83,37 +89,62 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if train and not is_below(".".join(self.path), self.frozen):
-            mean, var, count = self._batch_statistics(x)
+            own, axis_name = self._groups(len(x))
+            # [n, h, w, c], or [own, n / own, h, w, c] with statistics [own, 1, 1, 1, c].
+            parts = x if own == 1 else x.reshape(own, -1, *x.shape[1:])
+            mean, var, count = _batch_statistics(parts, axis_name, grouped=own > 1)
             if not self.is_initializing():
                 unbiased = var * (count / (count - 1))
-                running_mean.value = _blend(running_mean.value, mean)
-                running_var.value = _blend(running_var.value, unbiased)
+                running_mean.value = _blend(running_mean.value, self._over_groups(mean))
+                running_var.value = _blend(running_var.value, self._over_groups(unbiased))
         else:
-            mean, var = running_mean.value, running_var.value
+            parts, mean, var = x, running_mean.value, running_var.value
         slope = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
-        y = (widened(x) - mean) * slope + bias
-        y = y.astype(x.dtype)
+        y = (widened(parts) - mean) * slope + bias
+        y = y.astype(x.dtype).reshape(x.shape)
         self.sow("intermediates", "output", y)
         return y
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean, biased variance (each float32 [c]) and values per channel."""
-        axes = tuple(range(x.ndim - 1))
-        count = x.size // x.shape[-1]
-        wide = widened(x)
-        mean = jnp.mean(wide, axes)
-        if self.axis_name is not None:
-            mean = lax.pmean(mean, self.axis_name)
-            count *= lax.axis_size(self.axis_name)
-        if count < 2:
+    def _groups(self, images: int) -> tuple[int, str | None]:
+        """The groups among this device's images, and the axis if a group spans devices."""
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        if self.groups == 1:
+            return 1, self.axis_name
+        if self.groups % devices or images * devices % self.groups:
             raise ValueError(
-                "BatchNorm needs more than one value per channel to train on; this batch is one "
-                f"image with a map of {x.shape[1]}x{x.shape[2]}"
+                f"{self.groups} BatchNorm groups: they must divide the batch of "
+                f"{images * devices} images evenly, and {devices} devices under pmap the groups"
             )
-        var = jnp.mean(jnp.square(wide - mean), axes)
-        if self.axis_name is not None:
-            var = lax.pmean(var, self.axis_name)
-        return mean, var, count
+        return self.groups // devices, None
+
+    def _over_groups(self, statistic: jax.Array) -> jax.Array:
+        """The mean over all groups, [c], on this device and the others."""
+        if self.groups == 1:
+            return statistic
+        mean = jnp.mean(statistic, tuple(range(statistic.ndim - 1)))
+        return mean if self.axis_name is None else lax.pmean(mean, self.axis_name)
+
+
+def _batch_statistics(
+    x: jax.Array, axis_name: str | None, *, grouped: bool
+) -> tuple[jax.Array, jax.Array, int]:
+    """Mean, biased variance (float32 [c], of each group [g, 1, .., c]) and values per channel."""
+    axes = tuple(range(1 if grouped else 0, x.ndim - 1))
+    count = int(np.prod([x.shape[axis] for axis in axes]))
+    wide = widened(x)
+    mean = jnp.mean(wide, axes, keepdims=grouped)
+    if axis_name is not None:
+        mean = lax.pmean(mean, axis_name)
+        count *= lax.axis_size(axis_name)
+    if count < 2:
+        raise ValueError(
+            "BatchNorm needs more than one value per channel to train on; this batch is one "
+            f"image with a map of {x.shape[-3]}x{x.shape[-2]}"
+        )
+    var = jnp.mean(jnp.square(wide - mean), axes, keepdims=grouped)
+    if axis_name is not None:
+        var = lax.pmean(var, axis_name)
+    return mean, var, count
 
 
 def widened(x: jax.Array) -> jax.Array:
@@ -156,16 +187,26 @@ def _uniform_init(bound: float) -> Callable[..., jax.Array]:
 
 
 class Dropout(nn.Module):
-    """`flax.linen.Dropout` to the bit, but its rate may be traced: those of a sweep differ."""
+    """`flax.linen.Dropout` to the bit, but its rate may be traced: those of a sweep differ.
+
+    With `axis_name` the draw is of the whole batch across that mapped axis, of which this device
+    takes its rows: what is dropped does not depend on the number of devices.
+    """
 
     rate: float | jax.Array
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not train or is_zero(self.rate):
             return x
         keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        shape = (len(x) * devices, *x.shape[1:])
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        if self.axis_name is not None:
+            first = lax.axis_index(self.axis_name) * len(x)
+            kept = lax.dynamic_slice_in_dim(kept, first, len(x))
         # A traced float32 rate must not widen bfloat16.
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
@@ -176,11 +217,12 @@ class SequentialHead(nn.Module):
     num_classes: int
     dropout_rate: float
     dtype: Dtype
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = nn.relu(Linear(SEQUENTIAL_HIDDEN, self.dtype, name="0")(x))
-        x = Dropout(self.dropout_rate)(x, train=train)
+        x = Dropout(self.dropout_rate, self.axis_name)(x, train=train)
         x = Linear(self.num_classes, self.dtype, name="3")(x)
         self.sow("intermediates", "output", x)
         return x
@@ -280,7 +322,8 @@ class ResNet(nn.Module):
         head: "linear" is dropout then `fc`; "sequential" is Linear, ReLU, dropout, Linear.
         dropout_rate: in [0, 1).
         dtype: of the computation (float32 or bfloat16); parameters and statistics stay float32.
-        axis_name: mapped axis over which BatchNorm takes its statistics, under pmap.
+        axis_name: mapped axis over which a batch is divided, under pmap.
+        batch_norm_groups: equal parts of a batch, each normalised by its own statistics.
         lowering: of the convolutions, see `conv.conv2d`.
         frozen: modules ("bn1", "layer1") whose BatchNorms run on their stored statistics in train
             mode, too, and never move them; see `partition.frozen_batch_norms`.
@@ -297,6 +340,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     lowering: Lowering = "auto"
     frozen: frozenset[str] = frozenset()
+    batch_norm_groups: int = 1
 
     @property
     def children(self) -> tuple[str, ...]:
@@ -316,7 +360,7 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, lowering=self.lowering)
         frozen = frozenset(".".join((*self.path, name)) for name in self.frozen)
-        norm = partial(BatchNorm, self.axis_name, frozen)
+        norm = partial(BatchNorm, self.axis_name, frozen, self.batch_norm_groups)
         x = images
         for child in self._between(start, stop):
             if child == "conv1":
@@ -340,9 +384,11 @@ class ResNet(nn.Module):
 
     def _head(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.head == "sequential":
-            head = SequentialHead(self.num_classes, self.dropout_rate, self.dtype, name="fc")
+            head = SequentialHead(
+                self.num_classes, self.dropout_rate, self.dtype, self.axis_name, name="fc"
+            )
             return widened(head(x, train=train))
-        x = Dropout(self.dropout_rate)(x, train=train)
+        x = Dropout(self.dropout_rate, self.axis_name)(x, train=train)
         return widened(Linear(self.num_classes, self.dtype, name="fc")(x))
 
     def _between(self, start: str | None, stop: str | None) -> tuple[str, ...]:
@@ -399,6 +445,7 @@ class ResNetOptions(TypedDict, total=False):
     axis_name: str | None
     lowering: Lowering
     frozen: frozenset[str]
+    batch_norm_groups: int
 
 
 def make_resnet(

@@ -7,24 +7,34 @@ own, and the state is carried over.
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxcifar.augment import Augment
-from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, Evaluation, make_evaluation, make_train_epoch
+from jaxcifar.data import Source, Splits
+from jaxcifar.epoch import Data, Evaluation, Progress, make_evaluation, make_train_epoch
 from jaxcifar.evaluation import to_device
 from jaxcifar.features import cache_features, check_memory, cut_point
+from jaxcifar.hardware import free_memory
 from jaxcifar.metrics import Metrics
 from jaxcifar.optim import carry_over
+from jaxcifar.parallel import ONE_DEVICE, DeviceError, Input, Layout
 from jaxcifar.recipe import Recipe
 from jaxcifar.state import TrainState, state_shapes
-from jaxcifar.steps import TrainStep, make_eval_step, make_train_step
+from jaxcifar.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from jaxcifar.stream import nbytes
+from jaxcifar.streamed import make_streamed_epoch, make_streamed_evaluation
+
+# Of the memory that is free on a device: what trains needs some, too.
+RESIDENT_SHARE = 0.5
 
 
 class Stage(NamedTuple):
-    """Compiled and with its data on the device: nothing is left to do but train."""
+    """Compiled and with its data on the device, or ready to be read: all that is left is training.
+
+    Both functions take what `epoch.TrainEpoch.run` and `epoch.Evaluation.run` do after the data.
+    """
 
     last_epoch: int
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, on_progress=None), donates the state
@@ -33,7 +43,7 @@ class Stage(NamedTuple):
 
 
 class StageData(NamedTuple):
-    """On the device."""
+    """On the device, or empty where it is read from the host as it is needed."""
 
     train: Data
     validation: Data
@@ -41,7 +51,7 @@ class StageData(NamedTuple):
     seconds: float  # spent on caching features, compiling included
 
 
-def check_stages(recipe: Recipe, splits: Splits) -> None:
+def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) -> None:
     """Refuse a run whose cached features would not fit, before anything is spent on it.
 
     Raises:
@@ -55,12 +65,50 @@ def check_stages(recipe: Recipe, splits: Splits) -> None:
         if cut is not None:
             shapes = state_shapes(model, recipe.make_optimizer(epoch), image_size=recipe.image_size)
             images = _views(recipe) * len(splits.train) + len(splits.validation)
-            check_memory(model, shapes.variables, cut, images=images, image_size=recipe.image_size)
+            check_memory(
+                model,
+                shapes.variables,
+                cut,
+                images=layout.share(images),
+                image_size=recipe.image_size,
+            )
         epoch = last_epoch + 1
 
 
+def choose_input(recipe: Recipe, splits: Splits, wanted: Input, layout: Layout) -> Input:
+    """Whether the images are kept on the devices ("resident") or read as needed ("stream").
+
+    Raises:
+        DeviceError: what is asked for cannot be.
+    """
+    needed = layout.share(nbytes(splits.train) + nbytes(splits.validation))
+    free = free_memory()
+    fits = free is None or needed <= RESIDENT_SHARE * free
+    if wanted == "stream" and recipe.cache_features:
+        raise DeviceError(
+            "--input stream: cached features are kept on the device; use --no-cache-features"
+        )
+    if wanted == "resident" and not fits:
+        assert free is not None
+        raise DeviceError(
+            f"--input resident: the images take {needed / 2**30:.1f} GiB of a device, and of the "
+            f"{free / 2**30:.1f} GiB that are free at most {RESIDENT_SHARE:.0%} may be used: "
+            "use --input stream"
+        )
+    if wanted != "auto":
+        return wanted
+    return "resident" if fits or recipe.cache_features else "stream"
+
+
 def begin_stage(
-    recipe: Recipe, splits: Splits, state: TrainState, epoch: int, *, verbose: bool = False
+    recipe: Recipe,
+    splits: Splits,
+    state: TrainState,
+    epoch: int,
+    *,
+    layout: Layout = ONE_DEVICE,
+    input: Input = "resident",
+    verbose: bool = False,
 ) -> tuple[Stage, TrainState]:
     """Build and compile the stage that `epoch` lies in, and bring the state into it.
 
@@ -68,43 +116,72 @@ def begin_stage(
     """
     _, last_epoch = recipe.stage_of(epoch)
     tx = recipe.make_optimizer(epoch)
-    data = stage_data(recipe, splits, state, epoch, verbose=verbose)
+    data = stage_data(recipe, splits, state, epoch, layout=layout, input=input, verbose=verbose)
 
     begun = time.perf_counter()
     train_step, augment = stage_step(recipe, epoch, data.cut)
-    train_epoch = make_train_epoch(
-        train_step,
-        size=len(splits.train),
-        batch_size=recipe.batch_size,
-        augment=augment,
-        views=stored_views(recipe),
-    )
-    evaluation = stage_evaluation(recipe, epoch, data)
+    axis_step = None
+    if layout.axis_name is not None:
+        axis_step, _ = stage_step(recipe, epoch, data.cut, axis_name=layout.axis_name)
+    if not data.train:
+        train_epoch = make_streamed_epoch(
+            train_step,
+            splits.train,
+            batch_size=recipe.batch_size,
+            augment=augment,
+            views=stored_views(recipe),
+            layout=layout,
+            axis_step=axis_step,
+            stop_at_nonfinite=recipe.on_nonfinite == "stop",
+        )
+    else:
+        train_epoch = make_train_epoch(
+            train_step,
+            size=len(splits.train),
+            batch_size=recipe.batch_size,
+            augment=augment,
+            views=stored_views(recipe),
+            layout=layout,
+            axis_step=axis_step,
+            stop_at_nonfinite=recipe.on_nonfinite == "stop",
+        )
+    evaluation = stage_evaluation(recipe, splits.validation, epoch, data, layout=layout)
     fresh = jax.eval_shape(tx.init, state.params)
     thaws = jax.tree.structure(fresh) != jax.tree.structure(state.opt_state)  # type: ignore[operator]
     if thaws:
         opt_state = carry_over(state.opt_state, jax.jit(tx.init)(state.params))
-        state = replace(state, opt_state=opt_state)
+        state = replace(state, opt_state=layout.replicate(opt_state))
     state = train_epoch.compile(state, data.train)
     evaluation.compile(state.variables, data.validation)
     if verbose:
         print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
-    return Stage(
-        last_epoch,
-        lambda state, on_progress=None: train_epoch.run(state, data.train, on_progress),
-        lambda state, on_progress=None: evaluation.run(
-            state.variables, data.validation, on_progress
-        ),
-        data.seconds,
-    ), state
+
+    def train(
+        state: TrainState, on_progress: Progress | None = None, **more: Any
+    ) -> tuple[TrainState, Metrics]:
+        return train_epoch.run(state, data.train, on_progress, **more)
+
+    def validate(state: TrainState, on_progress: Progress | None = None, **more: Any) -> Metrics:
+        return evaluation.run(state.variables, data.validation, on_progress, **more)
+
+    return Stage(last_epoch, train, validate, data.seconds), state
 
 
 def stage_data(
-    recipe: Recipe, splits: Splits, state: TrainState, epoch: int, *, verbose: bool = False
+    recipe: Recipe,
+    splits: Splits,
+    state: TrainState,
+    epoch: int,
+    *,
+    layout: Layout = ONE_DEVICE,
+    input: Input = "resident",
+    verbose: bool = False,
 ) -> StageData:
     """What the stage trains and validates on: images, or features where the recipe caches them."""
+    if input == "stream":
+        return StageData({}, {}, None, 0.0)
     model, preprocess = recipe.make_model(epoch), recipe.make_preprocess()
-    train, validation = to_device(splits.train), to_device(splits.validation)
+    train, validation = (to_device(part, layout) for part in (splits.train, splits.validation))
     cut = cut_point(model, recipe.make_labels(epoch)) if recipe.cache_features else None
     if cut is None:
         return StageData(train, validation, None, 0.0)
@@ -121,37 +198,59 @@ def stage_data(
         augment=recipe.make_augment(),
         views=_views(recipe),
         key=state.key,
+        layout=layout,
+        size=len(splits.train),
     )
-    validation = cache_features(model, state.variables, validation, cut, normalize=preprocess)
+    validation = cache_features(
+        model,
+        state.variables,
+        validation,
+        cut,
+        normalize=preprocess,
+        layout=layout,
+        size=len(splits.validation),
+    )
     seconds = time.perf_counter() - begun
     if verbose:
         print(f"cached in {seconds:.1f} s")
     return StageData(train, validation, cut, seconds)
 
 
-def stage_step(recipe: Recipe, epoch: int, cut: str | None) -> tuple[TrainStep, Augment | None]:
+def stage_step(
+    recipe: Recipe, epoch: int, cut: str | None, *, axis_name: str | None = None
+) -> tuple[TrainStep, Augment | None]:
     """The stage's train step, and the augmentation that comes before it."""
     step = make_train_step(
-        recipe.make_model(epoch),
+        recipe.make_model(epoch).clone(axis_name=axis_name),
         recipe.make_optimizer(epoch),
         normalize=recipe.make_preprocess(),
         label_smoothing=recipe.label_smoothing,
         labels=recipe.make_labels(epoch),
         start=cut,
         log_gradient_norm=recipe.log_gradient_norm,
+        skip_nonfinite=recipe.on_nonfinite == "skip",
+        axis_name=axis_name,
     )
     return step, recipe.make_augment() if cut is None else None
 
 
-def stage_evaluation(recipe: Recipe, epoch: int, data: StageData) -> Evaluation:
+def stage_evaluation(
+    recipe: Recipe, source: Source, epoch: int, data: StageData, *, layout: Layout = ONE_DEVICE
+) -> Evaluation:
     """The scoring of the stage's validation data."""
-    return make_evaluation(
-        make_eval_step(
-            recipe.make_model(epoch), normalize=recipe.make_preprocess(), start=data.cut
-        ),
-        size=len(data.validation["label"]),
-        batch_size=recipe.eval_batch_size,
+    step = make_eval_step(
+        recipe.make_model(epoch), normalize=recipe.make_preprocess(), start=data.cut
     )
+    return score(step, source, recipe.eval_batch_size, layout, streamed=not data.validation)
+
+
+def score(
+    step: EvalStep, source: Source, batch_size: int, layout: Layout, *, streamed: bool
+) -> Evaluation:
+    """An evaluation over a source that is on the devices or streamed."""
+    if streamed:
+        return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
+    return make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
 
 
 def stored_views(recipe: Recipe) -> int | None:

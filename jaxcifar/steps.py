@@ -1,6 +1,7 @@
 """One training step and one evaluation step: pure functions, ignorant of devices and of epochs."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcifar.metrics import Metrics, cross_entropy, measure
+from jaxcifar.metrics import Metrics, cross_entropy, find_nonfinite, measure, total
 from jaxcifar.partition import TRAINED, Labels, merge_params, split_params
 from jaxcifar.state import Stream, TrainState, draw_key
 
@@ -27,6 +28,8 @@ def make_train_step(
     labels: Labels | None = None,
     start: str | None = None,
     log_gradient_norm: bool = False,
+    skip_nonfinite: bool = False,
+    axis_name: str | None = None,
 ) -> TrainStep:
     """Build ``(state, batch) -> (state, metrics)``: mean cross-entropy, one update.
 
@@ -42,6 +45,10 @@ def make_train_step(
         start: the batch's "image" is not an image but what this child of the network put out.
         log_gradient_norm: measure the global norm of the trainable leaves' gradients, too, before
             any clipping.
+        skip_nonfinite: a step whose logits, gradients or statistics are not finite changes nothing
+            but the step's number. (optax's `apply_if_finite` guards neither the statistics nor that
+            number.) They are counted in the metrics either way.
+        axis_name: mapped axis over which the batch is divided, under pmap; the model's likewise.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -65,23 +72,40 @@ def make_train_step(
             return jnp.mean(loss), (loss, logits, updates["batch_stats"])
 
         gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
+        if axis_name is not None:
+            gradients = jax.lax.pmean(gradients, axis_name)
+        nonfinite = find_nonfinite(logits, gradients, batch_stats, axis_name=axis_name)
         norm = optax.tree.norm(gradients) if log_gradient_norm else 0.0
         # The optimizer is built for the whole tree. Frozen leaves are not added to, not even zero:
         # that would turn a -0.0 into 0.0.
-        zeros = jax.tree.map(jnp.zeros_like, frozen)
+        unmoved = jax.tree.map(jnp.zeros_like, frozen)
         updates, opt_state = tx.update(
-            merge_params(gradients, zeros), state.opt_state, state.params
+            merge_params(gradients, unmoved), state.opt_state, state.params
         )
         updates, _ = split_params(updates, treatments)
+        changed = (
+            merge_params(optax.apply_updates(trainable, updates), frozen),
+            batch_stats,
+            opt_state,
+        )
+        if skip_nonfinite:
+            unchanged = (state.params, state.batch_stats, state.opt_state)
+            changed = jax.tree.map(partial(jnp.where, nonfinite == 0), changed, unchanged)
+        params, batch_stats, opt_state = changed
+        mask = jnp.ones(label.shape, bool)
+        sums = measure(loss, logits, label, mask, gradient_norm=norm, nonfinite_kinds=nonfinite)
+        if skip_nonfinite:
+            # Or the epoch's loss would not be finite, either.
+            nothing = measure(loss, logits, label, ~mask, nonfinite_kinds=nonfinite)
+            sums = jax.tree.map(partial(jnp.where, nonfinite == 0), sums, nothing)
         state = TrainState(
             key=state.key,
             step=state.step + 1,
-            params=merge_params(optax.apply_updates(trainable, updates), frozen),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        mask = jnp.ones(label.shape, bool)
-        return state, measure(loss, logits, label, mask, gradient_norm=norm)
+        return state, sums if axis_name is None else total(sums, axis_name)
 
     return train_step
 

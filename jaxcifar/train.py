@@ -1,29 +1,35 @@
 """The spine: a run from its recipe to its figures. Read it from `fit` down."""
 
+import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 import numpy as np
 import optax
+from jax.sharding import Sharding
 
 from jaxcifar import metrics
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import Splits
-from jaxcifar.epoch import make_evaluation
+from jaxcifar.epoch import Pace
 from jaxcifar.evaluation import to_device
 from jaxcifar.hardware import describe_machine
+from jaxcifar.interruption import Interrupted, Interruption, watch_signals
 from jaxcifar.metrics import Metrics
+from jaxcifar.parallel import DeviceOptions, Input, Layout, explain_lost_process, make_layout
 from jaxcifar.partition import count_params, split_params, summarize
 from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.pretrained import LoadReport
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
-from jaxcifar.stage import begin_stage, check_stages
+from jaxcifar.stage import begin_stage, check_stages, choose_input, score
 from jaxcifar.state import TrainState, all_finite, init_state, start_state, state_shapes
 from jaxcifar.steps import make_eval_step
 from jaxcifar.transfer import starting_weights
@@ -43,6 +49,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     verbose: bool = False,
+    devices: DeviceOptions | None = None,
 ) -> tuple[TrainState, History]:
     """Train by a recipe.
 
@@ -52,10 +59,12 @@ def fit(
         workdir: the run directory; without one nothing is written.
         on_epoch: called after every epoch with its row of metrics.
         experiment: a name for titles and config.json.
-        resume: go on from the last checkpoint in `workdir`; on a CPU the final state is
-            bit-identical to an uninterrupted run's.
+        resume: go on from the last good checkpoint in `workdir`, in the middle of an epoch if it
+            was saved there; on a CPU the final state is bit-identical to an uninterrupted run's.
         overwrite: replace the run that `workdir` holds.
         verbose: print a line an epoch and, on a terminal, draw progress bars.
+        devices: what runs where, see `parallel.DeviceOptions`; by default on all devices that
+            divide the batch. Of several processes all call `fit`, and the first one writes.
 
     Returns:
         The state after the last epoch, and the history: for each epoch "epoch" (from 1), "step"
@@ -64,69 +73,95 @@ def fit(
         "validation_accuracy" (None in epochs that `validate_every` leaves out), "seconds" (of
         training, and of caching features where that was done), "validation_seconds",
         "images_per_second" (of training) and, where the recipe asks for it, "gradient_norm" (over
-        what is trained). Losses are in nats, accuracies fractions.
+        what is trained) and "skipped_steps". Losses are in nats, accuracies fractions.
 
     Raises:
-        RunError: `workdir` holds something that may not be overwritten, or nothing to resume.
-        WeightsError, FeatureError: the recipe's weights cannot be had or do not fit, or its cached
-            features are too large; nothing has been written.
-        FloatingPointError: the loss, the weights or the statistics are no longer finite.
+        RunError: `workdir` holds something that may not be overwritten, or nothing to resume, or
+            is in use.
+        WeightsError, FeatureError, DeviceError: the recipe's weights cannot be had or do not fit,
+            its cached features are too large, or the devices are not there; nothing has been
+            written. A DeviceError later on: another process of the run is gone.
+        CheckpointError: one cannot be written; the ones before are intact.
+        FloatingPointError: logits, gradients, weights or statistics are no longer finite.
+        Interrupted: SIGINT or SIGTERM came (in the main thread); what was done is saved.
     """
     name = experiment or recipe.dataset
+    devices = devices or DeviceOptions()
     check_splits(recipe, splits)
-    check_stages(recipe, splits)
+    layout = make_layout(devices, recipe.batch_size)
+    place = choose_input(recipe, splits, devices.input, layout)
+    check_stages(recipe, splits, layout)
+    verbose = verbose and layout.is_main
     # Before the directory is touched: weights that do not fit leave everything as it was.
     files = None if workdir is None else RunFiles(Path(workdir))
     if files is not None:
         _check_origin(files, recipe)
     start = None if recipe.weights is None or resume else starting_weights(recipe)
-    if files is not None:
-        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
 
-    schedule, history, stage = recipe.make_schedule(), History(), None
-    with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
-        # The state: new, or where an earlier process left it.
-        if resume and checkpoints is not None and checkpoints.steps():
-            state = restore_state(recipe, checkpoints)
-        else:
-            state = first_state(recipe, start, files)
+    schedule, stage = recipe.make_schedule(), None
+    with ExitStack() as opened:
+        opened.enter_context(explain_lost_process())
+        interruption = opened.enter_context(watch_signals(announce=layout.is_main))
+        if files is not None:
+            layout.on_main(lambda: opened.enter_context(files.lock()))
+            new_or_resumed = {"resume": resume, "overwrite": overwrite}
+            layout.on_main(partial(open_run, files, recipe, splits, name, start, **new_or_resumed))
+        checkpoints = None if files is None else Checkpoints(files.checkpoints)
+        if checkpoints is not None:
+            opened.enter_context(checkpoints)
+        # The state: new, or where an earlier process left it, perhaps in the middle of an epoch.
+        state, part = begin(recipe, start, files, checkpoints, layout, resume=resume)
+        history = History()
         if resume and files is not None:
-            history = files.keep_history(int(state.step))
-        first_epoch = int(state.step) // recipe.steps_per_epoch + 1
+            layout.on_main(partial(files.keep_history, part.complete_steps(recipe)))
+            history = files.read_history()
         if verbose:
-            _print_opening(recipe, splits, state, start, first_epoch, files)
+            _print_opening(recipe, splits, state, start, part, files, layout, place)
 
-        for epoch in range(first_epoch, recipe.epochs + 1):
-            caching_seconds = 0.0
+        pace = make_pace(layout, interruption)
+        for epoch in range(part.epoch, recipe.epochs + 1):
+            if epoch != part.epoch:
+                part = EpochPart(epoch)
             if stage is None or epoch > stage.last_epoch:
                 stage = None  # what it kept on the device goes before the next one's data come
-                stage, state = begin_stage(recipe, splits, state, epoch, verbose=verbose)
-                caching_seconds = stage.caching_seconds
-            begun = time.perf_counter()
-            with ProgressBar(f"epoch {epoch}/{recipe.epochs}", len(splits.train), verbose) as bar:
-                state, sums = stage.train(state, bar.advance)
-                trained = metrics.compute(sums)
-            seconds = time.perf_counter() - begun
-            check_finite(trained["loss"], epoch, state, schedule, files)
+                stage, state = begin_stage(
+                    recipe, splits, state, epoch, layout=layout, input=place, verbose=verbose
+                )
+                part = part.later(stage.caching_seconds)
+            end = epoch * recipe.steps_per_epoch
+            if int(state.step) < end:
+                begun = time.perf_counter()
+                label = f"epoch {epoch}/{recipe.epochs}"
+                with ProgressBar(label, len(splits.train), verbose) as bar:
+                    state, sums = stage.train(state, bar.advance, sums=part.sums, pace=pace)
+                part = part.later(time.perf_counter() - begun, sums)
+            check_finite(part, state, schedule, recipe, checkpoints)
+            if int(state.step) < end:
+                stop(interruption, recipe, state, part, checkpoints)
 
             begun = time.perf_counter()
             validated: dict[str, float | None] = {"loss": None, "accuracy": None}
             if recipe.validates(epoch):
-                with ProgressBar("  validate", len(splits.validation), verbose) as bar:
-                    validated |= metrics.compute(stage.validate(state, bar.advance))
+                try:
+                    with ProgressBar("  validate", len(splits.validation), verbose) as bar:
+                        sums = stage.validate(state, bar.advance, pace=or_stop(pace))
+                except StopEarly:
+                    stop(interruption, recipe, state, part, checkpoints)
+                validated |= metrics.compute(sums)
             row = make_row(
                 recipe,
                 int(state.step),
-                sums,
+                part.known_sums,
                 validated,
-                seconds=seconds + caching_seconds,
+                seconds=part.seconds,
                 validation_seconds=time.perf_counter() - begun,
             )
             history.rows.append(row)
             if files is not None and checkpoints is not None:
                 # The row first: a crash between the two leaves a row too many, which resuming
                 # drops, and never one too few.
-                files.append_row(row)
+                if layout.is_main:
+                    files.append_row(row)
                 checkpoints.save(state, validation_accuracy=validated["accuracy"])
             if verbose:
                 print(_epoch_line(history, recipe.epochs), flush=True)
@@ -135,16 +170,18 @@ def fit(
 
         if files is not None and checkpoints is not None and not _is_complete(files, recipe):
             checkpoints.wait()
-            test = make_evaluation(
+            test = score(
                 make_eval_step(recipe.make_model(), normalize=recipe.make_preprocess()),
-                size=len(splits.test),
-                batch_size=recipe.eval_batch_size,
+                splits.test,
+                recipe.eval_batch_size,
+                layout,
+                streamed=place == "stream",
             )
-            test_data = to_device(splits.test)
+            test_data = None if place == "stream" else to_device(splits.test, layout)
             steps = {which: checkpoints.find(which) for which in ("best", "last")}
             scores = {}
             for step in set(steps.values()):  # often it is one
-                variables = checkpoints.restore_weights(state.variables, step)
+                variables = checkpoints.restore_weights(state.variables, step, layout.replicated)
                 with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
                     sums = test.run(variables, test_data, bar.advance)
                 scores[step] = {
@@ -152,12 +189,120 @@ def fit(
                     "validation_accuracy": checkpoints.validation_accuracy(step),
                     "test": metrics.compute(sums),
                 }
-            save_figure(plot_curves(history, title=name), files.figures / "curves.png")
-            summary = _summarize(recipe, name, state, history, files)
-            files.write_summary(summary | {which: scores[step] for which, step in steps.items()})
+            if layout.is_main:
+                save_figure(plot_curves(history, title=name), files.figures / "curves.png")
+                summary = _summarize(recipe, name, state, history, files)
+                files.write_summary(
+                    summary | {which: scores[step] for which, step in steps.items()}
+                )
     if verbose and files is not None:
         _print_closing(files)
     return state, history
+
+
+@dataclass(frozen=True)
+class EpochPart:
+    """What has been done of an epoch: what a checkpoint in its middle holds besides the state."""
+
+    epoch: int
+    sums: Metrics | None = None
+    seconds: float = 0.0
+
+    def later(self, seconds: float, sums: Metrics | None = None) -> "EpochPart":
+        """So much time later, with the sums up to there."""
+        return EpochPart(self.epoch, self.sums if sums is None else sums, self.seconds + seconds)
+
+    @property
+    def known_sums(self) -> Metrics:
+        """The sums of an epoch that has begun."""
+        assert self.sums is not None
+        return self.sums
+
+    def complete_steps(self, recipe: Recipe) -> int:
+        """The steps of the epochs before this one, which alone have their rows."""
+        return (self.epoch - 1) * recipe.steps_per_epoch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; float32 and int32 survive JSON exactly."""
+        sums = {name: value.item() for name, value in jax.device_get(self.known_sums).items()}
+        return {"epoch": self.epoch, "sums": sums, "seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EpochPart":
+        """What `to_dict` made."""
+        zeros, stored = metrics.zeros(), values["sums"]
+        sums = jax.tree.map(lambda zero, value: np.asarray(value, zero.dtype), zeros, stored)
+        return cls(int(values["epoch"]), sums, float(values["seconds"]))
+
+
+def begin(
+    recipe: Recipe,
+    start: Start | None,
+    files: RunFiles | None,
+    checkpoints: Checkpoints | None,
+    layout: Layout,
+    *,
+    resume: bool,
+) -> tuple[TrainState, EpochPart]:
+    """The state to go on from, on every device, and the part of its epoch that is done."""
+    if not resume or checkpoints is None or not checkpoints.steps():
+        return layout.replicate(first_state(recipe, start, files)), EpochPart(1)
+    step = checkpoints.find("last")
+    state = restore_state(recipe, checkpoints, layout.replicated)
+    part = checkpoints.progress(step)
+    if part is None:
+        return state, EpochPart(step // recipe.steps_per_epoch + 1)
+    part = EpochPart.from_dict(part)
+    return state, replace(part, sums=layout.replicate(part.sums))
+
+
+def make_pace(layout: Layout, interruption: Interruption) -> Pace:
+    """Build the pace of the first process, until any of them hears a signal."""
+
+    def pace(count: int) -> int:
+        said = layout.agree(count, interruption.signal_number)
+        interruption.signal_number = max(number for _, number in said)
+        return 0 if interruption.requested else said[0][0]
+
+    return pace
+
+
+def or_stop(pace: Pace) -> Pace:
+    """The pace that raises where the other one stops."""
+
+    def pace_or_stop(count: int) -> int:
+        allowed = pace(count)
+        if allowed == 0:
+            raise StopEarly
+        return allowed
+
+    return pace_or_stop
+
+
+class StopEarly(Exception):
+    """Validation was interrupted."""
+
+
+def stop(
+    interruption: Interruption,
+    recipe: Recipe,
+    state: TrainState,
+    part: EpochPart,
+    checkpoints: Checkpoints | None,
+) -> NoReturn:
+    """Save what is done of the epoch and end the run.
+
+    Raises:
+        Interrupted: always.
+    """
+    step, number = int(state.step), interruption.signal_number
+    where = f"{signal.Signals(number).name} in epoch {part.epoch}, after step {step}"
+    if checkpoints is None:
+        raise Interrupted(f"{where}; nothing was saved, for want of a run directory", number)
+    if step > part.complete_steps(recipe):
+        checkpoints.save(state, validation_accuracy=None, progress=part.to_dict())
+    checkpoints.wait()
+    raise Interrupted(f"{where}, which is saved; --resume goes on from there", number)
 
 
 def make_row(
@@ -193,6 +338,8 @@ def make_row(
     }
     if recipe.log_gradient_norm:
         row["gradient_norm"] = metrics.mean_gradient_norm(sums)
+    if recipe.on_nonfinite == "skip":
+        row["skipped_steps"] = int(sums["nonfinite"])
     return row
 
 
@@ -289,29 +436,46 @@ def first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> 
     return start_state(variables, tx, seed=recipe.seed)
 
 
-def restore_state(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
+def restore_state(
+    recipe: Recipe, checkpoints: Checkpoints, sharding: Sharding | None = None
+) -> TrainState:
     """The last checkpoint's state; its optimizer is that of what was trained then."""
     step = checkpoints.find("last")
-    tx = recipe.make_optimizer(max(1, step // recipe.steps_per_epoch))
+    tx = recipe.make_optimizer(max(1, -(-step // recipe.steps_per_epoch)))
     shapes = state_shapes(recipe.make_model(), tx, image_size=recipe.image_size)
-    return checkpoints.restore_state(shapes, step)
+    return checkpoints.restore_state(shapes, step, sharding)
 
 
 def check_finite(
-    loss: float, epoch: int, state: TrainState, schedule: optax.Schedule, files: RunFiles | None
+    part: EpochPart,
+    state: TrainState,
+    schedule: optax.Schedule,
+    recipe: Recipe,
+    checkpoints: Checkpoints | None,
 ) -> None:
     """Refuse to go on from numbers that are no longer finite.
 
     Raises:
-        FloatingPointError: saying where the run stands and what may help.
+        FloatingPointError: saying what it was, where, and what may help.
     """
-    if not np.isfinite(loss) or not all_finite(state.variables):
-        kept = f"; the checkpoints in {files.path} are of the epochs before" if files else ""
-        raise FloatingPointError(
-            f"the loss ({loss:.4g}), the weights or the statistics are not finite after epoch "
-            f"{epoch} (step {int(state.step)}, learning rate {float(schedule(state.step - 1)):.3g})"
-            f"{kept}: try a lower learning rate or a warm-up"
-        )
+    step, sums = int(state.step), jax.device_get(part.known_sums)
+    skipped = recipe.on_nonfinite == "skip"
+    found = [] if skipped else metrics.nonfinite_names(sums)
+    if skipped and int(sums["count"]) == 0:
+        found = ["numbers of every step of the epoch"]
+    elif not found and not all_finite(state.variables):
+        found = ["weights"]
+    if not found:
+        return
+    saved = [] if checkpoints is None else checkpoints.steps()
+    kept = f"; the last good checkpoint is that of step {saved[-1]}" if saved else ""
+    advice = "try a lower learning rate, a warm-up or --clip-norm"
+    if not skipped and found != ["weights"]:
+        advice += ", or skip such steps by --on-nonfinite skip"
+    raise FloatingPointError(
+        f"the {' and '.join(found)} are not finite after step {step} (epoch {part.epoch}, learning "
+        f"rate {float(schedule(step - 1)):.3g}){kept}: {advice}"
+    )
 
 
 def _is_complete(files: RunFiles, recipe: Recipe) -> bool:
@@ -343,8 +507,10 @@ def _print_opening(
     splits: Splits,
     state: TrainState,
     start: Start | None,
-    first_epoch: int,
+    part: EpochPart,
     files: RunFiles | None,
+    layout: Layout,
+    place: Input,
 ) -> None:
     machine = describe_machine()
     print(
@@ -352,9 +518,12 @@ def _print_opening(
         f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
         f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
     )
+    if layout.size > 1 or place == "stream":
+        images = "read from the host" if place == "stream" else "on the devices"
+        print(f"{layout.describe()}; images {images}")
     if start is not None:
         print(start[1])
-    if first_epoch == 1:
+    if part.epoch == 1 and part.sums is None:
         labels = None if recipe.freeze == "none" else recipe.make_labels()
         print(summarize(state.params, labels))
         if labels is not None:
@@ -362,7 +531,11 @@ def _print_opening(
     elif files is not None and _is_complete(files, recipe):
         print(f"{files.path} is complete: {recipe.epochs} epochs; --overwrite trains it again")
     elif files is not None:
-        print(f"resuming {files.path} after epoch {first_epoch - 1} of {recipe.epochs}", flush=True)
+        where = f"after epoch {part.epoch - 1}"
+        if part.sums is not None:
+            done = int(state.step) - part.complete_steps(recipe)
+            where = f"in epoch {part.epoch}, after {done} of its {recipe.steps_per_epoch} steps"
+        print(f"resuming {files.path} {where}, of {recipe.epochs} epochs", flush=True)
 
 
 def _epoch_line(history: History, epochs: int) -> str:

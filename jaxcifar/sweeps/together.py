@@ -21,6 +21,7 @@ from jaxcifar.state import TrainState
 from jaxcifar.sweeps.choice import build_members, stack
 from jaxcifar.sweeps.members import Member
 from jaxcifar.train import (
+    EpochPart,
     Start,
     check_finite,
     first_state,
@@ -63,7 +64,7 @@ def train_together(
 
     begun = time.perf_counter()
     program = build_members(field, members, data.cut, size=len(splits.train))
-    evaluation = stage_evaluation(recipe, first_epoch, data)
+    evaluation = stage_evaluation(recipe, splits.validation, first_epoch, data)
     states = program.compile(states, data.train)
     evaluation.compile(_take(states, 0).variables, data.validation)
     if verbose:
@@ -87,9 +88,9 @@ def train_together(
                     continue
                 state, of_member = _take(states, i), _of_member(sums, i)
                 try:
-                    loss = metrics.compute(of_member)["loss"]
                     schedule = member.recipe.make_schedule()
-                    check_finite(loss, epoch, state, schedule, runs[i])
+                    part = EpochPart(epoch, of_member)
+                    check_finite(part, state, schedule, member.recipe, checkpoints[i])
                 except FloatingPointError as error:
                     failures[member.name] = str(error)
                     continue
