@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -43,7 +44,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse (the command line), refusing what is left over."""
+        """Parse (the command line), refusing what is left over.
+
+        What --data-dir names stands in for $TFDS_DATA_DIR from here on, so that recipes, which know
+        no folder, find "tfds:" datasets there.
+        """
         parsed, rest = self.parse_known_args(arguments)
         if rest:
             options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
@@ -51,6 +56,8 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("-"):
                 self.error(f"unknown option {name}{did_you_mean(name, options)}")
             self.error(f"do not know what to do with {name!r}")
+        if getattr(parsed, "data_dir", None) is not None:
+            os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
         return parsed
 
     def error(self, message: str) -> NoReturn:

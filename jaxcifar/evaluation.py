@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
-from jaxcifar.data import Dataset
+from jaxcifar.data import Dataset, Rows
 from jaxcifar.epoch import Data, make_evaluation
 from jaxcifar.progress import ProgressBar
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
@@ -22,15 +22,16 @@ from jaxcifar.steps import Normalize, make_eval_step
 SplitName = Literal["train", "validation", "test"]
 
 
-def to_device(dataset: Dataset) -> Data:
+def to_device(dataset: Dataset | Rows) -> Data:
     """Images (uint8) and labels (int32) on the default device."""
+    dataset = dataset.load()
     return {"image": jnp.asarray(dataset.images), "label": jnp.asarray(dataset.labels)}
 
 
 def evaluate(
     model: ResNet,
     variables: Mapping[str, Any],
-    dataset: Dataset,
+    dataset: Dataset | Rows,
     *,
     normalize: str | Normalize = "cifar10",
     batch_size: int = 500,
@@ -86,7 +87,7 @@ def evaluate_run(
     files = RunFiles(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
     recipe, model, variables = restore_run(run, which)
-    splits = load_splits(recipe, data_dir)
+    splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three
     if split != "test" and splits.fingerprint != trained_on:
         raise RunError(
             f"{files.path} was trained on another preparation of {recipe.dataset}, in another "
