@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from jaxcifar.data import DataError
 from jaxcifar.experiments import EXPERIMENTS, get_experiment
 from jaxcifar.features import FeatureError
 from jaxcifar.image_file import ImageFileError
+from jaxcifar.interruption import Interrupted
+from jaxcifar.parallel import DeviceError, ProcessLostError
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
@@ -25,6 +28,7 @@ from jaxcifar.weights import WeightsError
 EXPECTED = (
     CheckpointError,
     DataError,
+    DeviceError,
     FeatureError,
     FloatingPointError,
     ImageFileError,
@@ -43,7 +47,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse (the command line), refusing what is left over."""
+        """Parse (the command line), refusing what is left over.
+
+        What --data-dir names stands in for $TFDS_DATA_DIR from here on, so that recipes, which know
+        no folder, find "tfds:" datasets there.
+        """
         parsed, rest = self.parse_known_args(arguments)
         if rest:
             options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
@@ -51,6 +59,8 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("-"):
                 self.error(f"unknown option {name}{did_you_mean(name, options)}")
             self.error(f"do not know what to do with {name!r}")
+        if getattr(parsed, "data_dir", None) is not None:
+            os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -139,7 +149,7 @@ def _checkpoint_choice(text: str) -> str | int:
 def run_script(main: Callable[[], None], *, interrupted: str = "nothing was written") -> NoReturn:
     """Run a script's `main`. Expected errors are one line and exit status 2; Ctrl-C exits 130 and
     SIGTERM, which batch systems send before they kill, likewise 143: both let what is being written
-    be finished.
+    be finished, and a training run is saved where it stands, see `interruption`.
     """
     signal.signal(signal.SIGTERM, _stop)
     enable_compilation_cache()
@@ -147,9 +157,16 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main()
+    except ProcessLostError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Leaving in order would wait for the process that is gone.
+        os._exit(2)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)

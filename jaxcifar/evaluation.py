@@ -12,16 +12,23 @@ from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
 from jaxcifar.data import Source
-from jaxcifar.epoch import Data, make_evaluation
+from jaxcifar.epoch import Data, Evaluation, make_evaluation
+from jaxcifar.hardware import free_memory
 from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.progress import ProgressBar
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.resnet import ResNet
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.state import init_variables
-from jaxcifar.steps import Normalize, make_eval_step
+from jaxcifar.steps import EvalStep, Normalize, make_eval_step
+from jaxcifar.stream import nbytes
+from jaxcifar.streamed import make_streamed_evaluation
 
 SplitName = Literal["train", "validation", "test"]
+
+
+# Of the memory that is free on a device, what images may take: a training step needs the rest.
+RESIDENT_SHARE = 0.5
 
 
 def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
@@ -32,6 +39,32 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
         return {"image": found.images, "label": found.labels}
 
     return layout.share_rows(read, len(dataset))
+
+
+def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
+    """Why the images cannot be kept on the devices, or None if they can."""
+    needed = layout.share(sum(nbytes(source) for source in sources))
+    free = free_memory()
+    if free is None or needed <= RESIDENT_SHARE * free:
+        return None
+    return (
+        f"the images take {needed / 2**30:.1f} GiB of a device, and of the {free / 2**30:.1f} GiB "
+        f"that are free at most {RESIDENT_SHARE:.0%} may be used"
+    )
+
+
+def make_scoring(
+    step: EvalStep,
+    source: Source,
+    *,
+    batch_size: int,
+    streamed: bool,
+    layout: Layout = ONE_DEVICE,
+) -> Evaluation:
+    """An evaluation over a source that is on the devices, see `to_device`, or streamed."""
+    if streamed:
+        return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
+    return make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
 
 
 def evaluate(
@@ -45,6 +78,8 @@ def evaluate(
 ) -> dict[str, float]:
     """``{"loss", "accuracy", "examples"}`` over every image exactly once, in evaluation mode.
 
+    Images that do not fit on the device are streamed.
+
     Args:
         variables: ``{"params", "batch_stats"}``.
         normalize: what was used in training: a name in `augment.NORMALIZATIONS` or a function.
@@ -54,9 +89,11 @@ def evaluate(
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
     eval_step = make_eval_step(model, normalize=normalize)
-    evaluation = make_evaluation(eval_step, size=len(dataset), batch_size=batch_size)
+    streamed = too_large(dataset) is not None
+    evaluation = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
+    data = {} if streamed else to_device(dataset)
     with ProgressBar("evaluate", len(dataset), progress) as bar:
-        return metrics.compute(evaluation.run(variables, to_device(dataset), bar.advance))
+        return metrics.compute(evaluation.run(variables, data, bar.advance))
 
 
 def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet, dict[str, Any]]:
@@ -93,7 +130,7 @@ def evaluate_run(
     files = RunFiles(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
     recipe, model, variables = restore_run(run, which)
-    splits = load_splits(recipe, data_dir)
+    splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three
     if split != "test" and splits.fingerprint != trained_on:
         raise RunError(
             f"{files.path} was trained on another preparation of {recipe.dataset}, in another "

@@ -124,7 +124,7 @@ class Layout:
             for name, value in read(own).items():
                 shaped = value.reshape(*stacked, *value.shape)
                 parts.setdefault(name, []).append(jax.device_put(shaped, device))
-        found = {}
+        found: dict[str, jax.Array] = {}
         for name, held in parts.items():
             first, *rest = held[0].shape
             shape = (first * self.size, *rest)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.data import Dataset
+from jaxcifar.data import Dataset, Rows
 from jaxcifar.resnet import ResNet
 from jaxcifar.steps import Normalize
 
@@ -17,7 +17,7 @@ from jaxcifar.steps import Normalize
 def predict(
     model: ResNet,
     variables: Mapping[str, Any],
-    dataset: Dataset,
+    dataset: Dataset | Rows,
     *,
     normalize: Normalize,
     batch_size: int = 500,
@@ -40,7 +40,7 @@ def predict(
     parts = []
     for first in range(0, size, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), size - 1)
-        images = jnp.asarray(dataset.images[rows])
+        images = jnp.asarray(dataset.read(rows).images)
         parts.append(class_probabilities(model, variables, normalize(images)))
     return np.concatenate([np.asarray(part) for part in parts])[:size]
 

@@ -19,7 +19,7 @@ from jaxcifar.augment import (
     make_augment,
     make_preprocess,
 )
-from jaxcifar.data import Splits, check_split, dataset_info, load_dataset
+from jaxcifar.data import DatasetInfo, Splits, check_split, dataset_info, load_dataset
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
     FreezeError,
@@ -53,7 +53,11 @@ class Recipe:
     """Every setting of a run. Together with the data it determines the run's numbers."""
 
     dataset: str = setting(
-        "data", "cifar10", "cifar10, or digits (small, shipped); see normalization, too"
+        "data",
+        "cifar10",
+        "cifar10, digits (small, shipped), folder:PATH (pictures in PATH/train/CLASS and "
+        "PATH/test/CLASS; needs a resize), or tfds:NAME[/CONFIG] (prepared by TFDS as "
+        "array_record); see normalization, too",
     )
     train_size: int | None = setting(
         "data", None, "images trained on (default: the dataset's split)"
@@ -63,7 +67,10 @@ class Recipe:
     split_seed: int = setting("data", 0, "chooses the images of the split")
     normalization: str = setting("data", "cifar10", f"mean and std: {', '.join(NORMALIZATIONS)}")
     resize: int | None = setting(
-        "data", None, "height and width the network sees, pixels (default: the dataset's)"
+        "data",
+        None,
+        "height and width the network sees, pixels (default: the dataset's); where its images are "
+        "of several sizes, their shorter side is brought to it and the centre cut out",
     )
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
     rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
@@ -261,9 +268,14 @@ class Recipe:
             )
 
     @property
+    def dataset_info(self) -> DatasetInfo:
+        """What is known of the data without loading them; "tfds:" ones lie in $TFDS_DATA_DIR."""
+        return dataset_info(self.dataset)
+
+    @property
     def split_sizes(self) -> tuple[int, int]:
         """(train, validation) images, the dataset's own where they are not set."""
-        train, validation = dataset_info(self.dataset).default_split
+        train, validation = self.dataset_info.default_split
         sizes = (
             train if self.train_size is None else self.train_size,
             validation if self.validation_size is None else self.validation_size,
@@ -278,7 +290,13 @@ class Recipe:
     @property
     def image_size(self) -> int:
         """Height and width the network sees, pixels."""
-        return self.resize or dataset_info(self.dataset).side
+        side = self.resize or self.dataset_info.side
+        if side is None:
+            raise RecipeError(
+                f"the images of {self.dataset} are of several sizes: say by --resize which height "
+                "and width the network sees"
+            )
+        return side
 
     def validates(self, epoch: int) -> bool:
         """Whether a validation follows this epoch."""
@@ -288,7 +306,7 @@ class Recipe:
         """The network; with `epoch`, with the BatchNorms frozen that are so in that epoch."""
         model = make_resnet(
             self.architecture,
-            dataset_info(self.dataset).num_classes,
+            self.dataset_info.num_classes,
             width=self.width,
             stem=self.stem,
             head=self.head,
@@ -409,14 +427,33 @@ def read_recipe(files: RunFiles) -> Recipe:
     return Recipe.from_dict(files.read_config()["recipe"])
 
 
-def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:
-    """The data a recipe names, split as it says."""
+def load_splits(
+    recipe: Recipe, data_dir: str | Path | None = None, *, lazy: bool = False
+) -> Splits:
+    """The data a recipe names, split as it says.
+
+    Args:
+        recipe: what is wanted.
+        data_dir: where TFDS data lies; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        lazy: see `data.load_dataset`.
+
+    Raises:
+        RecipeError: `data_dir` has other data of the name than what the recipe was checked with.
+        DataError: the data cannot be had.
+    """
+    if data_dir and dataset_info(recipe.dataset, data_dir=data_dir) != recipe.dataset_info:
+        raise RecipeError(
+            f"{recipe.dataset} in {data_dir} is not what the recipe was checked with: set "
+            f"TFDS_DATA_DIR={data_dir}"
+        )
     return load_dataset(
         recipe.dataset,
         split=recipe.split_sizes,
         stratified=recipe.stratified,
         seed=recipe.split_seed,
         data_dir=data_dir,
+        side=recipe.resize,
+        lazy=lazy,
     )
 
 

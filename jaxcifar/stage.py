@@ -13,21 +13,16 @@ import jax
 
 from jaxcifar.augment import Augment
 from jaxcifar.data import Source, Splits
-from jaxcifar.epoch import Data, Evaluation, Progress, make_evaluation, make_train_epoch
-from jaxcifar.evaluation import to_device
+from jaxcifar.epoch import Data, Evaluation, Progress, make_train_epoch
+from jaxcifar.evaluation import make_scoring, to_device, too_large
 from jaxcifar.features import cache_features, check_memory, cut_point
-from jaxcifar.hardware import free_memory
 from jaxcifar.metrics import Metrics
 from jaxcifar.optim import carry_over
 from jaxcifar.parallel import ONE_DEVICE, DeviceError, Input, Layout
 from jaxcifar.recipe import Recipe
 from jaxcifar.state import TrainState, state_shapes
-from jaxcifar.steps import EvalStep, TrainStep, make_eval_step, make_train_step
-from jaxcifar.stream import nbytes
-from jaxcifar.streamed import make_streamed_epoch, make_streamed_evaluation
-
-# Of the memory that is free on a device: what trains needs some, too.
-RESIDENT_SHARE = 0.5
+from jaxcifar.steps import TrainStep, make_eval_step, make_train_step
+from jaxcifar.streamed import make_streamed_epoch
 
 
 class Stage(NamedTuple):
@@ -81,23 +76,16 @@ def choose_input(recipe: Recipe, splits: Splits, wanted: Input, layout: Layout) 
     Raises:
         DeviceError: what is asked for cannot be.
     """
-    needed = layout.share(nbytes(splits.train) + nbytes(splits.validation))
-    free = free_memory()
-    fits = free is None or needed <= RESIDENT_SHARE * free
     if wanted == "stream" and recipe.cache_features:
         raise DeviceError(
             "--input stream: cached features are kept on the device; use --no-cache-features"
         )
-    if wanted == "resident" and not fits:
-        assert free is not None
-        raise DeviceError(
-            f"--input resident: the images take {needed / 2**30:.1f} GiB of a device, and of the "
-            f"{free / 2**30:.1f} GiB that are free at most {RESIDENT_SHARE:.0%} may be used: "
-            "use --input stream"
-        )
+    reason = too_large(splits.train, splits.validation, layout=layout)
+    if wanted == "resident" and reason is not None:
+        raise DeviceError(f"--input resident: {reason}; use --input stream")
     if wanted != "auto":
         return wanted
-    return "resident" if fits or recipe.cache_features else "stream"
+    return "resident" if reason is None or recipe.cache_features else "stream"
 
 
 def begin_stage(
@@ -241,16 +229,13 @@ def stage_evaluation(
     step = make_eval_step(
         recipe.make_model(epoch), normalize=recipe.make_preprocess(), start=data.cut
     )
-    return score(step, source, recipe.eval_batch_size, layout, streamed=not data.validation)
-
-
-def score(
-    step: EvalStep, source: Source, batch_size: int, layout: Layout, *, streamed: bool
-) -> Evaluation:
-    """An evaluation over a source that is on the devices or streamed."""
-    if streamed:
-        return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
-    return make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
+    return make_scoring(
+        step,
+        source,
+        batch_size=recipe.eval_batch_size,
+        streamed=not data.validation,
+        layout=layout,
+    )
 
 
 def stored_views(recipe: Recipe) -> int | None:

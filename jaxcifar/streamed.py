@@ -54,8 +54,8 @@ def make_streamed_epoch(
 ) -> TrainEpoch:
     """`epoch.make_train_epoch` over a source that is read as the epoch goes on.
 
-    Its ``compile`` and ``run`` ignore what they are given as data. Each process reads the images that its
-    devices compute.
+    Its ``compile`` and ``run`` ignore what they are given as data. Each process reads the images
+    that its devices compute.
 
     Raises:
         ValueError: a batch size that is not.
@@ -135,7 +135,7 @@ def make_streamed_epoch(
 def make_streamed_evaluation(
     eval_step: EvalStep, source: Source, *, batch_size: int, layout: Layout = ONE_DEVICE
 ) -> Evaluation:
-    """`epoch.make_evaluation` over a source that is read as it goes on, whatever it is given as data."""
+    """`epoch.make_evaluation` over a source that is read as it goes on; given data are ignored."""
     size = len(source)
     batch_size = layout.share(min(batch_size, size)) * layout.size
     batches = steps_per_epoch(size, batch_size)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcifar.augment import NORMALIZATIONS, make_normalize, resize, unit_range
 from jaxcifar.checkpoint import Which
-from jaxcifar.data import Dataset, DatasetInfo, Splits, dataset_info, load_dataset
+from jaxcifar.data import Dataset, DatasetInfo, Rows, Splits, dataset_info, load_dataset
 from jaxcifar.evaluation import SplitName, restore_run
 from jaxcifar.pretrained import Preprocessing, fill_model, model_of
 from jaxcifar.recipe import RecipeError, load_splits
@@ -39,7 +39,7 @@ class Subject:
         figures: where its pictures go.
         tag: ends their names, so that those of another checkpoint do not take their place.
         trained_on: fingerprint of the data whose splits it knows; None where that is not known.
-        load: the dataset, read when an image of it is first needed.
+        load: the dataset, lazily; looked for when an image of it is first needed.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Subject:
     trained_on: str | None
     load: Callable[[], Splits]
 
-    def split(self, name: SplitName) -> Dataset:
+    def split(self, name: SplitName) -> Dataset | Rows:
         """A split of the dataset.
 
         Raises:
@@ -83,7 +83,7 @@ def run_subject(
     files = RunFiles(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
     recipe, model, variables = restore_run(run, which)
-    info = dataset_info(recipe.dataset)
+    info = recipe.dataset_info
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
     return Subject(
         name=f"run {files.path.resolve().name}, {checkpoint}",
@@ -98,7 +98,7 @@ def run_subject(
         figures=files.figures,
         tag="" if which == "best" else f"_{which}",
         trained_on=trained_on,
-        load=cache(lambda: load_splits(recipe, data_dir)),
+        load=cache(lambda: load_splits(recipe, data_dir, lazy=True)),
     )
 
 
@@ -133,7 +133,7 @@ def weights_subject(
     ):
         if value is not None and value not in known:
             raise RecipeError(f"unknown {name} {value!r}{did_you_mean(value, known)}")
-    info = dataset_info(dataset)
+    info = dataset_info(dataset, data_dir=data_dir)
     file = read_weights(weights)
     stated = Preprocessing.from_metadata(file.metadata)
     normalize = _normalize_of(str(weights), stated, normalization)
@@ -141,6 +141,11 @@ def weights_subject(
     variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
     named = model.num_classes == info.num_classes
     side = info.side if stated is None or stated.size is None else stated.size
+    if side is None:
+        raise RecipeError(
+            f"{weights} does not say the size it was trained at, and the images of {dataset} are "
+            "of several sizes"
+        )
 
     def preprocess(images: jax.Array) -> jax.Array:
         resized = images if images.shape[1:3] == (side, side) else resize(images, side)
@@ -159,7 +164,7 @@ def weights_subject(
         figures=Path("figures") / Path(weights).stem,
         tag="",
         trained_on=None,
-        load=cache(lambda: load_dataset(dataset, data_dir=data_dir)),
+        load=cache(lambda: load_dataset(dataset, data_dir=data_dir, side=side, lazy=True)),
     )
 
 

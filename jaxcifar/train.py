@@ -18,7 +18,7 @@ from jaxcifar import metrics
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import Splits
 from jaxcifar.epoch import Pace
-from jaxcifar.evaluation import to_device
+from jaxcifar.evaluation import make_scoring, to_device
 from jaxcifar.hardware import describe_machine
 from jaxcifar.interruption import Interrupted, Interruption, watch_signals
 from jaxcifar.metrics import Metrics
@@ -29,7 +29,7 @@ from jaxcifar.pretrained import LoadReport
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.run_files import History, Row, RunError, RunFiles
-from jaxcifar.stage import begin_stage, check_stages, choose_input, score
+from jaxcifar.stage import begin_stage, check_stages, choose_input
 from jaxcifar.state import TrainState, all_finite, init_state, start_state, state_shapes
 from jaxcifar.steps import make_eval_step
 from jaxcifar.transfer import starting_weights
@@ -170,14 +170,15 @@ def fit(
 
         if files is not None and checkpoints is not None and not _is_complete(files, recipe):
             checkpoints.wait()
-            test = score(
+            streamed = place == "stream"
+            test = make_scoring(
                 make_eval_step(recipe.make_model(), normalize=recipe.make_preprocess()),
                 splits.test,
-                recipe.eval_batch_size,
-                layout,
-                streamed=place == "stream",
+                batch_size=recipe.eval_batch_size,
+                streamed=streamed,
+                layout=layout,
             )
-            test_data = None if place == "stream" else to_device(splits.test, layout)
+            test_data = {} if streamed else to_device(splits.test, layout)
             steps = {which: checkpoints.find(which) for which in ("best", "last")}
             scores = {}
             for step in set(steps.values()):  # often it is one

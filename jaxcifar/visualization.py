@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxcifar.activations import KERAS_NAMES, capture, list_layers, torchvision_name
 from jaxcifar.checkpoint import Which
-from jaxcifar.data import Dataset, Splits
+from jaxcifar.data import Dataset, Rows, Splits
 from jaxcifar.evaluation import SplitName
 from jaxcifar.gradcam import default_layer, grad_cam, map_children, upsample
 from jaxcifar.image_file import make_square, read_image
@@ -181,7 +181,7 @@ def draw_mistakes(
         f"The {_number(len(rows), 'most confident mistake')} among {wrong:,} on {len(dataset):,} "
         f"{split} images; {subject.name}"
     )
-    return save_figure(plot_images(list(dataset.images[rows]), captions, title=title), path)
+    return save_figure(plot_images(list(dataset.read(rows).images), captions, title=title), path)
 
 
 def draw_confusion(
@@ -282,7 +282,7 @@ def _see(subject: Subject, image: str | int, size: int | None) -> _View:
         splits = subject.load()
         index = find_test_image(splits, image)
         name = f"test image {index}: {splits.class_names[splits.test.labels[index]]}"
-        pixels = np.asarray(splits.test.images[index])
+        pixels = splits.test.read(np.array([index])).images[0]
         if size is None:
             return _View(name, pixels, subject.preprocess(jnp.asarray(pixels)[None]))
     elif Path(image).suffix or Path(image).exists():
@@ -348,7 +348,7 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
     found: list[int] = []
     for first in range(0, len(test), batch_size):  # no further than need be
         rows = np.arange(first, min(first + batch_size, len(test)))
-        probabilities = _predict(subject, test.take(rows), size)
+        probabilities = _predict(subject, test.read(rows), size)
         confident = probabilities[np.arange(len(rows)), test.labels[rows]] >= CONFIDENT
         found += rows[confident].tolist()
         if len(found) >= count:
@@ -365,18 +365,18 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
     return found[:count], choice
 
 
-def _score(subject: Subject, split: SplitName) -> tuple[Dataset, NDArray[np.float32]]:
+def _score(subject: Subject, split: SplitName) -> tuple[Dataset | Rows, NDArray[np.float32]]:
     """A split, and the probabilities that the network gives its images."""
     _check_classes(subject)
     dataset = subject.split(split)
     return dataset, _predict(subject, dataset, None)
 
 
-def _predict(subject: Subject, dataset: Dataset, size: int | None) -> NDArray[np.float32]:
+def _predict(subject: Subject, dataset: Dataset | Rows, size: int | None) -> NDArray[np.float32]:
     normalize = subject.preprocess
     if size is not None:
         normalize = subject.normalize
-        resized = np.stack([make_square(image, size) for image in dataset.images])
+        resized = np.stack([make_square(image, size) for image in dataset.load().images])
         dataset = Dataset(resized, dataset.labels)
     return _finite(
         subject,

@@ -6,14 +6,16 @@ python scripts/train.py scratch --epochs 5 --optimizer sgd --learning-rate 0.1
 python scripts/train.py scratch --resume                      after an interruption
 python scripts/train.py finetune --weights resnet18.safetensors
 python scripts/train.py finetune --weights runs/freeze_a --no-new-head --workdir runs/further
+python scripts/train.py scratch --coordinator node0:1234 --num-processes 2 --process-id 0
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
-from jaxcifar.cli import experiment_parser, given_options, run_script
+from jaxcifar.cli import add_options, experiment_parser, given_options, run_script
 from jaxcifar.experiments import get_experiment
+from jaxcifar.parallel import DeviceOptions, connect
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
 from jaxcifar.run_files import RunFiles
 from jaxcifar.train import fit
@@ -22,7 +24,10 @@ from jaxcifar.train import fit
 def main() -> None:
     """Parse, load, fit."""
     parser = experiment_parser(sys.argv[1:], usage="", text=__doc__, workdir="runs/EXPERIMENT")
+    add_options(parser, DeviceOptions())
     parsed = parser.parse()
+    devices = DeviceOptions(**given_options(parsed, DeviceOptions))
+    connect(devices)
     experiment = parsed.experiment.replace("-", "_")
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment
@@ -34,12 +39,14 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, **given_options(parsed, Recipe))
     fit(
         recipe,
-        load_splits(recipe, parsed.data_dir),
+        # Lazily: each of several processes, or a stream, reads only what it needs.
+        load_splits(recipe, parsed.data_dir, lazy=True),
         workdir=workdir,
         experiment=experiment,
         resume=parsed.resume,
         overwrite=parsed.overwrite,
         verbose=True,
+        devices=devices,
     )
 
 

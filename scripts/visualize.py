@@ -16,7 +16,6 @@ from typing import Any, get_args
 
 from jaxcifar.augment import NORMALIZATIONS
 from jaxcifar.cli import Parser, add_checkpoint_option, run_script
-from jaxcifar.data import DATASETS
 from jaxcifar.evaluation import SplitName
 from jaxcifar.resnet import ARCHITECTURES
 from jaxcifar.subject import Subject, run_subject, weights_subject
@@ -103,7 +102,7 @@ def make_parser() -> Parser:
         help="mean and std they were trained on, if the file does not say",
     )
     weights.add_argument(
-        "--dataset", choices=tuple(DATASETS), help="whose test images are shown (default: cifar10)"
+        "--dataset", metavar="NAME", help="whose test images are shown (default: cifar10)"
     )
     return parser
 

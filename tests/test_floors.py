@@ -5,9 +5,9 @@ import ast
 import pytest
 
 FLOORS = (
-    "traced",
-    "augment conv data hardware image_file metrics run_files schedules suggest weights",
-    "compilation_cache partition plots progress resnet state",
+    "image_file traced",
+    "augment conv data hardware metrics run_files schedules suggest weights",
+    "compilation_cache partition plots progress resnet state stream",
     "activations checkpoint gradcam optim pretrained steps",
     "epoch predictions recipe",
     "evaluation experiments features",
@@ -27,7 +27,7 @@ DATA_FLOORS = (
     "errors progress",
     "dataset digest",
     "split archive download cache tfds_store",
-    "cifar10 digits",
+    "cifar10 decoding digits folder tfds_any",
     "load",
 )
 

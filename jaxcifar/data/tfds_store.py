@@ -28,8 +28,8 @@ from jaxcifar.data.errors import DataError
 from jaxcifar.data.progress import Bar, progress_bar
 
 NAME = "cifar10"
-_INFO = "dataset_info.json"
-_FORMAT = "array_record"
+INFO = "dataset_info.json"
+FORMAT = "array_record"
 _READ_AT_ONCE = 1000  # records; one by one takes twice as long
 # A CIFAR image of 3,072 bytes: level 1 takes 0.23 ms and 2,286 bytes on average, level 6 0.28 ms
 # and 2,253 bytes.
@@ -90,36 +90,25 @@ def find_prepared(
     Raises:
       DataError: there is one, but it is not as expected, or not complete.
     """
-    versions = [
-        info.parent
-        for info in root.glob(f"{NAME}/*/{_INFO}")
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    if not versions:
-        return None
-    newest = max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")])
-    return _inspect(newest, class_names, counts)
+    newest = newest_version(root / NAME)
+    return None if newest is None else _inspect(newest, class_names, counts)
 
 
 def _inspect(directory: Path, class_names: tuple[str, ...], counts: Mapping[str, int]) -> Prepared:
     way_out = f"Move {directory} away and prepare it again: python scripts/prepare_data.py {NAME}."
-    info = _read_info(directory / _INFO, way_out)
-    if info.name != NAME or info.file_format != _FORMAT:
+    info = read_info(directory / INFO, way_out)
+    if info.name != NAME or info.file_format != FORMAT:
         raise DataError(
-            f"{directory} holds {info.name!r} as {info.file_format}, and only {NAME} as {_FORMAT} "
+            f"{directory} holds {info.name!r} as {info.file_format}, and only {NAME} as {FORMAT} "
             "can be read without TensorFlow. Prepare it in another folder: "
             f"python scripts/prepare_data.py {NAME} --data-dir OTHER."
         )
     found = {split: sum(lengths) for split, lengths in info.shards.items()}
     if found != counts:
         raise DataError(f"{directory} has {found} images, expected {dict(counts)}. {way_out}")
-    shards = [
-        directory / f"{NAME}-{split}.{_FORMAT}-{i:05d}-of-{len(lengths):05d}"
-        for split, lengths in info.shards.items()
-        for i in range(len(lengths))
-    ]
+    shards = shard_paths(directory, info)
     labels = directory / "label.labels.txt"
-    files = (directory / _INFO, directory / "features.json", labels, *shards)
+    files = (directory / INFO, directory / "features.json", labels, *shards)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{directory} lacks {', '.join(missing)}. {way_out}")
@@ -133,16 +122,23 @@ def _inspect(directory: Path, class_names: tuple[str, ...], counts: Mapping[str,
 
 
 @dataclass(frozen=True)
-class _Info:
+class Info:
+    """What is read of a `dataset_info.json`: of each split the records of each shard."""
+
     name: str
     file_format: str
     shards: Mapping[str, tuple[int, ...]]
 
 
-def _read_info(path: Path, way_out: str) -> _Info:
+def read_info(path: Path, way_out: str) -> Info:
+    """Reads a `dataset_info.json`.
+
+    Raises:
+      DataError: it cannot be understood; the message ends with `way_out`.
+    """
     try:
         raw = json.loads(path.read_text())
-        return _Info(
+        return Info(
             raw["name"],
             raw.get("fileFormat", "tfrecord"),  # TFDS's default where the file says nothing
             {
@@ -154,6 +150,27 @@ def _read_info(path: Path, way_out: str) -> _Info:
         raise DataError(f"{path} cannot be understood ({error!r}). {way_out}") from error
 
 
+def shard_paths(directory: Path, info: Info) -> list[Path]:
+    """Where TFDS keeps the shards of all splits, under the names that it gives by default."""
+    return [
+        directory / f"{info.name}-{split}.{info.file_format}-{i:05d}-of-{len(lengths):05d}"
+        for split, lengths in info.shards.items()
+        for i in range(len(lengths))
+    ]
+
+
+def newest_version(folder: Path) -> Path | None:
+    """The newest prepared version of a dataset that lies in `folder`, None where there is none."""
+    versions = [
+        info.parent
+        for info in folder.glob(f"*/{INFO}")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    return max(
+        versions, key=lambda place: [int(part) for part in place.name.split(".")], default=None
+    )
+
+
 def decode(prepared: Prepared, side: int, *, progress: bool = True) -> dict[str, Dataset]:
     """Decodes the PNGs of "train" and "test", in the order of the prepared dataset.
 
@@ -162,7 +179,7 @@ def decode(prepared: Prepared, side: int, *, progress: bool = True) -> dict[str,
     Raises:
       DataError: a record that cannot be read, or an image or label that is not what it should be.
     """
-    tfds = _import_tfds()
+    tfds = import_tfds()
     with progress_bar(
         "Decoding CIFAR-10", sum(prepared.counts.values()), unit=" images", shown=progress
     ) as bar:
@@ -176,7 +193,7 @@ def decode(prepared: Prepared, side: int, *, progress: bool = True) -> dict[str,
             ) from error
 
 
-def _import_tfds() -> Any:
+def import_tfds() -> Any:
     """TFDS, once it is sure that it can read and write array_record.
 
     Raises:
@@ -187,14 +204,14 @@ def _import_tfds() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f"Decoding or preparing CIFAR-10 needs TFDS ({error}): pip install tensorflow-datasets "
-            "array-record importlib-resources pillow."
+            f"Decoding or preparing this data needs TFDS ({error}): pip install "
+            "tensorflow-datasets array-record importlib-resources pillow."
         ) from error
     return tfds
 
 
 def _decode_split(builder: Any, split: str, side: int, bar: Bar) -> Dataset:
-    tfds = _import_tfds()
+    tfds = import_tfds()
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     classes = builder.info.features["label"].num_classes
     images = np.empty((len(source), side, side, 3), np.uint8)
@@ -263,7 +280,7 @@ def write(
 def _run_builder(
     building: Path, splits: Mapping[str, Dataset], class_names: tuple[str, ...], bar: Bar
 ) -> Path:
-    tfds = _import_tfds()
+    tfds = import_tfds()
     from tensorflow_datasets.image_classification.cifar import Cifar10 as Official
 
     # Not registered, so that `tfds.builder("cifar10")` remains the official class.
@@ -304,7 +321,7 @@ def _run_builder(
         builder.download_and_prepare(
             download_dir=building / "downloads",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            file_format=_FORMAT,
+            file_format=FORMAT,
         )
     finally:
         tfds.enable_progress_bar()

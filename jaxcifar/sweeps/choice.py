@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcifar import metrics
 from jaxcifar.augment import Augment
-from jaxcifar.data import Dataset, Splits
+from jaxcifar.data import Splits
 from jaxcifar.epoch import Data, TrainEpoch, make_epoch_of_members, make_train_epoch
 from jaxcifar.features import USABLE_SHARE
 from jaxcifar.hardware import free_memory
@@ -120,8 +121,7 @@ def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict
     """Both forms, compiled, on a few batches of the data."""
     recipe = members[0].recipe
     size = min(len(splits.train), SAMPLE_BATCHES * recipe.batch_size)
-    train = Dataset(splits.train.images[:size], splits.train.labels[:size])
-    one = Dataset(splits.validation.images[:1], splits.validation.labels[:1])
+    train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
     state = first_state(recipe, None, None)
     data = stage_data(recipe, dataclasses.replace(splits, train=train, validation=one), state, 1)
     step, augment = stage_step(recipe, 1, data.cut)

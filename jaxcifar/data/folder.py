@@ -1,0 +1,217 @@
+"""A folder of pictures by class, laid out as torchvision's ImageFolder wants it.
+
+`PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg` (`PATH/val` where there is no `PATH/test`). A
+class may have folders within; what is hidden and what is no picture by its name is passed over.
+Classes and pictures are in the order of ImageFolder, which is that of their names.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcifar.data.dataset import Dataset
+from jaxcifar.data.errors import DataError
+
+PREFIX = "folder:"
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The pictures of "train" or "test", listed and not read.
+
+    Attributes:
+      root: the folder's.
+      files: of each picture its path below `root`, class by class.
+      labels: int32 `[n]`.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """A folder of pictures, listed and not read.
+
+    Attributes:
+      class_names: in label order, which is alphabetical.
+      parts: "train" and "test".
+      fingerprint: SHA-256 (hex) of the names and sizes of all pictures.
+      state: the same and the times at which they were last changed.
+    """
+
+    class_names: tuple[str, ...]
+    parts: dict[str, Part]
+    fingerprint: str
+    state: str
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """The pictures of one part as images of `side` pixels, decoded as they are read."""
+
+    part: Part
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.part.files)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 `[n]`."""
+        return self.part.labels
+
+    def read(self, rows: NDArray[np.int64], /) -> Dataset:
+        """The given rows: see `image_file.decode_square`.
+
+        Raises:
+          DataError: a picture that is gone, damaged, or larger than what is decoded.
+        """
+        images = np.empty((len(rows), self.side, self.side, 3), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            image[...] = _decode(self.part.root / self.part.files[row], self.side)
+        return Dataset(images, self.part.labels[rows])
+
+
+def _decode(path: Path, side: int) -> NDArray[np.uint8]:
+    from jaxcifar.image_file import MAX_BYTES, ImageFileError, decode_square
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        return decode_square(data, side, str(path))
+    except (ImageFileError, OSError) as error:
+        raise DataError(f"A picture cannot be read: {error}.") from error
+
+
+def find_folder(name: str) -> Folder:
+    """Lists the folder of "folder:PATH"; a second time in a process it is not listed again.
+
+    Raises:
+      DataError: no such folder, or not one of pictures by class.
+    """
+    path = name.removeprefix(PREFIX)
+    if not path:
+        raise DataError("A folder of pictures is named folder:PATH.")
+    return _list_folder(Path(path).expanduser().absolute())
+
+
+@lru_cache(maxsize=8)
+def _list_folder(path: Path) -> Folder:
+    layout = f"It must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}."
+    if not path.is_dir():
+        raise DataError(f"There is no folder {path}. {layout}")
+    test_name = "test" if (path / "test").exists() else "val"
+    root = path.resolve()
+    train, test = root / "train", root / test_name
+    for part in (train, test):
+        if not part.is_dir():
+            raise DataError(f"{path} has no folder {part.name}. {layout}")
+        if part.is_symlink():
+            raise DataError(f"{part} is a link; put the folder itself there.")
+    names = _class_names(train, root)
+    if not names:
+        raise DataError(f"{train} has no folder of a class. {layout}")
+    _check_same_classes(names, _class_names(test, root), test)
+    listed = {"train": _list_part(train, names, root), "test": _list_part(test, names, root)}
+    sizes, times = hashlib.sha256(), hashlib.sha256()
+    for file in sorted(file for files in listed.values() for file in files):
+        sizes.update(f"{file.size}  ".encode() + os.fsencode(file.name) + b"\0")
+        times.update(f"{file.changed}\n".encode())
+    return Folder(
+        names,
+        {
+            split: Part(
+                root,
+                tuple(file.name for file in files),
+                np.array([file.label for file in files], np.int32),
+            )
+            for split, files in listed.items()
+        },
+        sizes.hexdigest(),
+        f"{root} {sizes.hexdigest()} {times.hexdigest()}",
+    )
+
+
+def _class_names(part: Path, root: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in _entries(part, root) if entry.is_dir()))
+
+
+def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...], place: Path) -> None:
+    """Another class would shift the labels of those that follow it."""
+    for names, others, what in ((train, test, "lacks"), (test, train, "has, and train lacks,")):
+        differing = sorted(set(names) - set(others))
+        if differing:
+            some = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
+            raise DataError(f"{place} {what} the class {some}: both must have the same folders.")
+
+
+@dataclass(frozen=True, order=True)
+class _File:
+    name: str  # below the root, with "/" on every system
+    label: int
+    size: int
+    changed: int  # nanoseconds
+
+
+def _list_part(part: Path, names: tuple[str, ...], root: Path) -> list[_File]:
+    found = []
+    for label, name in enumerate(names):
+        files = list(_pictures(part / name, root, label))
+        if not files:
+            raise DataError(f"{part / name} has no pictures ({' '.join(SUFFIXES)}).")
+        # As ImageFolder: folder by folder, and in each by name.
+        found += sorted(files, key=lambda file: os.path.split(file.name))
+    return found
+
+
+def _pictures(folder: Path, root: Path, label: int) -> Iterator[_File]:
+    from jaxcifar.image_file import MAX_BYTES
+
+    for entry in _entries(folder, root):
+        if entry.is_dir():
+            yield from _pictures(Path(entry.path), root, label)
+        elif entry.name.lower().endswith(SUFFIXES):
+            if not entry.is_file():  # a pipe would wait, a device never end
+                raise DataError(f"{entry.path} is no plain file, nor a link to one.")
+            status = entry.stat()
+            if status.st_size > MAX_BYTES:
+                raise DataError(
+                    f"{entry.path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}."
+                )
+            name = Path(entry.path).relative_to(root).as_posix()
+            yield _File(name, label, status.st_size, status.st_mtime_ns)
+
+
+def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden.
+
+    Raises:
+      DataError: a link out of `root`, which could show any file of the machine; or a link to a
+        folder, which could go round in circles.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}.") from error
+    for entry in found:
+        if not entry.is_symlink():
+            continue
+        try:
+            inside = Path(entry.path).resolve(strict=True).is_relative_to(root)
+        except (OSError, RuntimeError) as error:  # RuntimeError: it leads back to itself
+            raise DataError(f"{entry.path} is a link to nothing: {error}.") from error
+        if not inside:
+            raise DataError(f"{entry.path} is a link that leaves {root}; refused.")
+        if entry.is_dir():
+            raise DataError(f"{entry.path} is a link to a folder; put the folder itself there.")
+    return found
