@@ -18,7 +18,7 @@ from jaxcifar.experiments import EXPERIMENTS, get_experiment
 from jaxcifar.features import FeatureError
 from jaxcifar.image_file import ImageFileError
 from jaxcifar.interruption import Interrupted
-from jaxcifar.parallel import DeviceError, ProcessLostError
+from jaxcifar.parallel import DeviceError, DeviceOptions, ProcessLostError
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
@@ -124,6 +124,16 @@ def given_options(parsed: argparse.Namespace, dataclass: type) -> dict[str, Any]
     """The fields that were given on the command line."""
     names = [field.name for field in dataclasses.fields(dataclass)]
     return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+
+
+def device_options(arguments: Sequence[str]) -> DeviceOptions:
+    """The device options among a command line's, read before all others: recipes trace networks,
+    and JAX joins other processes only before it is first used.
+    """
+    parser = Parser(add_help=False)
+    add_options(parser, DeviceOptions())
+    parsed, _ = parser.parse_known_args(arguments)
+    return DeviceOptions(**given_options(parsed, DeviceOptions))
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:

@@ -182,7 +182,9 @@ def fit(
             steps = {which: checkpoints.find(which) for which in ("best", "last")}
             scores = {}
             for step in set(steps.values()):  # often it is one
-                variables = checkpoints.restore_weights(state.variables, step, layout.replicated)
+                variables = checkpoints.restore_weights(
+                    state.variables, step, sharding=layout.replicated
+                )
                 with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
                     sums = test.run(variables, test_data, bar.advance)
                 scores[step] = {
@@ -444,7 +446,7 @@ def restore_state(
     step = checkpoints.find("last")
     tx = recipe.make_optimizer(max(1, -(-step // recipe.steps_per_epoch)))
     shapes = state_shapes(recipe.make_model(), tx, image_size=recipe.image_size)
-    return checkpoints.restore_state(shapes, step, sharding)
+    return checkpoints.restore_state(shapes, step, sharding=sharding)
 
 
 def check_finite(

@@ -13,7 +13,13 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from jaxcifar.cli import add_options, experiment_parser, given_options, run_script
+from jaxcifar.cli import (
+    add_options,
+    device_options,
+    experiment_parser,
+    given_options,
+    run_script,
+)
 from jaxcifar.experiments import get_experiment
 from jaxcifar.parallel import DeviceOptions, connect
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
@@ -23,11 +29,11 @@ from jaxcifar.train import fit
 
 def main() -> None:
     """Parse, load, fit."""
+    devices = device_options(sys.argv[1:])
+    connect(devices)
     parser = experiment_parser(sys.argv[1:], usage="", text=__doc__, workdir="runs/EXPERIMENT")
     add_options(parser, DeviceOptions())
     parsed = parser.parse()
-    devices = DeviceOptions(**given_options(parsed, DeviceOptions))
-    connect(devices)
     experiment = parsed.experiment.replace("-", "_")
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment

@@ -9,11 +9,6 @@ import json
 import sys
 
 import jax
-
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)
-
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -105,6 +100,9 @@ def train(layout, groups, dtype, streamed):
 
 
 def main():
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_disable_most_optimizations", True)
     dtype, groups, *names = sys.argv[1:]
     jax.config.update("jax_enable_x64", dtype == "float64")
     found = {}

@@ -44,12 +44,8 @@ def recording_step(state, batch):
     )
     count = jnp.int32(len(label))
     loss_sum = jnp.sum(label, dtype=jnp.float32)
-    return state, {
-        "loss_sum": loss_sum,
-        "correct": count * matches,
-        "count": count,
-        "gradient_norm_sum": jnp.zeros((), jnp.float32),
-    }
+    measured = {"loss_sum": loss_sum, "correct": count * matches, "count": count}
+    return state, metrics.zeros() | measured
 
 
 def numbered(size):
@@ -181,11 +177,9 @@ def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progr
     def fake_eval_step(variables, batch):
         # A sum of n powers of two is 2^n - 1 only where each of 0 to n - 1 is there once.
         bits = jnp.where(batch["mask"], variables["one"] << batch["label"], 0)
-        return {
-            "loss_sum": jnp.float32(0),
+        return metrics.zeros() | {
             "correct": jnp.sum(bits, dtype=jnp.int32),
             "count": jnp.sum(batch["mask"], dtype=jnp.int32),
-            "gradient_norm_sum": jnp.zeros((), jnp.float32),
         }
 
     evaluation = make_evaluation(fake_eval_step, size=size, batch_size=batch_size)
@@ -228,6 +222,33 @@ class TestPieces:
         if len(counts) > 1:
             assert events[:3] == ["advance", "advance", "report"], "the device never idles"
 
+    def test_a_pace_of_none_ends_them_and_what_was_begun_is_reported(self):
+        counts, reports = [], []
+
+        def advance(count):
+            counts.append(count)
+            return {}
+
+        def pace(count):
+            return min(count, 2) if sum(counts) < 5 else 0
+
+        ended = in_pieces(advance, 20, 3, lambda n, _: reports.append(n), pace=pace)
+        assert not ended
+        assert sum(counts) in (5, 6)
+        assert reports == [3 * count for count in counts]
+
+    @given(st.integers(1, 40), st.integers(1, 7))
+    def test_none_is_larger_than_the_limit(self, total, chunk):
+        counts = []
+
+        def limit(done):
+            return chunk - done % chunk
+
+        assert in_pieces(counts.append, total, 1, None, limit=limit)
+        edges = np.cumsum(counts)
+        assert edges[-1] == total
+        assert {*range(chunk, total, chunk)} <= {*edges.tolist()}
+
     def test_without_a_listener_there_is_one_piece(self):
         counts = []
         in_pieces(counts.append, 17, 8, None)
@@ -248,6 +269,38 @@ class TestPieces:
         assert counts[0] == 1
         assert max(counts) <= 20
         assert counts[len(counts) // 2] >= 5
+
+
+def step_with_trouble(at, kinds):
+    """A step whose numbers are not finite in the steps `at`."""
+
+    def step(state, batch):
+        state, measured = recording_step(state, batch)
+        bad = jnp.isin(state.step - 1, jnp.asarray(at))
+        measured["nonfinite"] = bad.astype(jnp.int32)
+        measured["nonfinite_kinds"] = jnp.where(bad, kinds, 0)
+        return state, measured
+
+    return step
+
+
+@pytest.mark.parametrize(("at", "stops_after"), [((2, 4), 3), ((5,), 6), ((), 6)])
+def test_the_epoch_ends_behind_a_step_that_is_not_finite(at, stops_after):
+    """Six steps, the last of them smaller."""
+    train = make_train_epoch(step_with_trouble(at, 2), size=11, batch_size=2)
+    state, sums = train.run(recording_state(), numbered(11), lambda *_: None)
+    assert int(state.step) == stops_after
+    assert int(sums["nonfinite"]) == bool(at)
+    assert metrics.nonfinite_names(sums) == (["gradients"] if at else [])
+
+
+def test_where_steps_are_skipped_the_epoch_goes_on_and_they_are_counted():
+    step = step_with_trouble((1, 3), 4)
+    train = make_train_epoch(step, size=11, batch_size=2, stop_at_nonfinite=False)
+    state, sums = train.run(recording_state(), numbered(11))
+    assert int(state.step) == 6
+    assert int(sums["nonfinite"]) == 2
+    assert metrics.nonfinite_names(sums) == ["BatchNorm statistics"]
 
 
 @pytest.mark.parametrize("batch_size", [0, 9])

@@ -5,11 +5,12 @@ import ast
 import pytest
 
 FLOORS = (
-    "image_file traced",
+    "image_file interruption parallel traced",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
     "activations checkpoint gradcam optim pretrained steps",
     "epoch predictions recipe",
+    "streamed",
     "evaluation experiments features",
     "cli stage subject transfer",
     "train visualization",

@@ -1,6 +1,7 @@
 import itertools
 
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -101,7 +102,32 @@ def test_the_sums_keep_their_types():
         "correct": ("int32", ()),
         "count": ("int32", ()),
         "gradient_norm_sum": ("float32", ()),
+        "nonfinite": ("int32", ()),
+        "nonfinite_kinds": ("int32", ()),
     }
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_number_that_is_not_finite_is_found_and_named(value, place):
+    trees = [{"a": np.zeros((3, 5), np.float32), "b": (np.ones(4, np.float32),)} for _ in range(3)]
+    trees[place]["b"][0][2] = value
+    kinds = jax.jit(metrics.find_nonfinite)(*trees)
+    sums = metrics.add(metrics.zeros(), metrics.zeros() | {"nonfinite_kinds": kinds})
+    assert metrics.nonfinite_names(sums) == [metrics.NONFINITE_KINDS[place]]
+
+
+def test_finite_numbers_and_empty_trees_are_no_trouble():
+    huge = jnp.full(3, 3e38, jnp.float32)  # its norm is not finite, and it is
+    assert int(metrics.find_nonfinite(huge, {}, jnp.zeros(2, jnp.bfloat16))) == 0
+
+
+def test_trouble_in_one_step_is_not_forgotten_in_the_next():
+    bad = metrics.zeros() | {"nonfinite": jnp.int32(1), "nonfinite_kinds": jnp.int32(5)}
+    worse = metrics.zeros() | {"nonfinite": jnp.int32(1), "nonfinite_kinds": jnp.int32(6)}
+    sums = metrics.add(metrics.add(bad, metrics.zeros()), worse)
+    assert int(sums["nonfinite"]) == 2
+    assert metrics.nonfinite_names(sums) == list(metrics.NONFINITE_KINDS)
 
 
 def test_a_mean_over_no_examples_is_refused():

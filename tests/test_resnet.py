@@ -222,6 +222,32 @@ class TestBatchNorm:
                 np.testing.assert_allclose(part, value, rtol=1e-5)
         np.testing.assert_allclose(gradient, whole_gradient, atol=1e-5)
 
+    def test_groups_are_normalised_each_by_itself(self):
+        """As BatchNorm applied to each, whose running statistics are then averaged."""
+        y, updates = self.apply(self.x, True, groups=2)
+        halves = [self.apply(part, True) for part in np.split(self.x, 2)]
+        np.testing.assert_allclose(y, np.concatenate([part for part, _ in halves]), atol=1e-5)
+        for name in ("mean", "var"):
+            mean = np.mean([u["batch_stats"][name] for _, u in halves], axis=0)
+            np.testing.assert_allclose(updates["batch_stats"][name], mean, rtol=1e-5)
+
+    @pytest.mark.parametrize("groups", [2, 4])
+    def test_groups_on_a_mapped_axis_are_those_of_the_whole_batch(self, groups):
+        mapped = jax.vmap(
+            lambda x: self.apply(x, True, axis_name="parts", groups=groups), axis_name="parts"
+        )
+        y, updates = mapped(self.x.reshape(2, 2, *self.x.shape[1:]))
+        expected, whole = self.apply(self.x, True, groups=groups)
+        np.testing.assert_allclose(y.reshape(self.x.shape), expected, atol=1e-5)
+        for name, value in whole["batch_stats"].items():
+            for part in updates["batch_stats"][name]:
+                np.testing.assert_allclose(part, value, rtol=1e-5)
+
+    @pytest.mark.parametrize("groups", [3, 8])
+    def test_groups_that_do_not_divide_the_batch_are_refused(self, groups):
+        with pytest.raises(ValueError, match=f"{groups} BatchNorm groups: they must divide"):
+            self.apply(self.x, True, groups=groups)
+
     def test_bfloat16_has_statistics_in_float32(self):
         y, updates = self.apply(jnp.asarray(self.x, jnp.bfloat16), train=True)
         _, wide = self.apply(self.x, train=True)

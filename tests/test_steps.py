@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.data import DataError, load_dataset
 from jaxcifar.optim import make_optimizer
@@ -380,3 +381,48 @@ class TestFreezing:
             np.asarray(cut.params["fc"]["0"]["kernel"] - state.params["fc"]["0"]["kernel"])
         )
         assert moved.max() > 1e-4
+
+
+def spoil(batch, model, where):
+    """A step's start and batch, of which something is not finite: an image, a weight, the loss."""
+    tx = optax.adam(0.1)
+    state = start(model, tx, batch)
+    if where == "image":
+        batch = batch | {"image": halve(batch["image"]).at[1, 0, 0, 0].set(jnp.nan)}
+    elif where == "statistics":
+        stats = {"bn1": state.batch_stats["bn1"] | {"mean": jnp.full(3, jnp.inf)}}
+        state = state.replace(batch_stats=stats)
+    return state, batch, tx
+
+
+@pytest.mark.parametrize(
+    ("where", "kinds"),
+    [
+        ("image", ["logits", "gradients", "BatchNorm statistics"]),
+        ("statistics", ["BatchNorm statistics"]),
+        ("none", []),
+    ],
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_not_finite_is_named_and_skipped_if_asked(batch, where, kinds, skip):
+    model = Tiny()
+    state, batch, tx = spoil(batch, model, where)
+    normalize = lambda x: x if x.dtype == jnp.float32 else halve(x)  # noqa: E731
+    step = jit(make_train_step(model, tx, normalize=normalize, skip_nonfinite=skip))
+    after, measured = step(state, batch)
+    assert metrics.nonfinite_names(measured) == kinds
+    assert int(measured["nonfinite"]) == bool(kinds)
+    assert int(after.step) == int(state.step) + 1
+    unchanged = all(
+        np.array_equal(a, b)
+        for name in ("params", "batch_stats", "opt_state")
+        for a, b in zip(
+            jax.tree.leaves(getattr(after, name)),
+            jax.tree.leaves(getattr(state, name)),
+            strict=True,
+        )
+    )
+    assert unchanged == (skip and bool(kinds))
+    assert int(measured["count"]) == (0 if skip and kinds else N)
+    if skip:
+        assert np.isfinite(measured["loss_sum"])

@@ -1,0 +1,158 @@
+"""Runs of several processes on this machine, by `scripts/train.py`."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from tests.test_end_to_end import RUN_TINY
+
+TINY = shlex.split(
+    "--architecture tiny --width 4 --train-size 152 --validation-size 40 --batch-size 16 "
+    "--dropout-rate 0.2 --flip-rate 0.5 --translate-pixels 2 --t-max 20 --eval-batch-size 64"
+)
+
+
+@pytest.fixture
+def start(root, tmp_path):
+    """Start a script; its standard error is a file, so that it never blocks."""
+    running = []
+    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+
+    def start(name, script, *arguments, devices=1):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN_TINY, str(root / "scripts" / script), *arguments],
+            cwd=tmp_path,
+            env=env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+            stdout=(tmp_path / f"{name}.out").open("w"),
+            stderr=(tmp_path / f"{name}.err").open("w"),
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def train(start):
+    """Start a run of several processes; `name` is also its directory."""
+
+    def train(name, processes, *arguments):
+        if processes == 1:
+            return [start(name, "train.py", "demo", "--workdir", name, *arguments)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        together = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes))
+        return [
+            start(
+                f"{name}{i}",
+                "train.py",
+                *("demo", "--workdir", name, *arguments),
+                *(*together, "--process-id", str(i)),
+            )
+            for i in range(processes)
+        ]
+
+    return train
+
+
+def finish(tmp_path, processes, timeout=240):
+    for process in processes:
+        process.wait(timeout)
+    errors = [path.read_text() for path in sorted(tmp_path.glob("*.err"))]
+    assert [process.returncode for process in processes] == [0] * len(processes), errors
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_same_curves(run, other, tolerance):
+    for a, b in zip(rows(run), rows(other), strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert a[name] == pytest.approx(b[name], rel=tolerance)
+        assert a["step"] == b["step"]
+
+
+def wait_for_epochs(run, count, processes, timeout=120):
+    deadline = time.monotonic() + timeout
+    while not ((run / "metrics.jsonl").exists() and len(rows(run)) >= count):
+        assert all(process.poll() is None for process in processes), "one ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [2, pytest.param(4, marks=pytest.mark.slow)],
+)
+def test_several_processes_train_what_one_does_and_leave_one_run(start, train, tmp_path, processes):
+    finish(tmp_path, train("one", 1, *TINY, "--epochs", "2"))
+    finish(tmp_path, train("many", processes, *TINY, "--epochs", "2"))
+    check_same_curves(tmp_path / "many", tmp_path / "one", 1e-2)
+    assert f"{processes} devices of {processes} processes" in (tmp_path / "many0.out").read_text()
+    assert (tmp_path / "many1.out").read_text() == "", "the first one speaks for all"
+
+    finish(tmp_path, [start("evaluate", "evaluate.py", "many")])
+    line = json.loads((tmp_path / "evaluate.out").read_text().splitlines()[-1])
+    summary = json.loads((tmp_path / "many" / "summary.json").read_text())
+    assert line["accuracy"] == summary["best"]["test"]["accuracy"]
+    assert line["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-5)
+
+    # And on one device, with what the processes saved.
+    finish(tmp_path, train("many", 1, "--resume", "--epochs", "3"))
+    finish(tmp_path, train("one", 1, "--resume", "--epochs", "3"))
+    check_same_curves(tmp_path / "many", tmp_path / "one", 2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_is_killed_the_others_stop_and_say_so_and_resume_goes_on(train, tmp_path, killed):
+    processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
+    wait_for_epochs(tmp_path / "run", 3, processes)
+    processes[killed].send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    other = processes[1 - killed]
+    assert other.wait(timeout=60) != 0
+    assert time.monotonic() - begun < 60
+    said = (tmp_path / f"run{1 - killed}.err").read_text()
+    assert "another process of this run is gone" in said or "another task died" in said
+    done = len(rows(tmp_path / "run"))
+    processes = train("run", 2, "--resume")
+    wait_for_epochs(tmp_path / "run", done + 2, processes)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=60) for process in processes] == [143, 143]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(train, tmp_path):
+    finish(tmp_path, train("whole", 2, *TINY, "--epochs", "30"))
+    processes = train("run", 2, *TINY, "--epochs", "30")
+    wait_for_epochs(tmp_path / "run", 2, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=60) for process in processes] == [143, 143]
+    finish(tmp_path, train("run", 2, "--resume"))
+    check_same_curves(tmp_path / "run", tmp_path / "whole", 1e-6)
+
+
+def test_devices_of_one_process_share_a_run_and_another_number_goes_on(start, tmp_path):
+    finish(tmp_path, [start("one", "train.py", "demo", *TINY, "--epochs", "3", "--workdir", "one")])
+    run = ("demo", "--workdir", "run")
+    finish(tmp_path, [start("four", "train.py", *run, *TINY, "--epochs", "2", devices=4)])
+    assert "4 devices, jit; images on the devices" in (tmp_path / "four.out").read_text()
+    more = ("--resume", "--epochs", "3", "--parallel", "pmap", "--input", "stream")
+    finish(tmp_path, [start("two", "train.py", *run, *more, devices=2)])
+    assert "2 devices, pmap; images read from the host" in (tmp_path / "two.out").read_text()
+    check_same_curves(tmp_path / "run", tmp_path / "one", 1e-2)
