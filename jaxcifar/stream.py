@@ -59,8 +59,12 @@ class _Parts:
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, index: int) -> Dataset:
-        return self._source.read(self._parts[index])
+    def __getitem__(self, index: int) -> Dataset | Exception:
+        try:
+            return self._source.read(self._parts[index])
+        except Exception as error:
+            # Carried over: to what passes through it grain adds remarks on its tracebacks.
+            return error
 
 
 def _stream(parts: _Parts, threads: int, prefetch: int) -> Iterator[Dataset]:
@@ -71,6 +75,9 @@ def _stream(parts: _Parts, threads: int, prefetch: int) -> Iterator[Dataset]:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     iterator = iter(grain.MapDataset.source(parts).to_iter_dataset(options))
     try:
-        yield from iterator
+        for part in iterator:
+            if isinstance(part, Exception):
+                raise part
+            yield part
     finally:
         iterator.close()
