@@ -117,6 +117,13 @@ def test_images_of_several_sizes_are_brought_to_one(data_dir):
     assert as_pairs(test) == {(x.tobytes(), i % 3) for i, x in enumerate(cut)}
 
 
+def test_images_all_alike_but_not_square_are_cut_to_the_centre(data_dir):
+    images = pictures(4, 4, 6, 3)
+    prepare(data_dir, {"train": rows(images), "test": rows(images)}, shape=(4, 6, 3))
+    test = load(data_dir, split=(2, 1), side=4).test
+    assert as_pairs(test) == {(x[:, 1:5].tobytes(), i % 3) for i, x in enumerate(images)}
+
+
 def test_images_of_one_size_keep_it(fixed, data_dir):
     assert load(data_dir, side=3).train.side == 6
 
