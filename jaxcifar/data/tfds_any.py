@@ -249,7 +249,7 @@ def _how_to(name: str, config: str | None, root: Path) -> str:
         return f"Prepare it: python scripts/prepare_data.py cifar10 --data-dir {root}."
     place = f"{name}/{config}" if config else name
     return (
-        "Prepare it with TFDS, most datasets need TensorFlow for this step alone: "
+        "Prepare it with TFDS (for most datasets this one step needs TensorFlow): "
         f"tfds build {place} --file_format={FORMAT} --data_dir={root}."
     )
 
