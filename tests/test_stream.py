@@ -163,6 +163,19 @@ print("done")
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
+@pytest.mark.parametrize(("cores", "threads", "ahead"), [(1, 1, 2), (3, 3, 3), (64, 16, 16)])
+def test_unasked_there_is_a_thread_for_each_core(monkeypatch, cores, threads, ahead):
+    monkeypatch.setattr("jaxcifar.stream.cores", lambda: cores)
+    source = Watched(seconds=0.01)
+    stream = open_stream(source, one_by_one(50))
+    next(stream)
+    assert wait_for(lambda: len(source.begun) == 1 + ahead)
+    time.sleep(0.05)
+    assert len(source.begun) == 1 + ahead
+    assert len(source.threads) <= threads
+    stream.close()
+
+
 def test_nothing_to_read_is_nothing():
     assert list(open_stream(Watched(), [])) == []
 
