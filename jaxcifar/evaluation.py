@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jaxcifar import metrics
 from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
-from jaxcifar.data import Source
+from jaxcifar.data import Rows, Source
 from jaxcifar.epoch import Data, Evaluation, make_evaluation
 from jaxcifar.hardware import free_memory
 from jaxcifar.parallel import ONE_DEVICE, Layout
@@ -35,7 +35,8 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
     """Images (uint8) and labels (int32) on the default device, or shared out over several."""
 
     def read(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        found = dataset.read(rows)
+        # What has to be decoded is, with a thread for each core.
+        found = Rows(dataset, rows).load() if isinstance(dataset, Rows) else dataset.read(rows)
         return {"image": found.images, "label": found.labels}
 
     return layout.share_rows(read, len(dataset))

@@ -5,10 +5,9 @@ from collections.abc import Generator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.data import Dataset, Source
+from jaxcifar.data import Dataset, Source, cores
 
-THREADS = 4
-PREFETCH = 4
+MOST_THREADS = 16  # unless asked for: each holds a part
 
 
 def nbytes(source: Source) -> int:
@@ -20,8 +19,8 @@ def open_stream(
     source: Source,
     parts: Sequence[NDArray[np.int64]],
     *,
-    threads: int = THREADS,
-    prefetch: int = PREFETCH,
+    threads: int | None = None,
+    prefetch: int | None = None,
 ) -> Generator[Dataset, None, None]:
     """Reads `source.read(parts[0])`, `source.read(parts[1])` and so on, and yields them in order.
 
@@ -37,14 +36,17 @@ def open_stream(
     Args:
         source: what is read.
         parts: row numbers of each part; also an object that computes them as they are asked for.
-        threads: how many parts are read at once.
+        threads: how many parts are read at once; else one for each core, but no more than
+            `MOST_THREADS`.
         prefetch: how many parts are read ahead of the one yielded last, at most: with it they are
-            all that is in memory.
+            all that is in memory. Else as many as threads, and at least two.
 
     Raises:
         ValueError: numbers of threads or parts that are not positive; at once.
         DataError: an image that cannot be read; when its part would be due.
     """
+    threads = min(cores(), MOST_THREADS) if threads is None else threads
+    prefetch = max(threads, 2) if prefetch is None else prefetch
     if threads < 1 or prefetch < 1:
         raise ValueError(f"threads and prefetch must be at least 1, not {threads} and {prefetch}")
     return _stream(_Parts(source, parts), min(threads, prefetch), prefetch)
@@ -59,8 +61,12 @@ class _Parts:
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, index: int) -> Dataset:
-        return self._source.read(self._parts[index])
+    def __getitem__(self, index: int) -> Dataset | Exception:
+        try:
+            return self._source.read(self._parts[index])
+        except Exception as error:
+            # Carried over: to what passes through it grain adds remarks on its tracebacks.
+            return error
 
 
 def _stream(parts: _Parts, threads: int, prefetch: int) -> Generator[Dataset, None, None]:
@@ -71,6 +77,9 @@ def _stream(parts: _Parts, threads: int, prefetch: int) -> Generator[Dataset, No
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     iterator = iter(grain.MapDataset.source(parts).to_iter_dataset(options))
     try:
-        yield from iterator
+        for part in iterator:
+            if isinstance(part, Exception):
+                raise part
+            yield part
     finally:
         iterator.close()

@@ -4,6 +4,7 @@ python scripts/train.py demo                                  minutes on two CPU
 python scripts/train.py scratch --data-dir ~/tensorflow_datasets
 python scripts/train.py scratch --epochs 5 --optimizer sgd --learning-rate 0.1
 python scripts/train.py scratch --resume                      after an interruption
+python scripts/train.py scratch --dataset folder:pets --resize 64       pictures of your own
 python scripts/train.py finetune --weights resnet18.safetensors
 python scripts/train.py finetune --weights runs/freeze_a --no-new-head --workdir runs/further
 python scripts/train.py scratch --coordinator node0:1234 --num-processes 2 --process-id 0

@@ -11,7 +11,7 @@ project only `image_file`, which decodes pictures):
 """
 
 from jaxcifar.data.cifar10 import prepare_cifar10
-from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source, Splits
+from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source, Splits, cores
 from jaxcifar.data.errors import DataError
 from jaxcifar.data.load import DATASETS, DatasetInfo, check_split, dataset_info, load_dataset
 from jaxcifar.data.split import balanced_subset, split_indices
@@ -27,6 +27,7 @@ __all__ = [
     "Splits",
     "balanced_subset",
     "check_split",
+    "cores",
     "dataset_info",
     "load_dataset",
     "prepare_cifar10",

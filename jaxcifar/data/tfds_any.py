@@ -147,6 +147,8 @@ def _read_examples(records: Any, rows: Sequence[int] | NDArray, found: Found) ->
 
     try:
         read = records.__getitems__([int(row) for row in rows])
+        if not all(read):  # what array_record gives of a shard that is cut short, without a word
+            raise DataError("a record is empty, so a shard is cut short")
         return [tf_example_pb2.Example.FromString(record).features.feature for record in read]
     except Exception as error:  # array_record and protobuf have their own for damaged files
         raise DataError(f"The records in {found.directory} cannot be read: {error}.") from error
@@ -247,7 +249,7 @@ def _how_to(name: str, config: str | None, root: Path) -> str:
         return f"Prepare it: python scripts/prepare_data.py cifar10 --data-dir {root}."
     place = f"{name}/{config}" if config else name
     return (
-        "Prepare it with TFDS, most datasets need TensorFlow for this step alone: "
+        "Prepare it with TFDS (for most datasets this one step needs TensorFlow): "
         f"tfds build {place} --file_format={FORMAT} --data_dir={root}."
     )
 

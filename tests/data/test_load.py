@@ -9,6 +9,7 @@ from jaxcifar.data import (
     DATASETS,
     DataError,
     Dataset,
+    Rows,
     check_split,
     dataset_info,
     load_dataset,
@@ -46,6 +47,26 @@ def test_the_split_is_asked_for_by_size_seed_and_stratification():
     assert not parts[0] & parts[1]
 
 
+@pytest.mark.parametrize("stratified", [False, True])
+def test_lazily_the_images_are_the_same_in_the_same_order(stratified):
+    eager = load_dataset("digits", stratified=stratified, seed=4)
+    lazy = load_dataset("digits", stratified=stratified, seed=4, lazy=True)
+    assert lazy.fingerprint == eager.fingerprint
+    for name in ("train", "validation", "test"):
+        mine, theirs = getattr(lazy, name), getattr(eager, name)
+        assert isinstance(mine, Rows)
+        assert (len(mine), mine.side) == (len(theirs), theirs.side)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+        rows = np.array([5, 0, 5, len(mine) - 1])
+        for found, expected in (
+            (mine.load(), theirs.load()),
+            (mine.read(rows), theirs.read(rows)),
+            (Rows(mine, rows).load(), theirs.take(rows)),
+        ):
+            np.testing.assert_array_equal(found.images, expected.images)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+
+
 def test_cifar10_is_loaded_by_name(data_dir, archives, source, images, monkeypatch):
     prepare_cifar10(data_dir, from_archive=archives["binary"], source=source)
     monkeypatch.setattr(
@@ -55,6 +76,11 @@ def test_cifar10_is_loaded_by_name(data_dir, archives, source, images, monkeypat
     )
     monkeypatch.setattr(load_module, "check_split", lambda *_, **__: (60, 30))
     splits = load_dataset("cifar10", data_dir=data_dir, download=False)
+    lazy = load_dataset("cifar10", data_dir=data_dir, download=False, lazy=True)
+    assert isinstance(lazy.train.source.images, np.memmap)  # so that only what is asked for is read
+    for mine, theirs in ((lazy.train, splits.train), (lazy.test, splits.test)):
+        np.testing.assert_array_equal(mine.load().images, theirs.images)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [60, 30, 20]
     pool = {image.tobytes(): label for image, label in zip(*vars(images[0]).values(), strict=True)}
     for part in (splits.train, splits.validation):

@@ -1,0 +1,340 @@
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jaxcifar.data import DataError, Dataset, Rows, dataset_info, load_dataset
+from jaxcifar.data.folder import FolderSource, find_folder
+from jaxcifar.recipe import Recipe, RecipeError, load_splits
+
+SIDE = 12
+
+
+def write(path: Path, size: tuple[int, int] = (16, 16), seed: int = 0, **options: object) -> Path:
+    """A smooth picture, different for every seed, of the kind that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Twenty pictures to train on, of two classes, and three to test on."""
+    place = tmp_path / "pets"
+    kinds = ("png", "JPG", "jpeg", "bmp", "webp", "gif", "tiff", "tif")
+    for i in range(20):
+        size = (13 + 3 * i, 40 - i)
+        write(place / "train" / ("dog", "cat")[i % 2] / f"{i}.{kinds[i % 8]}", size, i)
+    for i, name in enumerate(("cat", "dog", "dog")):
+        write(place / "test" / name / f"{i}.png", seed=100 + i)
+    return place
+
+
+def as_torchvision(path: Path, side: int) -> np.ndarray:
+    """ImageFolder, Resize(side) and CenterCrop(side), by their documented formulas, upright."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    width, height = image.size
+    if width <= height:
+        size = side, int(side * height / width)
+    else:
+        size = int(side * width / height), side
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
+    return np.asarray(image)[top : top + side, left : left + side]
+
+
+def test_what_is_known_without_reading_a_picture(place, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("read"))
+    info = dataset_info(f"folder:{place}")
+    assert info.class_names == ("cat", "dog")
+    assert (info.pool, info.test, info.default_split, info.side) == (20, 3, (16, 4), None)
+
+
+def test_pictures_are_those_of_torchvision_in_its_order(place):
+    found = find_folder(f"folder:{place}")
+    expected = [
+        path
+        for name in ("cat", "dog")
+        for path in sorted((place / "train" / name).iterdir(), key=lambda path: path.name)
+    ]
+    part = found.parts["train"]
+    assert [part.root / file for file in part.files] == expected
+    assert part.labels.tolist() == [0] * 10 + [1] * 10
+    rows = np.random.default_rng(0).permutation(20)
+    read = FolderSource(part, SIDE).read(rows)
+    assert read.labels.tolist() == part.labels[rows].tolist()
+    for image, row in zip(read.images, rows, strict=True):
+        np.testing.assert_array_equal(image, as_torchvision(expected[row], SIDE), str(row))
+
+
+@pytest.mark.parametrize("size", [(12, 12), (12, 13), (15, 12), (7, 30), (301, 100), (24, 24)])
+@pytest.mark.parametrize("side", [12, 17])
+def test_the_centre_of_the_scaled_picture_is_cut_out(tmp_path, size, side):
+    for part in ("train", "test"):
+        path = write(tmp_path / part / "a" / "x.png", size)
+    source = FolderSource(find_folder(f"folder:{tmp_path}").parts["test"], side)
+    np.testing.assert_array_equal(source.read(np.array([0])).images[0], as_torchvision(path, side))
+
+
+def only(tmp_path, image, name="x.png", **options):
+    """The one training image of a folder with this picture."""
+    write(tmp_path / "test" / "a" / "x.png")
+    path = tmp_path / "train" / "a" / name
+    path.parent.mkdir(parents=True)
+    image.save(path, **options)
+    return load_dataset_rows(tmp_path, "train").images[0]
+
+
+def load_dataset_rows(place, part, side=SIDE):
+    source = FolderSource(find_folder(f"folder:{place}").parts[part], side)
+    return source.read(np.arange(len(source)))
+
+
+def test_the_orientation_of_a_camera_is_followed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    found = only(tmp_path, Image.fromarray(pixels), exif=exif)
+    np.testing.assert_array_equal(found, np.rot90(pixels, -1))
+
+
+def test_transparency_is_dropped_as_pillow_converts(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), np.uint8)
+    np.testing.assert_array_equal(only(tmp_path, Image.fromarray(pixels)), pixels[..., :3])
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_grey_becomes_rgb(tmp_path, depth):
+    grey = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), np.uint8)
+    scaled = grey.astype(depth) * (256 if depth is np.uint16 else 1)
+    found = only(tmp_path, Image.fromarray(scaled))
+    np.testing.assert_array_equal(found, np.stack([grey] * 3, axis=-1))
+
+
+def test_val_is_the_test_data_where_there_is_no_test(place):
+    (place / "test").rename(place / "val")
+    assert dataset_info(f"folder:{place}").test == 3
+
+
+def test_folders_within_a_class_belong_to_it_and_other_files_do_not(place):
+    write(place / "train" / "cat" / "more" / "z.png")
+    write(place / "train" / "cat" / ".hidden" / "z.png")
+    write(place / "train" / "cat" / "._z.png")
+    write(place / "train" / "stray.png")
+    (place / "train" / "cat" / "notes.txt").write_text("")
+    (place / "train" / ".git").mkdir()
+    found = find_folder(f"folder:{place}")
+    assert found.class_names == ("cat", "dog")
+    assert found.parts["train"].labels.tolist() == [0] * 11 + [1] * 10
+    assert found.parts["train"].files[10] == "train/cat/more/z.png"
+
+
+def test_a_path_may_begin_at_home_or_here(place, monkeypatch):
+    monkeypatch.setenv("HOME", str(place.parent))
+    assert dataset_info("folder:~/pets").pool == 20
+    monkeypatch.chdir(place.parent)
+    assert dataset_info("folder:pets").pool == 20
+
+
+def test_the_fingerprint_is_of_names_and_sizes(place, tmp_path):
+    first = find_folder(f"folder:{place}").fingerprint
+    moved = place.rename(tmp_path / "elsewhere")
+    os.utime(moved / "train" / "cat" / "1.JPG", (0, 0))
+    assert find_folder(f"folder:{moved}").fingerprint == first
+    for i, change in enumerate(
+        (
+            lambda place: (place / "test/dog/1.png").rename(place / "test/dog/9.png"),
+            lambda place: (place / "test/dog/9.png").open("ab").write(b"x"),
+        )
+    ):
+        change(moved)
+        moved = moved.rename(tmp_path / f"changed{i}")  # a place is listed once in a process
+        other = find_folder(f"folder:{moved}").fingerprint
+        assert other != first
+        first = other
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_lazy_and_eager_are_the_same_images_in_the_same_order(place, stratified):
+    arguments = {"split": (9, 6), "seed": 3, "side": SIDE, "stratified": stratified}
+    eager = load_dataset(f"folder:{place}", **arguments)
+    lazy = load_dataset(f"folder:{place}", **arguments, lazy=True)
+    assert lazy.fingerprint == eager.fingerprint
+    assert lazy.class_names == eager.class_names == ("cat", "dog")
+    for name in ("train", "validation", "test"):
+        mine, theirs = getattr(lazy, name), getattr(eager, name)
+        assert isinstance(mine, Rows)
+        assert isinstance(theirs, Dataset)
+        assert (len(mine), mine.side) == (len(theirs), SIDE)
+        np.testing.assert_array_equal(mine.load().images, theirs.images)
+        np.testing.assert_array_equal(mine.load().labels, theirs.labels)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+        rows = np.array([2, 0, 2])
+        np.testing.assert_array_equal(mine.read(rows).images, theirs.images[rows])
+    assert (len(lazy.train), len(lazy.validation), len(lazy.test)) == (9, 6, 3)
+
+
+def test_lazily_no_picture_is_read_before_it_is_asked_for(place, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "jaxcifar.image_file.decode_square",
+        lambda data, side, name: opened.append(name) or np.zeros((side, side, 3), np.uint8),
+    )
+    splits = load_dataset(f"folder:{place}", side=SIDE, lazy=True)
+    assert not opened
+    splits.train.read(np.array([3, 5]))
+    assert len(opened) == 2
+
+
+def test_decoded_pictures_are_kept_for_each_side_and_forgotten_when_a_file_changes(
+    place, monkeypatch
+):
+    from jaxcifar import image_file
+
+    calls = []
+    real = image_file.decode_square
+    monkeypatch.setattr(image_file, "decode_square", lambda *a: calls.append(a[1]) or real(*a))
+
+    def decoded(side):
+        before = len(calls)
+        load_dataset(f"folder:{place}", side=side)
+        return len(calls) - before
+
+    assert [decoded(SIDE), decoded(SIDE), decoded(8), decoded(8), decoded(SIDE)] == [
+        23,
+        0,
+        23,
+        0,
+        0,
+    ]
+    # Of the same size, so that only the time tells.
+    path = place / "test" / "cat" / "0.png"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
+    from jaxcifar.data import folder
+
+    folder._list_folder.cache_clear()  # as another process would
+    assert decoded(SIDE) == 23
+
+
+def test_a_recipe_names_it_and_survives_its_json(place):
+    recipe = Recipe(dataset=f"folder:{place}", resize=SIDE, batch_size=8, normalization="half")
+    assert (recipe.split_sizes, recipe.image_size) == ((16, 4), SIDE)
+    assert recipe.make_model().num_classes == 2
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    splits = load_splits(recipe)
+    assert (splits.train.side, splits.name) == (SIDE, recipe.dataset)
+    assert isinstance(load_splits(recipe, lazy=True).train, Rows)
+
+
+def test_a_recipe_without_a_size_is_refused(place):
+    with pytest.raises(RecipeError, match=r"several sizes: say by --resize"):
+        Recipe(dataset=f"folder:{place}")
+
+
+def test_so_is_loading_without_a_side(place):
+    with pytest.raises(DataError, match="say the side to bring them to"):
+        load_dataset(f"folder:{place}")
+    with pytest.raises(DataError, match="at least one pixel, got 0"):
+        load_dataset(f"folder:{place}", side=0)
+
+
+def remove(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def link(place: Path, name: str, target: str | Path) -> None:
+    (place / "train" / "cat" / name).symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.rename(p.parent / "gone"), "There is no folder"),
+        (lambda p: (p / "train").rename(p / "training"), "has no folder train"),
+        (lambda p: (p / "test").rename(p / "testing"), "has no folder val. It must hold"),
+        (lambda p: remove(p / "test" / "cat"), "test/cat has no pictures"),
+        (lambda p: remove(p / "train" / "dog"), "train/dog has no pictures"),
+        (lambda p: (p / "test" / "cat").rename(p / "test" / "car"), "lacks the class cat"),
+        (lambda p: write(p / "test" / "emu" / "x.png"), "train lacks, the class emu"),
+        (lambda p: link(p, "x.png", "/etc/hostname"), "is a link that leaves"),
+        (lambda p: link(p, "x", p.parent), "is a link that leaves"),
+        (lambda p: link(p, "x", p / "train"), "is a link to a folder"),
+        (lambda p: link(p, "x.png", p / "none.png"), "is a link to nothing"),
+        (lambda p: link(p, "x.png", "x.png"), "is a link to nothing"),
+        (lambda p: os.mkfifo(p / "train" / "cat" / "x.png"), "is no plain file"),
+        (
+            lambda p: (p / "test").rename(p / "t") and (p / "test").symlink_to(p / "t"),
+            "test is a link",
+        ),
+        (
+            lambda p: os.truncate(write(p / "train" / "cat" / "x.png"), 200_000_000),
+            "200,000,000 bytes, more than 100,000,000",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_clear_error(place, spoil, message):
+    spoil(place)
+    with pytest.raises(DataError, match=message) as caught:
+        dataset_info(f"folder:{place}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_train_folder_and_no_path_are_said_so(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="train has no folder of a class"):
+        dataset_info(f"folder:{tmp_path}")
+    with pytest.raises(DataError, match="named folder:PATH"):
+        dataset_info("folder:")
+
+
+def test_a_link_within_the_folder_is_followed(place):
+    link(place, "z.png", place / "test" / "cat" / "0.png")
+    assert dataset_info(f"folder:{place}").pool == 21
+
+
+def bomb() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "is a damaged or cut-off image"),
+        (lambda data: b"", "is not an image"),
+        (lambda data: b"years of work", "is not an image"),
+        (lambda data: bomb(), "too large to be decoded"),
+    ],
+)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_picture_that_cannot_be_read_is_named(place, content, message, lazy):
+    path = write(place / "train" / "cat" / "0.png", (64, 64))
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(f"folder:{place}", side=SIDE, lazy=lazy, split=(20, 1)).train.load()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_that_scaling_would_make_enormous_is_refused(place):
+    write(place / "train" / "cat" / "0.png", (60_000, 1))
+    with pytest.raises(DataError, match=r"60000x1 pixels: too narrow"):
+        load_dataset_rows(place, "train", side=224)
+
+
+def test_a_picture_that_went_away_is_named(place):
+    splits = load_dataset(f"folder:{place}", side=SIDE, lazy=True)
+    (place / "test" / "cat" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"cannot be read: .*0\.png"):
+        splits.test.load()

@@ -1,0 +1,314 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import made_archives as made
+import numpy as np
+import pytest
+from made_tfds import encoded, prepare
+
+from jaxcifar.data import DataError, Dataset, Rows, dataset_info, load_dataset, tfds_store
+from jaxcifar.data.tfds_any import find_tfds, open_sources
+from jaxcifar.recipe import Recipe, RecipeError, load_splits
+
+REAL = os.environ.get("TFDS_DATA_DIR")  # tests themselves have none
+SHARDS = (("train", 20), ("test", 0))
+NAMES = ("ant", "bee", "house cat")
+
+
+def pictures(count: int, *size: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (count, *size), np.uint8))
+
+
+def rows(images: list[np.ndarray]) -> list[tuple[bytes, int]]:
+    """Labels go round; the first bytes of an image tell it from the others."""
+    return [(encoded(image), i % 3) for i, image in enumerate(images)]
+
+
+def as_pairs(dataset: Dataset) -> set[tuple[bytes, int]]:
+    return {
+        (image.tobytes(), int(label))
+        for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+
+
+@pytest.fixture
+def fixed(data_dir: Path) -> Path:
+    """20 images of 6x6 to train on and 5 to test on."""
+    return prepare(
+        data_dir,
+        {"train": rows(pictures(20, 6, 6, 3)), "test": rows(pictures(5, 6, 6, 3, seed=1))},
+        shape=(6, 6, 3),
+    )
+
+
+def load(data_dir: Path, name: str = "tfds:made", **arguments: object):
+    return load_dataset(name, data_dir=data_dir, **arguments)
+
+
+def test_what_is_known_without_reading_an_image(fixed, data_dir):
+    code = (
+        "import sys; from jaxcifar.data import dataset_info; print(dataset_info('tfds:made')); "
+        "print({'tensorflow_datasets', 'tensorflow', 'PIL'} & set(sys.modules))"
+    )
+    env = os.environ | {"TFDS_DATA_DIR": str(data_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
+    )
+    info = dataset_info("tfds:made", data_dir=data_dir)
+    assert done.stdout == f"{info}\nset()\n"
+    assert info.class_names == NAMES
+    assert (info.pool, info.test, info.side, info.default_split) == (20, 5, 6, (16, 4))
+
+
+def test_every_image_comes_with_its_label(fixed, data_dir):
+    splits = load(data_dir, split=(15, 5))
+    found = as_pairs(splits.train) | as_pairs(splits.validation)
+    assert found == {(x.tobytes(), i % 3) for i, x in enumerate(pictures(20, 6, 6, 3))}
+    assert as_pairs(splits.test) == {
+        (x.tobytes(), i % 3) for i, x in enumerate(pictures(5, 6, 6, 3, seed=1))
+    }
+
+
+def test_the_order_is_that_of_tfds(fixed, data_dir):
+    import tensorflow_datasets as tfds
+
+    theirs = tfds.builder_from_directory(fixed).as_data_source("train")
+    pool = open_sources(find_tfds("tfds:made", data_dir), 6)["train"]
+    mine = pool.read(np.arange(20))
+    for i, record in enumerate(theirs):
+        np.testing.assert_array_equal(mine.images[i], record["image"])
+        assert mine.labels[i] == record["label"]
+    shuffled = np.array([7, 3, 3, 19, 0])
+    np.testing.assert_array_equal(pool.read(shuffled).images, mine.images[shuffled])
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_lazy_and_eager_are_the_same(fixed, data_dir, stratified):
+    arguments = {"split": (9, 6), "stratified": stratified, "seed": 2}
+    eager, lazy = load(data_dir, **arguments), load(data_dir, **arguments, lazy=True)
+    for name in ("train", "validation", "test"):
+        mine, theirs = getattr(lazy, name), getattr(eager, name)
+        assert isinstance(mine, Rows)
+        np.testing.assert_array_equal(mine.load().images, theirs.images)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+    assert lazy.fingerprint == eager.fingerprint
+
+
+def test_grey_becomes_rgb(data_dir):
+    images = pictures(6, 5, 5)
+    prepare(data_dir, {"train": rows(images), "test": rows(images)}, shape=(5, 5, 1))
+    found = as_pairs(load(data_dir, split=(4, 2)).test)
+    assert found == {(np.stack([x] * 3, -1).tobytes(), i % 3) for i, x in enumerate(images)}
+
+
+def test_images_of_several_sizes_are_brought_to_one(data_dir):
+    images = [pictures(1, 8, 8 + i, 3, seed=i)[0] for i in range(0, 8, 2)]
+    prepare(data_dir, {"train": rows(images), "test": rows(images)})
+    assert dataset_info("tfds:made", data_dir=data_dir).side is None
+    with pytest.raises(DataError, match="say the side"):
+        load(data_dir)
+    # Their shorter side is 8: of each the middle columns.
+    test = load(data_dir, split=(2, 1), side=8).test
+    cut = [x[:, (x.shape[1] - 8) // 2 :][:, :8] for x in images]
+    assert as_pairs(test) == {(x.tobytes(), i % 3) for i, x in enumerate(cut)}
+
+
+def test_images_all_alike_but_not_square_are_cut_to_the_centre(data_dir):
+    images = pictures(4, 4, 6, 3)
+    prepare(data_dir, {"train": rows(images), "test": rows(images)}, shape=(4, 6, 3))
+    test = load(data_dir, split=(2, 1), side=4).test
+    assert as_pairs(test) == {(x[:, 1:5].tobytes(), i % 3) for i, x in enumerate(images)}
+
+
+def test_images_of_one_size_keep_it(fixed, data_dir):
+    assert load(data_dir, side=3).train.side == 6
+
+
+def test_a_config_validation_in_place_of_test_and_classes_without_names(data_dir):
+    prepared = {"train": rows(pictures(6, 4, 4, 3)), "validation": rows(pictures(3, 4, 4, 3))}
+    prepare(data_dir, prepared, config="big", classes=3, shape=(4, 4, 3))
+    info = dataset_info("tfds:made/big", data_dir=data_dir)
+    assert (info.pool, info.test, info.class_names) == (6, 3, ("0", "1", "2"))
+    assert len(load(data_dir, "tfds:made/big", split=(4, 2)).test) == 3
+    with pytest.raises(DataError, match=r"has the configs big: name one, as in tfds:made/big"):
+        dataset_info("tfds:made", data_dir=data_dir)
+
+
+def test_the_newest_version_is_taken(fixed, data_dir):
+    older = fixed.with_name("0.9.0")
+    older.mkdir()
+    (older / "dataset_info.json").write_text("{}")
+    assert dataset_info("tfds:made", data_dir=data_dir).pool == 20
+
+
+def test_labels_are_read_once(fixed, data_dir, monkeypatch):
+    load(data_dir, lazy=True)
+    monkeypatch.setattr("jaxcifar.data.tfds_any._read_labels", lambda *_: pytest.fail("read again"))
+    assert len(load(data_dir, lazy=True).train) == 16
+
+
+def test_the_fingerprint_is_of_what_lies_there_and_not_where(fixed, data_dir, tmp_path):
+    first = find_tfds("tfds:made", data_dir).fingerprint
+    moved = data_dir.rename(tmp_path / "moved")
+    assert find_tfds("tfds:made", moved).fingerprint == first
+    again = moved.rename(tmp_path / "again")  # a place is looked at once in a process
+    next(again.glob("made/1.0.0/*train*")).open("ab").write(b"x")
+    assert find_tfds("tfds:made", again).fingerprint != first
+
+
+def test_a_recipe_finds_it_where_the_environment_says(fixed, data_dir, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"tfds:made is not prepared under .*TFDS_DATA_DIR"):
+        Recipe(dataset="tfds:made", batch_size=8)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    recipe = Recipe(dataset="tfds:made", batch_size=8)
+    assert (recipe.split_sizes, recipe.image_size) == ((16, 4), 6)
+    assert recipe.make_model().num_classes == 3
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert len(load_splits(recipe, data_dir).train) == 16
+    assert isinstance(load_splits(recipe, lazy=True).train, Rows)
+    other = tmp_path / "other"
+    other.mkdir()
+    prepare(other, {"train": rows(pictures(9, 6, 6, 3)), "test": rows(pictures(3, 6, 6, 3))})
+    with pytest.raises(RecipeError, match="is not what the recipe was checked with"):
+        load_splits(recipe, other)
+
+
+def test_the_option_of_a_script_holds_for_recipes(fixed, data_dir, monkeypatch):
+    from jaxcifar.cli import experiment_parser
+
+    monkeypatch.setenv("TFDS_DATA_DIR", "to be put back after the test")
+    arguments = ["scratch", "--data-dir", str(data_dir)]
+    experiment_parser(arguments, usage="", text="", workdir="").parse(arguments)
+    assert Recipe(dataset="tfds:made", batch_size=8).make_model().num_classes == 3
+
+
+def test_cifar10_may_be_named_so_too(data_dir, images):
+    tfds_store.write(
+        data_dir, dict(zip(("train", "test"), images, strict=True)), made.FORM.class_names
+    )
+    splits = load(data_dir, "tfds:cifar10", split=(60, 40), lazy=True)
+    assert splits.class_names == made.FORM.class_names
+    assert as_pairs(splits.train.load()) | as_pairs(splits.validation.load()) == as_pairs(images[0])
+    assert as_pairs(splits.test.load()) == as_pairs(images[1])
+
+
+def test_the_real_cifar10_is_the_same_under_both_names(tmp_path_factory, monkeypatch):
+    if REAL is None or not any(Path(REAL).glob("cifar10/*/dataset_info.json")):
+        pytest.skip("TFDS_DATA_DIR names no folder with a prepared cifar10")
+    mine = load_dataset("tfds:cifar10", data_dir=REAL, lazy=True)
+    theirs = load_dataset("cifar10", data_dir=REAL, lazy=True)
+    rows = np.random.default_rng(0).choice(40_000, 200, replace=False)
+    found, expected = mine.train.read(rows), theirs.train.read(rows)
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(mine.test.labels, theirs.test.labels)
+    assert mine.class_names == theirs.class_names
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def drop_image(place: Path) -> None:
+    path = place / "features.json"
+    features = json.loads(path.read_text())
+    del features["featuresDict"]["features"]["image"]
+    path.write_text(json.dumps(features))
+
+
+def of_dtype(place: Path, dtype: str) -> None:
+    path = place / "features.json"
+    path.write_text(path.read_text().replace('"uint8"', f'"{dtype}"'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: (p / "dataset_info.json").unlink(), "is not prepared under"),
+        (lambda p: (p / "dataset_info.json").write_text("{"), "cannot be understood"),
+        (
+            lambda p: edit(p / "dataset_info.json", fileFormat="tfrecord"),
+            r"holds 'made' as tfrecord.* only array_record can be read. .*tfds build made",
+        ),
+        (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; needed are"),
+        (
+            lambda p: edit(
+                p / "dataset_info.json",
+                splits=[{"name": name, "shardLengths": [n]} for name, n in SHARDS],
+            ),
+            "has an empty split: train 20, test 0",
+        ),
+        (lambda p: next(p.glob("*train*")).unlink(), "lacks made-train.array_record-00000-of"),
+        (lambda p: (p / "features.json").unlink(), "lacks features.json"),
+        (lambda p: (p / "features.json").write_text("[]"), "is damaged or of an old TFDS"),
+        (drop_image, "has the features label; needed are an Image called image"),
+        (lambda p: of_dtype(p, "uint16"), r"images are uint16 \[6, 6, 3\]"),
+        (lambda p: (p / "label.labels.txt").write_text("ant\n"), "names 1 classes, and features"),
+    ],
+)
+def test_what_cannot_be_used_is_one_clear_error_at_once(fixed, data_dir, spoil, message):
+    spoil(fixed)
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match=message) as caught:
+        dataset_info("tfds:made", data_dir=data_dir)
+    assert time.perf_counter() - begun < 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tfds:", "tfds:../etc", "tfds:a/../b", "tfds:a/b/c", "tfds:a b"])
+def test_a_name_that_is_none_is_refused(data_dir, name):
+    with pytest.raises(DataError, match="is named tfds:NAME or tfds:NAME/CONFIG"):
+        dataset_info(name, data_dir=data_dir)
+
+
+def test_how_to_prepare_is_said(data_dir):
+    with pytest.raises(DataError, match=r"tfds build mnist --file_format=array_record"):
+        dataset_info("tfds:mnist", data_dir=data_dir)
+    with pytest.raises(DataError, match=r"prepare_data.py cifar10 --data-dir"):
+        dataset_info("tfds:cifar10", data_dir=data_dir)
+
+
+def test_a_label_that_is_none_of_the_classes_is_refused(data_dir):
+    images = rows(pictures(3, 4, 4, 3))
+    prepare(data_dir, {"train": images, "test": [(images[0][0], -1)]}, shape=(4, 4, 3))
+    with pytest.raises(DataError, match=r"test in .* has a label \[-1\]; expected one of 0 to 2"):
+        load(data_dir, lazy=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"years of work", r"image \d of train in .* is not an image"),
+        (encoded(pictures(1, 4, 4, 3)[0])[:-40], r"image \d of train in .* cut-off image"),
+        (encoded(pictures(1, 5, 4, 3)[0]), r"image \d of train in .* is 4x5 pixels, not 4x4"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_named(data_dir, data, message):
+    images = rows(pictures(6, 4, 4, 3))
+    prepare(data_dir, {"train": [*images, (data, 0)], "test": images}, shape=(4, 4, 3))
+    for lazy in (False, True):
+        with pytest.raises(DataError, match=message):
+            read_everything(data_dir, lazy)
+
+
+def read_everything(data_dir: Path, lazy: bool) -> None:
+    splits = load(data_dir, split=(6, 1), lazy=lazy)
+    splits.train.load()
+    splits.validation.load()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
+def test_a_damaged_shard_is_said_so(fixed, data_dir, how):
+    shard = next(fixed.glob("*train*"))
+    data = bytearray(shard.read_bytes())
+    written = np.flatnonzero(np.frombuffer(bytes(data), np.uint8))
+    middle = int(written[len(written) // 2])
+    data[middle] ^= 0xFF
+    shard.write_bytes({"flipped": data, "cut": data[: len(data) // 2], "empty": b""}[how])
+    with pytest.raises(DataError, match=r"cannot (be read|open)") as caught:
+        load(data_dir, lazy=True)
+    assert str(fixed) in str(caught.value)
