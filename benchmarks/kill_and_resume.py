@@ -10,6 +10,7 @@ those of the undisturbed run is a failure, and the exit status 1.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import random
@@ -165,7 +166,7 @@ def contents(workdir: Path) -> dict[str, Any]:
         state = restore_state(read_recipe(files), checkpoints)
         best = checkpoints.restore_weights(state.variables, "best")
     return {
-        "last": digest(state.replace(key=jax.random.key_data(state.key))),
+        "last": digest(dataclasses.replace(state, key=jax.random.key_data(state.key))),
         "best": digest(best),
         "rows": [{k: v for k, v in row.items() if k not in clock} for row in rows],
         "scores": {which: summary[which] for which in ("best", "last")},

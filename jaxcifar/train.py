@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -102,13 +102,16 @@ def fit(
     with ExitStack() as opened:
         opened.enter_context(explain_lost_process())
         interruption = opened.enter_context(watch_signals(announce=layout.is_main))
+        checkpoints = None
         if files is not None:
-            layout.on_main(lambda: opened.enter_context(files.lock()))
-            new_or_resumed = {"resume": resume, "overwrite": overwrite}
-            layout.on_main(partial(open_run, files, recipe, splits, name, start, **new_or_resumed))
-        checkpoints = None if files is None else Checkpoints(files.checkpoints)
-        if checkpoints is not None:
-            opened.enter_context(checkpoints)
+            layout.on_main(
+                lambda: opened.enter_context(
+                    own_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
+                )
+            )
+            checkpoints = opened.enter_context(Checkpoints(files.checkpoints))
+            if resume:
+                layout.on_main(checkpoints.set_damaged_aside)
         # The state: new, or where an earlier process left it, perhaps in the middle of an epoch.
         state, part = begin(recipe, start, files, checkpoints, layout, resume=resume)
         history = History()
@@ -252,10 +255,10 @@ def begin(
         return layout.replicate(first_state(recipe, start, files)), EpochPart(1)
     step = checkpoints.find("last")
     state = restore_state(recipe, checkpoints, layout.replicated)
-    part = checkpoints.progress(step)
-    if part is None:
+    progress = checkpoints.progress(step)
+    if progress is None:
         return state, EpochPart(step // recipe.steps_per_epoch + 1)
-    part = EpochPart.from_dict(part)
+    part = EpochPart.from_dict(progress)
     return state, replace(part, sums=layout.replicate(part.sums))
 
 
@@ -366,6 +369,28 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
         )
 
 
+@contextmanager
+def own_run(
+    files: RunFiles,
+    recipe: Recipe,
+    splits: Splits,
+    name: str,
+    start: Start | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Iterator[None]:
+    """`open_run`, and no other process writes the run until the end."""
+    # Before the lock, which is a file: a directory of somebody else's stays as it is.
+    if resume:
+        files.read_config()
+    else:
+        files.check_free(overwrite=overwrite)
+    with files.lock():
+        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
+        yield
+
+
 def open_run(
     files: RunFiles,
     recipe: Recipe,
@@ -470,13 +495,16 @@ def check_finite(
         found = ["weights"]
     if not found:
         return
-    saved = [] if checkpoints is None else checkpoints.steps()
+    saved = []
+    if checkpoints is not None:
+        checkpoints.wait()
+        saved = checkpoints.steps()
     kept = f"; the last good checkpoint is that of step {saved[-1]}" if saved else ""
     advice = "try a lower learning rate, a warm-up or --clip-norm"
     if not skipped and found != ["weights"]:
         advice += ", or skip such steps by --on-nonfinite skip"
     raise FloatingPointError(
-        f"the {' and '.join(found)} are not finite after step {step} (epoch {part.epoch}, learning "
+        f"the {', '.join(found)} are not finite after step {step} (epoch {part.epoch}, learning "
         f"rate {float(schedule(step - 1)):.3g}){kept}: {advice}"
     )
 

@@ -1,12 +1,18 @@
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.evaluation import evaluate, evaluate_run
+from jaxcifar.interruption import Interrupted
+from jaxcifar.parallel import DeviceError, DeviceOptions
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.train import fit
 from tests.conftest import assert_trees_identical
@@ -102,9 +108,9 @@ def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_p
     restored = []
     restore = Checkpoints.restore_weights
 
-    def counting(self, target, which="best"):
+    def counting(self, target, which="best", **options):
         restored.append(which)
-        return restore(self, target, which)
+        return restore(self, target, which, **options)
 
     monkeypatch.setattr(Checkpoints, "restore_weights", counting)
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
@@ -243,7 +249,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(
 ):
     wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(
-        FloatingPointError, match=r"after epoch 1 .*learning rate 9\.89e\+29.*try a lower"
+        FloatingPointError, match=r"after step 2 \(epoch 1, learning rate 9\.97e\+29\): try a lower"
     ):
         fit(wild, digits, workdir=tmp_path / "run")
 
@@ -277,3 +283,151 @@ def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp
     with pytest.raises(RunError, match="its validation split cannot be found again"):
         evaluate_run(files.path, split="validation")
     assert evaluate_run(files.path, split="test")["examples"] == 360
+
+
+def signal_after(steps, number, monkeypatch, *, in_validation=False):
+    """Send this process a signal when the run has done so many steps, in pieces of one."""
+    from jaxcifar import epoch, train
+
+    paces = []
+
+    def make_pace(layout, interruption):
+        original = real(layout, interruption)
+
+        def pace(count):
+            paces.append(count)
+            if len(paces) == steps + 1:
+                os.kill(os.getpid(), number)
+                while not interruption.requested:
+                    time.sleep(0.001)
+            return min(original(count), 1)
+
+        return pace
+
+    real = train.make_pace
+    monkeypatch.setattr(train, "make_pace", make_pace)
+    monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", 0)
+
+
+# An epoch is 3 steps and one batch of validation, so a fourth piece is the validation's.
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4, 5, 7, 11])
+def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_undisturbed_one(
+    recipe, digits, tmp_path, monkeypatch, pieces
+):
+    recipe = dataclasses.replace(recipe, log_gradient_norm=True)
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        signal_after(pieces, signal.SIGTERM, patch)
+        with pytest.raises(Interrupted, match="SIGTERM in epoch") as stopped:
+            fit(recipe, digits, workdir=tmp_path / "cut")
+    assert stopped.value.signal_number == signal.SIGTERM
+    with Checkpoints(tmp_path / "cut" / "checkpoints", read_only=True) as checkpoints:
+        done = pieces - pieces // 4
+        assert max(checkpoints.steps(), default=0) == done
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    ours, theirs = (RunFiles(tmp_path / name).read_summary() for name in ("cut", "whole"))
+    assert ours is not None
+    assert theirs is not None
+    assert ours["best"] == theirs["best"]
+    assert ours["last"] == theirs["last"]
+
+
+def test_a_run_stopped_twice_in_one_epoch_loses_nothing(recipe, digits, tmp_path, monkeypatch):
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    for resume in (False, True):
+        with monkeypatch.context() as patch:
+            signal_after(1, signal.SIGINT, patch)
+            with pytest.raises(Interrupted):
+                fit(recipe, digits, workdir=tmp_path / "cut", resume=resume)
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+
+
+def test_a_run_without_a_directory_says_that_nothing_was_saved(recipe, digits, monkeypatch):
+    signal_after(1, signal.SIGINT, monkeypatch)
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        fit(recipe, digits)
+
+
+@pytest.mark.parametrize("place", ["logits", "weights"])
+def test_trouble_in_an_epoch_stops_there_and_names_step_rate_and_checkpoint(
+    recipe, digits, tmp_path, monkeypatch, place
+):
+    """The learning rate explodes in the fifth step, the second of the second epoch."""
+    from jaxcifar import recipe as module
+
+    def make_schedule(self):
+        huge = 1e30 if place == "logits" else jnp.inf
+        return lambda step: jnp.where(jnp.asarray(step) == 4, huge, 0.003)
+
+    monkeypatch.setattr(module.Recipe, "make_schedule", make_schedule)
+    with pytest.raises(FloatingPointError) as raised:
+        fit(recipe, digits, workdir=tmp_path / "run")
+    message = str(raised.value)
+    assert "after step 6 (epoch 2, learning rate" in message
+    assert "the last good checkpoint is that of step 3" in message
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+    assert RunFiles(tmp_path / "run").read_history().column("epoch") == [1]
+
+
+def test_steps_that_are_not_finite_are_skipped_if_asked(recipe, digits, monkeypatch):
+    """One image is spoilt: of three batches an epoch, one is skipped."""
+    from jaxcifar import recipe as module
+
+    original = module.Recipe.make_preprocess
+
+    def make_preprocess(self):
+        preprocess = original(self)
+        spoilt = jnp.asarray(digits.train.images[7])
+        return lambda x: jnp.where(
+            jnp.all(x == spoilt, axis=(1, 2, 3), keepdims=True), jnp.nan, preprocess(x)
+        )
+
+    monkeypatch.setattr(module.Recipe, "make_preprocess", make_preprocess)
+    plain = dataclasses.replace(recipe, flip_rate=0.0, translate_pixels=0)
+    with pytest.raises(FloatingPointError, match="--on-nonfinite skip"):
+        fit(plain, digits)
+    state, history = fit(dataclasses.replace(plain, on_nonfinite="skip"), digits)
+    assert history.column("skipped_steps") == [1, 1, 1]
+    assert int(state.step) == 9
+    assert np.isfinite(history.column("train_loss")).all()
+
+
+def test_streamed_training_is_that_on_the_device_to_the_bit(recipe, digits, tmp_path):
+    resident, history = fit(recipe, digits)
+    streamed, again = fit(
+        recipe, digits, workdir=tmp_path / "run", devices=DeviceOptions(input="stream")
+    )
+    assert_trees_identical(streamed, resident)
+    assert numbers(again) == numbers(history)
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["last"]["test"]["examples"] == 360
+
+
+def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys):
+    from jaxcifar import evaluation
+
+    monkeypatch.setattr(evaluation, "free_memory", lambda: 1000)
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, verbose=True)
+    assert "images read from the host" in capsys.readouterr().out
+    with pytest.raises(DeviceError, match="--input resident: the images take"):
+        fit(short, digits, devices=DeviceOptions(input="resident"))
+    frozen = dataclasses.replace(
+        short, freeze="all_but:fc", bn="frozen", flip_rate=0.0, translate_pixels=0
+    )
+    cached = dataclasses.replace(frozen, cache_features=True)
+    with pytest.raises(DeviceError, match="cached features are kept on the device"):
+        fit(cached, digits, devices=DeviceOptions(input="stream"))
+
+
+def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    with files.lock(), pytest.raises(RunError, match="in use by another process"):
+        fit(recipe, digits, workdir=files.path)
+    assert not files.config.exists()

@@ -1,0 +1,160 @@
+"""What feeding images costs: epochs over images that are streamed over the same from the device.
+
+  python -m benchmarks.input_time                 ResNet-18 at 32x32, batch 128, on real CIFAR-10
+  python -m benchmarks.input_time --width 8       a small network, which needs images faster
+
+The shipped epoch, with mini's flip and rotation, over the same rows: on the device; streamed from
+the memory-mapped cache; streamed from TFDS records that are decoded on the way; and a loop that
+hands each jitted step a float32 batch made by NumPy, as notebooks do. The losses of the first three
+must be the same. Then three streamed epochs more, with the process's memory after each.
+"""
+
+import argparse
+import dataclasses
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.harness import compare, interleave, save, show
+from jaxcifar.data import Rows, Source
+from jaxcifar.epoch import Data, make_train_epoch
+from jaxcifar.evaluation import to_device
+from jaxcifar.experiments import get_experiment
+from jaxcifar.metrics import compute
+from jaxcifar.recipe import Recipe, load_splits
+from jaxcifar.state import init_state
+from jaxcifar.steps import make_train_step
+from jaxcifar.streamed import make_streamed_epoch
+
+
+def variant(
+    recipe: Recipe, source: Source, *, streamed: bool
+) -> tuple[Callable[[], None], list[float], float]:
+    """An epoch over `source`, the losses it will have had, and the seconds it took to compile."""
+    model, tx = recipe.make_model(), recipe.make_optimizer()
+    step = make_train_step(model, tx, normalize=recipe.make_preprocess())
+    settings: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "augment": recipe.make_augment(),
+    }
+    begun = time.perf_counter()
+    data: Data = {} if streamed else to_device(source)
+    if streamed:
+        epoch = make_streamed_epoch(step, source, **settings)
+    else:
+        epoch = make_train_epoch(step, size=len(source), **settings)
+    state = init_state(model, tx, seed=0, image_size=recipe.image_size)
+    holder = [epoch.compile(state, data)]
+    seconds = time.perf_counter() - begun
+    losses: list[float] = []
+
+    def run() -> None:
+        holder[0], sums = epoch.run(holder[0], data)
+        losses.append(compute(sums)["loss"])
+
+    return run, losses, seconds
+
+
+def host_fed(recipe: Recipe, source: Source) -> Callable[[], None]:
+    """One jitted step after another, each given a float32 batch from the host; no augmentation."""
+    model, tx = recipe.make_model(), recipe.make_optimizer()
+    step = jax.jit(make_train_step(model, tx, normalize=lambda x: x), donate_argnums=0)
+    holder = [init_state(model, tx, seed=0, image_size=recipe.image_size)]
+    rng = np.random.default_rng(0)
+
+    def run() -> None:
+        order = rng.permutation(len(source))
+        for first in range(0, len(source) - recipe.batch_size + 1, recipe.batch_size):
+            batch = source.read(order[first : first + recipe.batch_size])
+            images = batch.images.astype(np.float32) / 255 - 0.5
+            holder[0], _ = step(holder[0], {"image": images, "label": batch.labels})
+        jax.block_until_ready(holder[0])
+
+    return run
+
+
+def resident_mib() -> float:
+    """Memory of this process, MiB, or 0 where nothing tells."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        return 0.0
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parser.add_argument(
+        "--out", type=Path, help="default: benchmarks/results/input_time_wWIDTH_....json"
+    )
+    parsed = parser.parse_args()
+    if parsed.data_dir is not None:
+        os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
+    recipe = dataclasses.replace(
+        get_experiment("scratch").recipe,
+        batch_size=parsed.batch_size,
+        width=parsed.width,
+        train_size=parsed.images,
+        flip_rate=0.4,
+        rotate_degrees=30.0,
+    )
+    mapped = load_splits(recipe, lazy=True).train
+    recipe_of_records = dataclasses.replace(recipe, dataset="tfds:cifar10")
+    records = load_splits(recipe_of_records, lazy=True).train
+    assert isinstance(mapped, Rows)
+    assert isinstance(records, Rows)
+    records = Rows(records.source, mapped.rows)  # the same images in the same order
+
+    runs, losses, compile_seconds = {}, {}, {}
+    for name, source, streamed in (
+        ("on the device", mapped, False),
+        ("streamed from the cache", mapped, True),
+        ("streamed, decoding PNG", records, True),
+    ):
+        runs[name], losses[name], compile_seconds[name] = variant(recipe, source, streamed=streamed)
+    runs["host-fed loop, float32"] = host_fed(recipe, mapped)
+    ratios = {f"{name} / on the device": (name, "on the device") for name in list(runs)[1:]}
+    timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
+    show(f"an epoch of {parsed.images} images, width {parsed.width}", timed)
+    same = all(found == losses["on the device"] for found in losses.values())
+    print(f"  the losses are {'the same to the bit' if same else 'DIFFERENT'}")
+
+    memory = []
+    for _ in range(3):
+        runs["streamed, decoding PNG"]()
+        gc.collect()
+        memory.append(round(resident_mib(), 1))
+    print(f"  memory after three streamed epochs more, MiB: {memory}")
+    save(
+        f"input_time_w{parsed.width}",
+        {
+            "settings": {
+                "batch_size": parsed.batch_size,
+                "width": parsed.width,
+                "images": parsed.images,
+                "dtype": "float32",
+            },
+            "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
+            "epochs": timed,
+            "losses_identical": same,
+            "memory_mib_after_streamed_epochs": memory,
+        },
+        out=parsed.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
