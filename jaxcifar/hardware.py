@@ -34,7 +34,7 @@ def free_memory(root: Path = Path("/")) -> int | None:
     the limit of the control group (of version 1 or 2) if that is less; what the group only caches
     of files counts as free.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]  # another process's does not say
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])

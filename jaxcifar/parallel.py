@@ -377,6 +377,11 @@ def connect(options: DeviceOptions) -> None:
             f"the processes could not be brought together at {options.coordinator} ({reason}): "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
+    from jax.experimental import multihost_utils
+
+    # The first collective waits for the others for 30 s and the later ones as long as it takes
+    # (gloo, JAX 0.10): so it is here, where all have just come, and not behind a compilation.
+    multihost_utils.sync_global_devices("connected")
 
 
 def make_layout(options: DeviceOptions, batch_size: int) -> Layout:

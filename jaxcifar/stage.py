@@ -81,11 +81,12 @@ def choose_input(recipe: Recipe, splits: Splits, wanted: Input, layout: Layout) 
             "--input stream: cached features are kept on the device; use --no-cache-features"
         )
     reason = too_large(splits.train, splits.validation, layout=layout)
+    somewhere = any(too_much for (too_much,) in layout.agree(int(reason is not None)))
     if wanted == "resident" and reason is not None:
         raise DeviceError(f"--input resident: {reason}; use --input stream")
     if wanted != "auto":
         return wanted
-    return "resident" if reason is None or recipe.cache_features else "stream"
+    return "stream" if somewhere and not recipe.cache_features else "resident"
 
 
 def begin_stage(

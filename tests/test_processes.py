@@ -102,7 +102,7 @@ def test_several_processes_train_what_one_does_and_leave_one_run(start, train, t
     finish(tmp_path, train("many", processes, *TINY, "--epochs", "2"))
     check_same_curves(tmp_path / "many", tmp_path / "one", 1e-2)
     assert f"{processes} devices of {processes} processes" in (tmp_path / "many0.out").read_text()
-    assert (tmp_path / "many1.out").read_text() == "", "the first one speaks for all"
+    assert "epoch" not in (tmp_path / "many1.out").read_text(), "the first one speaks for all"
 
     finish(tmp_path, [start("evaluate", "evaluate.py", "many")])
     line = json.loads((tmp_path / "evaluate.out").read_text().splitlines()[-1])
