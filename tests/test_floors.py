@@ -6,7 +6,7 @@ import pytest
 
 FLOORS = (
     "traced",
-    "augment conv data hardware image_file metrics run_files schedules suggest weights",
+    "augment conv data hardware image_file manifest metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state",
     "activations checkpoint gradcam optim pretrained steps",
     "epoch predictions recipe",
