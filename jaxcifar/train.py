@@ -1,8 +1,8 @@
 """The spine: a run from its recipe to its figures. Read it from `fit` down."""
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def fit(
         what is trained). Losses are in nats, accuracies fractions.
 
     Raises:
-        RunError: `workdir` holds something that may not be overwritten, or nothing to resume.
+        RunError: `workdir` holds something that may not be overwritten, or nothing to resume, or
+            another process is writing it.
+        CheckpointError: a checkpoint cannot be written, or all that a run had are damaged.
         WeightsError, FeatureError: the recipe's weights cannot be had or do not fit, or its cached
             features are too large; nothing has been written.
         FloatingPointError: the loss, the weights or the statistics are no longer finite.
@@ -80,12 +82,14 @@ def fit(
     if files is not None:
         _check_origin(files, recipe)
     start = None if recipe.weights is None or resume else starting_weights(recipe)
-    if files is not None:
-        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
-
     schedule, history, stage = recipe.make_schedule(), History(), None
-    with Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints:
+    with (
+        _own_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite),
+        Checkpoints(files.checkpoints) if files else nullcontext() as checkpoints,
+    ):
         # The state: new, or where an earlier process left it.
+        if resume and checkpoints is not None:
+            checkpoints.set_damaged_aside()
         if resume and checkpoints is not None and checkpoints.steps():
             state = restore_state(recipe, checkpoints)
         else:
@@ -214,6 +218,31 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
             f"the data (name, sizes, seed, stratified) is {given}, the recipe wants {wanted}: "
             "load it with load_splits(recipe)"
         )
+
+
+@contextmanager
+def _own_run(
+    files: RunFiles | None,
+    recipe: Recipe,
+    splits: Splits,
+    name: str,
+    start: Start | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Iterator[None]:
+    """`open_run`, and no other process writes the run until the end."""
+    if files is None:
+        yield
+        return
+    # Before the lock, which is a file: a directory of somebody else's stays as it is.
+    if resume:
+        files.read_config()
+    else:
+        files.check_free(overwrite=overwrite)
+    with files.lock():
+        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
+        yield
 
 
 def open_run(
