@@ -82,7 +82,11 @@ class Checkpoints:
                 train=ocp.StandardCheckpointHandler(),
                 metrics=ocp.JsonCheckpointHandler("metrics"),
             ),
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_manifest,
+                # Where making them in the background fails, other threads wait for them in vain.
+                create_directories_asynchronously=False,
+            ),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -389,7 +393,7 @@ class Checkpoints:
             sharding: of every leaf, whatever devices it was saved from; by default the first one.
 
         Raises:
-            CheckpointError: no such checkpoint, a damaged one, or one of another model or optimizer.
+            CheckpointError: no such checkpoint, a damaged one, or of another model or optimizer.
         """
         restored = self._restore(
             self.find(which), sharding, model=target.variables, train=_training_part(target)

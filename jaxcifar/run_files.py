@@ -110,7 +110,8 @@ class RunFiles:
         )
         if not existing.is_dir():
             raise RunError(f"{existing} is a file, not a directory: choose another --workdir")
-        if not os.access(existing, os.W_OK | os.X_OK):
+        effective = os.access in os.supports_effective_ids
+        if not os.access(existing, os.W_OK | os.X_OK, effective_ids=effective):
             raise RunError(f"{existing} cannot be written: choose another --workdir")
 
     def _is_empty(self) -> bool:

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_another_model_is_refused(run, recipe):
 def test_a_damaged_checkpoint_is_one_error(run):
     for path in run.checkpoints.rglob("d/*"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"checkpoint 0 in .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 0 in .* is damaged: model/d"):
         evaluate_run(run.path)
 
 

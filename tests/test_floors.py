@@ -5,7 +5,7 @@ import ast
 import pytest
 
 FLOORS = (
-    "image_file interruption parallel traced",
+    "image_file interruption manifest parallel traced",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
     "activations checkpoint gradcam optim pretrained steps",

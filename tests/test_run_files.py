@@ -1,4 +1,10 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +111,150 @@ def test_epochs_after_the_checkpoint_are_dropped(files):
         files.append_row({"epoch": epoch, "step": 10 * epoch})
     assert files.keep_history(20).column("epoch") == [1, 2]
     assert [json.loads(line)["epoch"] for line in files.metrics.read_text().splitlines()] == [1, 2]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from jaxcifar.run_files import RunFiles
+
+with RunFiles(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(root, tmp_path):
+    """Another process that holds the lock of a run until it is killed or its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def locked(files):
+    with files.lock():
+        return sorted(path.name for path in files.path.iterdir())
+
+
+@pytest.mark.parametrize("end", ["killed", "done"])
+def test_a_run_in_use_by_another_process_is_refused_until_that_ends(holder, tmp_path, end):
+    files = RunFiles(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(
+            RunError, match=rf"in use by another process \(pid {holder.pid}\).*--workdir"
+        ):
+            locked(files)
+    holder.kill() if end == "killed" else holder.communicate()
+    holder.wait()
+    assert locked(files) == [".lock"]
+    assert not (files.path / ".lock").exists()
+
+
+def test_a_lock_is_no_run_and_nothing_foreign(files, tmp_path):
+    new = RunFiles(tmp_path / "new")
+    with new.lock():
+        assert not new.holds_run()
+        new.check_free(overwrite=False)
+        with pytest.raises(RunError, match="is empty"):
+            new.read_config()
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(tmp_path / "new"))
+        new.create({"recipe": {}})
+        with pytest.raises(RunError, match="--resume"):
+            new.check_free(overwrite=False)
+        new.create({"recipe": {"epochs": 2}})  # overwriting keeps the lock
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(tmp_path / "new"))
+    assert [path.name for path in new.path.iterdir()] == ["config.json"]
+
+
+def test_the_lock_is_given_back_after_an_error(files):
+    with pytest.raises(KeyError), files.lock():
+        raise KeyError
+    assert ".lock" in locked(files)
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_lock(
+    files, monkeypatch
+):
+    import fcntl
+
+    flock, calls = fcntl.flock, []
+
+    def slowly(descriptor, how):
+        # Between our opening it and our locking it, its holder ends.
+        if not calls:
+            (files.path / ".lock").unlink()
+        calls.append(descriptor)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", slowly)
+    with files.lock():
+        monkeypatch.undo()
+        assert len(calls) == 2
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(files.path))
+
+
+def test_a_disk_without_locks_does_without(files, monkeypatch):
+    import fcntl
+
+    def unsupported(descriptor, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert "config.json" in locked(files)
+
+
+@pytest.fixture
+def unwritable():
+    """A directory that this process may not write; root may write anywhere, and is nobody here."""
+    directory = Path(tempfile.mkdtemp(prefix="jaxcifar-tests-"))
+    directory.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield directory
+    finally:
+        if root:
+            os.seteuid(0)
+        directory.chmod(0o755)
+        shutil.rmtree(directory)
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(unwritable):
+    for path in (unwritable, unwritable / "run", unwritable / "a" / "run"):
+        files = RunFiles(path)
+        with pytest.raises(RunError, match=f"{unwritable} cannot be written.*--workdir"):
+            files.check_free(overwrite=False)
+        with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
+            files.create({"recipe": {}})
+        with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
+            locked(files)
+
+
+def test_a_file_above_the_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    files = RunFiles(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="file is a file"):
+        files.check_free(overwrite=True)
+    with pytest.raises(RunError, match="Not a directory"):
+        files.create({"recipe": {}})
+
+
+def test_overwriting_removes_damaged_checkpoints_too(files):
+    (files.damaged / "30").mkdir(parents=True)
+    files.create({"recipe": {}})
+    assert not files.damaged.exists()

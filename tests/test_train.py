@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 from jaxcifar.evaluation import evaluate, evaluate_run
 from jaxcifar.interruption import Interrupted
 from jaxcifar.parallel import DeviceError, DeviceOptions
@@ -164,6 +165,54 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, 
     assert history.column("epoch") == [1, 2, 3]
     assert files.read_history() == history
     assert int(state.step) == 9
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+    recipe, digits, tmp_path
+):
+    whole, _ = fit(recipe, digits, workdir=tmp_path / "whole")
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
+    shutil.rmtree(files.checkpoints / "6" / "train")
+    with pytest.warns(CheckpointWarning, match="checkpoint 6 .*train/.* the last good one is 3"):
+        state, history = fit(recipe, digits, workdir=files.path, resume=True)
+    assert_trees_identical(state, whole)
+    assert history.column("epoch") == [1, 2, 3]
+    assert files.read_history() == history
+    summary, undisturbed = files.read_summary(), RunFiles(tmp_path / "whole").read_summary()
+    assert summary is not None
+    assert undisturbed is not None
+    assert summary["best"] == undisturbed["best"]
+    assert (files.damaged / "6" / "model").is_dir()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, digits, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
+    for step in ("3", "6"):
+        (files.checkpoints / step / "manifest.json").unlink()
+    before = files.metrics.read_bytes()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="every checkpoint .* damaged.*--overwrite"):
+            fit(recipe, digits, workdir=files.path, resume=True)
+    assert files.metrics.read_bytes() == before
+    assert sorted(path.name for path in files.checkpoints.iterdir()) == ["3", "6"]
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=str)
+def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path, how):
+    files = RunFiles(tmp_path / "run")
+    if how:
+        files.create({"recipe": recipe.to_dict()})
+    else:
+        files.path.mkdir()
+    with files.lock():
+        before = sorted(path.name for path in files.path.iterdir())
+        with pytest.raises(RunError, match="in use by another process"):
+            fit(recipe, digits, workdir=files.path, **how)
+        assert sorted(path.name for path in files.path.iterdir()) == before
 
 
 def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tmp_path):

@@ -216,7 +216,8 @@ def _groups(members: Sequence[Member], files: SweepFiles) -> list[list[Member]]:
 def _last_step(run: RunFiles) -> int:
     if not run.checkpoints.is_dir():
         return 0
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.set_damaged_aside()  # before they are grouped by where they stand
         return max(checkpoints.steps(), default=0)
 
 
