@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcifar.augment import (
@@ -32,11 +33,18 @@ from jaxcifar.partition import (
     stage_starts,
 )
 from jaxcifar.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
-from jaxcifar.run_files import RunFiles
+from jaxcifar.run_files import MOST_EPOCHS, RunFiles
 from jaxcifar.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import shown
 
 BatchNormMode = Literal["batch", "frozen"]
+
+# What cannot run on any machine is refused here, before it is compiled or allotted.
+MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB
+MOST_PIXELS = 16_384  # a side: one such image takes 3 GB as float32, and a layer's maps far more
+LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class RecipeError(ValueError):
@@ -171,6 +179,12 @@ class Recipe:
         for name in ("clip_norm", "views", "t_max", "resize"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "must be positive")
+        for name, most in (
+            ("width", MOST_WIDTH),
+            ("resize", MOST_PIXELS),
+            ("epochs", MOST_EPOCHS),
+        ):
+            _check(self, name, (getattr(self, name) or 0) <= most, f"must be at most {most:,}")
         _check(
             self,
             "weight_decay",
@@ -185,6 +199,11 @@ class Recipe:
             raise RecipeError(
                 f"batch_size {self.batch_size} is larger than the train split of {train_size} "
                 "images: lower --batch-size or raise --train-size"
+            )
+        if self.epochs * self.steps_per_epoch >= 2**31:  # the state's step is an int32
+            raise RecipeError(
+                f"epochs {self.epochs} of {self.steps_per_epoch:,} steps each are 2**31 or more: "
+                "lower --epochs or raise --batch-size"
             )
         halvings = 5 if self.stem == "imagenet" else 3
         one_image = 1 in (self.batch_size, train_size % self.batch_size)
@@ -215,7 +234,7 @@ class Recipe:
         late = [start for start in stage_starts(labels) if start > self.epochs]
         if late:
             raise RecipeError(
-                f"freeze {self.freeze!r} begins to train something in epoch {late[-1]}, and the "
+                f"freeze {shown(self.freeze)} begins to train something in epoch {late[-1]}, and the "
                 f"run ends with epoch {self.epochs}"
             )
         first = labels_at(labels, 1)
@@ -230,7 +249,7 @@ class Recipe:
             )
         if not frozen_prefix(first):
             raise RecipeError(
-                f"cache_features: with freeze {self.freeze!r} the first layer is trained, so there "
+                f"cache_features: with freeze {shown(self.freeze)} the first layer is trained, so there "
                 "is nothing to cache; freeze from the stem on, as up_to:layer1 does"
             )
         if augmented and self.views is None:
@@ -290,7 +309,7 @@ class Recipe:
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
-            raise RecipeError(f"freeze {self.freeze!r}: {error}") from None
+            raise RecipeError(f"freeze {shown(self.freeze)}: {error}") from None
         return labels if epoch is None else labels_at(labels, epoch)
 
     def stage_of(self, epoch: int) -> tuple[int, int]:
@@ -365,7 +384,7 @@ class Recipe:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise RecipeError(f"unknown field {name!r}{did_you_mean(name, names)}")
+                raise RecipeError(f"unknown field {shown(name)}{did_you_mean(name, names)}")
         return cls(**values)
 
     def differences(self, other: "Recipe") -> list[str]:
@@ -417,7 +436,8 @@ def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:
 
 def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
-        raise RecipeError(f"unknown {name} {value!r}{did_you_mean(str(value), choices)}")
+        near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
+        raise RecipeError(f"unknown {name} {shown(value)}{near}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -431,9 +451,21 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     if isinstance(value, bool) and bool not in kinds:
         raise RecipeError(f"{name} must be a number, not {value}")
     if float in kinds and isinstance(value, (int, float)):
-        if value == value and abs(value) != float("inf"):
+        if abs(value) <= _LARGEST:
             return
-        raise RecipeError(f"{name} must be finite, not {value}")
+        raise RecipeError(f"{name} must be finite as a float32, not {shown(value)}")
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise RecipeError(f"{name} must be of type {wanted}, not {value!r}")
+        raise RecipeError(f"{name} must be of type {wanted}, not {shown(value)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise RecipeError(f"{name} must be under 2**63, not {shown(value)}")
+    if isinstance(value, str):
+        _check_text(name, value)
+
+
+def _check_text(name: str, text: str) -> None:
+    """No path, no name and no rule has control characters; rules may stand on several lines."""
+    if len(text) > LONGEST_TEXT:
+        raise RecipeError(f"{name} has {len(text):,} characters, more than {LONGEST_TEXT:,}")
+    if any(ord(c) < 32 and not c.isspace() for c in text):
+        raise RecipeError(f"{name} must be a line of text, not {shown(text)}")

@@ -5,7 +5,7 @@ import ast
 import pytest
 
 FLOORS = (
-    "traced",
+    "traced untrusted",
     "augment conv data hardware image_file metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state",
     "activations checkpoint gradcam optim pretrained steps",

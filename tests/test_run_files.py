@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jaxcifar.run_files import History, RunError, RunFiles
+from jaxcifar.run_files import COLUMNS, History, RunError, RunFiles
 
 
 @pytest.fixture
@@ -95,13 +95,13 @@ def test_history_survives_a_line_cut_off_by_a_crash(files):
 
 
 def test_a_damaged_line_in_the_middle_is_named(files):
-    files.metrics.write_text('{"epoch": 1}\nrubbish\n{"epoch": 3}\n')
+    files.metrics.write_text('{"epoch": 1, "step": 3}\nrubbish\n{"epoch": 3, "step": 9}\n')
     with pytest.raises(RunError, match="line 2"):
         files.read_history()
 
 
 def test_epochs_after_the_checkpoint_are_dropped(files):
     for epoch in (1, 2, 3):
-        files.append_row({"epoch": epoch, "step": 10 * epoch})
+        files.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
     assert files.keep_history(20).column("epoch") == [1, 2]
     assert [json.loads(line)["epoch"] for line in files.metrics.read_text().splitlines()] == [1, 2]
