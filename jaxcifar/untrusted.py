@@ -71,7 +71,7 @@ def misfit(value: Any, shape: Shape, name: str = "") -> str | None:
 
     A shape is `int`, `float` (any finite number), `AnyNumber`, `str` (on one line), `dict` (of
     anything), a tuple of alternatives (None among them), a list with the shape of each item, or a
-    mapping of names to shapes: a name that ends in "?" may be absent, ``"*"`` is for every name.
+    mapping of names to shapes: a name that ends in "?" may be absent, ``"*"`` is every other name.
 
     >>> misfit({"best": {"step": "x"}}, {"best": {"step": int}})
     "best.step is 'x', not a whole number"
@@ -95,18 +95,19 @@ def misfit(value: Any, shape: Shape, name: str = "") -> str | None:
 def _misfit_of_object(value: Any, shape: Mapping[str, Shape], name: str) -> str | None:
     if not isinstance(value, dict):
         return f"{name or 'it'} is {shown(value)}, not an object"
-    if "*" in shape:
-        shape = dict.fromkeys(value, shape["*"])
-    for key, part in shape.items():
-        field = key.removesuffix("?")
-        at = f"{name}.{field}" if name else field
-        if field not in value:
-            if key == field:
-                return f"{at} is missing"
-            continue
-        if text := misfit(value[field], part, at):
+    named = {key.removesuffix("?"): part for key, part in shape.items() if key != "*"}
+    missing = next((key for key in named if key in shape and key not in value), None)
+    if missing is not None:
+        return f"{_inside(name, missing)} is missing"
+    for key, item in value.items():
+        part = named.get(key, shape.get("*"))
+        if part is not None and (text := misfit(item, part, _inside(name, key))):
             return text
     return None
+
+
+def _inside(name: str, key: str) -> str:
+    return f"{name}.{printable(key)}" if name else printable(key)
 
 
 def _is_number(value: Any) -> bool:

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.errors import DataError
+from jaxcifar.untrusted import read_json
 
 _log = logging.getLogger(__name__)
 _VERSION = "v1"  # of this file format; a new one gets a new folder
@@ -73,27 +74,30 @@ def cached(
 
 def _load(place: Path) -> dict[str, Dataset] | None:
     """What is kept at `place`, or None where it is absent or damaged."""
+    if not (place / _CHECKS).exists():
+        return None
     try:
-        checks = json.loads((place / _CHECKS).read_text())
+        checks = read_json(place / _CHECKS)
         files = [
             place / f"{split}_{part}.npy" for split in _SPLITS for part in ("images", "labels")
         ]
+        if not all(file.is_file() for file in files):  # a pipe would wait
+            raise DataError("a file is absent")
         with ThreadPoolExecutor(max_workers=2) as pool:
             found = list(pool.map(_crc32, files))
         if any(checks[file.name] != crc for file, crc in zip(files, found, strict=True)):
             raise DataError("a checksum differs")
         return {split: _load_split(place, split) for split in _SPLITS}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # NumPy's, too, about a header that it cannot follow
         _log.warning("The decoded images in %s are damaged (%s); decoding again.", place, error)
         return None
 
 
 def _load_split(place: Path, split: str) -> Dataset:
     images = np.load(place / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(place / f"{split}_labels.npy", allow_pickle=False)
-    return Dataset(images, labels)
+    # Mapped, so that a header which declares more than the file has is refused, not allotted.
+    labels = np.load(place / f"{split}_labels.npy", mmap_mode="r", allow_pickle=False)
+    return Dataset(images, np.array(labels))
 
 
 def _save(home: Path, decoded: dict[str, Dataset]) -> None:

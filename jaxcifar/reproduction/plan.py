@@ -54,6 +54,7 @@ REPORTED = {
     "freeze_b": Reported(0.615, 0.492, 0.491, 3 * 60 + 45),
     "mini": Reported(0.896, 0.728, 0.728, 23 * 60 + 51),
 }
+MOST_SEEDS = 100  # of an item; the page has a column for each
 # So that all of it takes about ten minutes on two cores; most of that is compiling, and scoring
 # the 10,000 test images, which are never fewer.
 SMOKE = {"train_size": 1_280, "validation_size": 500, "epochs": 2}
@@ -142,10 +143,12 @@ class Settings:
         """Check what no recipe checks.
 
         Raises:
-            RecipeError: fewer than one seed.
+            RecipeError: fewer than one seed, or far too many.
         """
         if self.seeds < 1:
             raise RecipeError(f"seeds must be at least 1, not {self.seeds}")
+        if self.seeds > MOST_SEEDS:
+            raise RecipeError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
 
     def options(self) -> dict[str, str | int]:
         """What of the command line, beside scale, seed and places, is not by default.

@@ -104,8 +104,14 @@ def test_a_large_member_that_is_none_of_ours_is_refused(tmp_path, images):
         read(made.write_archive(tmp_path / "a.tar.gz", members))
 
 
-@pytest.mark.parametrize("bomb", ["extended header", "many small members"])
-def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb):
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        ("extended header", "a header of 268,435,456 bytes"),
+        ("many small members", "unpacks to more than CIFAR-10 can hold"),
+    ],
+)
+def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb, message):
     path = tmp_path / "bomb.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         if bomb == "extended header":  # tarfile reads these whole, before a member is seen
@@ -122,7 +128,7 @@ def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb):
                 file.write(block)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    with pytest.raises(DataError, match="unpacks to more than CIFAR-10 can hold"):
+    with pytest.raises(DataError, match=message):
         read(path)
     assert time.perf_counter() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # kB
