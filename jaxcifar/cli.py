@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import logging
 import signal
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import jax
 
 from jaxcifar.checkpoint import CheckpointError
 from jaxcifar.compilation_cache import enable_compilation_cache
@@ -131,7 +134,7 @@ def _checkpoint_choice(text: str) -> str | int:
     """Which checkpoint: "best", "last" or a step."""
     if text in ("best", "last"):
         return text
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
     return int(text)
 
@@ -145,10 +148,21 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     enable_compilation_cache()
     # Orbax tells of every save and of opening read-only through absl, at WARNING.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise  # a defect
+        print(
+            "error: out of memory: lower --batch-size, --eval-batch-size, --resize or --width "
+            f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)

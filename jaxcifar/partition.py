@@ -301,7 +301,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _word_matcher(word: str) -> Callable[[str], object]:
-    """fnmatch's own: a hand-made regex with many stars takes exponential time on what it misses."""
+    """Fnmatch's own: a hand-made regex with many stars takes exponential time on what it misses."""
     return re.compile(fnmatch.translate(word.replace("[", "[[]"))).match
 
 

@@ -43,7 +43,7 @@ class Preprocessing:
         mean, std = (_floats(metadata[name]) for name in ("mean", "std"))
         size = metadata.get("size")
         problem = None
-        if len(mean) != 3 or len(std) != 3 or not all(0 < number for number in std):
+        if len(mean) != 3 or len(std) != 3 or not all(number > 0 for number in std):
             problem = "mean and std must be three numbers each, those of std positive"
         elif size is not None and not re.fullmatch("[1-9][0-9]{0,3}", size):
             problem = "size must be a number of pixels, 1 to 9999"

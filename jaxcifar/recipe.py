@@ -234,8 +234,8 @@ class Recipe:
         late = [start for start in stage_starts(labels) if start > self.epochs]
         if late:
             raise RecipeError(
-                f"freeze {shown(self.freeze)} begins to train something in epoch {late[-1]}, and the "
-                f"run ends with epoch {self.epochs}"
+                f"freeze {shown(self.freeze)} begins to train something in epoch {late[-1]}, and "
+                f"the run ends with epoch {self.epochs}"
             )
         first = labels_at(labels, 1)
         if self.bn == "frozen" and not frozen_batch_norms(first):
@@ -249,8 +249,8 @@ class Recipe:
             )
         if not frozen_prefix(first):
             raise RecipeError(
-                f"cache_features: with freeze {shown(self.freeze)} the first layer is trained, so there "
-                "is nothing to cache; freeze from the stem on, as up_to:layer1 does"
+                f"cache_features: with freeze {shown(self.freeze)} the first layer is trained, so "
+                "there is nothing to cache; freeze from the stem on, as up_to:layer1 does"
             )
         if augmented and self.views is None:
             raise RecipeError(

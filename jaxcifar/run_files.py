@@ -39,8 +39,16 @@ ROW: Shape = {
     "validation_seconds?": float,
     "images_per_second?": float,
 }
-COLUMNS = ("learning_rate", "train_loss", "train_accuracy", "validation_loss")
-COLUMNS += ("validation_accuracy", "seconds", "validation_seconds", "images_per_second")
+COLUMNS = (
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "validation_seconds",
+    "images_per_second",
+)
 CONFIG: Shape = {
     "recipe": dict,
     "experiment?": str,

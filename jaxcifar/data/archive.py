@@ -129,7 +129,7 @@ class _Header(tarfile.TarInfo):
     """A member's header. tarfile searches an extended one in quadratic time (CVE-2024-6232)."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_Header":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         header = super().frombuf(buf, encoding, errors)
         if header.type in _EXTENDED and header.size > _LONGEST_HEADER:
             raise tarfile.ReadError(f"it has a header of {header.size:,} bytes")
@@ -171,30 +171,31 @@ def _read_members(path: Path, form: CifarFormat) -> tuple[_Kind, dict[str, bytes
     found: _Kind | None = None
     with gzip.open(path) as unzipped:
         stream = _Bounded(unzipped, path)
-        tar = tarfile.open(  # it asks for nothing but `read` in stream mode
+        with tarfile.open(
+            # It asks for nothing but `read` in stream mode.
             fileobj=stream,  # type: ignore[call-overload]
             mode="r|",
             bufsize=_CHUNK,
             tarinfo=_Header,
-        )
-        for member in tar:
-            _check_member(member, path)
-            if member.isdir():
-                continue
-            name = PurePosixPath(member.name).name
-            kind = next((kind for kind in _KINDS if name in kind.limits(form)), None)
-            _check_size(member, kind.limits(form)[name] if kind else _SMALL_MEMBER, path)
-            stream.expect(member.size)
-            if kind is None:
-                continue
-            if found not in (None, kind):
-                raise DataError(f"{path} mixes the binary and the python version of CIFAR-10.")
-            if name in members:
-                raise DataError(f"{path} holds {name} twice; refused.")
-            found = kind
-            file = tar.extractfile(member)
-            assert file is not None  # None only for what _check_member refuses
-            members[name] = file.read()
+        ) as tar:
+            for member in tar:
+                _check_member(member, path)
+                if member.isdir():
+                    continue
+                name = PurePosixPath(member.name).name
+                kind = next((kind for kind in _KINDS if name in kind.limits(form)), None)
+                _check_size(member, kind.limits(form)[name] if kind else _SMALL_MEMBER, path)
+                stream.expect(member.size)
+                if kind is None:
+                    continue
+                if found not in (None, kind):
+                    raise DataError(f"{path} mixes the binary and the python version of CIFAR-10.")
+                if name in members:
+                    raise DataError(f"{path} holds {name} twice; refused.")
+                found = kind
+                file = tar.extractfile(member)
+                assert file is not None  # None only for what _check_member refuses
+                members[name] = file.read()
     if found is None:
         raise DataError(
             f"{path} holds no CIFAR-10 batches; expected the archive cifar-10-binary.tar.gz or "
@@ -210,7 +211,9 @@ def _check_member(member: tarfile.TarInfo, path: Path) -> None:
     """Refuses what no CIFAR archive has and a hostile one might."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{path} has a member that points outside of it, {shown(member.name)}; refused.")
+        raise DataError(
+            f"{path} has a member that points outside of it, {shown(member.name)}; refused."
+        )
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
     if not plain and not member.isdir():
         raise DataError(
@@ -222,8 +225,8 @@ def _check_member(member: tarfile.TarInfo, path: Path) -> None:
 def _check_size(member: tarfile.TarInfo, limit: int, path: Path) -> None:
     if member.size > limit:
         raise DataError(
-            f"{shown(member.name)} in {path} has {member.size:,} bytes, where at most {limit:,} can be "
-            "right; refused."
+            f"{shown(member.name)} in {path} has {member.size:,} bytes, where at most {limit:,} "
+            "can be right; refused."
         )
 
 

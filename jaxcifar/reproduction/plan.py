@@ -1,5 +1,6 @@
 """What the course report ran, as data: what `reproduction` works through, in order."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ class Settings:
         """
         weights = self.weights
         if weights is not None and (Path(weights).exists() or Path(weights).is_absolute()):
-            weights = Path(weights).resolve().name
+            weights = os.path.basename(os.path.realpath(weights))
         seeds = self.seeds if self.seeds > 1 else None
         values = {"weights": weights, "epochs": self.epochs, "resize": self.resize, "seeds": seeds}
         return {name: value for name, value in values.items() if value is not None}

@@ -28,7 +28,7 @@ from jaxcifar.weights.numbers import ITEM_SIZE, decode
 from jaxcifar.weights.torch_pickle import MOST_BYTES, Machine, Refused, Storage, Tensor, shown
 
 ZIP_START = b"PK\x03\x04"
-# The last record: signature, numbers, size of the list of contents, where it is, a comment's length.
+# The last record: signature, numbers, bytes of the list of contents, its place, of a comment.
 _ZIP_END = struct.Struct("<4s8sL4sH")
 # What PyTorch writes before it: a record with the same in 64 bits, and where that is.
 _ZIP64_END = struct.Struct("<4s36sQ8s4s16s")
