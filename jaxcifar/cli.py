@@ -22,6 +22,7 @@ from jaxcifar.image_file import ImageFileError
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import printable
 from jaxcifar.weights import WeightsError
 
 # Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
@@ -58,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2; the usage of 25 options would bury it."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message, 500)} (see {self.prog} --help)\n")
 
 
 def experiment_parser(arguments: Sequence[str], *, usage: str, text: str, workdir: str) -> Parser:

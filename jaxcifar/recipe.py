@@ -20,7 +20,7 @@ from jaxcifar.augment import (
     make_augment,
     make_preprocess,
 )
-from jaxcifar.data import Splits, check_split, dataset_info, load_dataset
+from jaxcifar.data import DataError, Splits, check_split, dataset_info, load_dataset
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
     FreezeError,
@@ -402,9 +402,22 @@ def read_recipe(files: RunFiles) -> Recipe:
 
     Raises:
         RunError: not a run, or a damaged config.json.
-        RecipeError: a config.json with a field this version does not know.
+        RecipeError: a config.json with a field this version does not know or a value that cannot
+            be.
     """
-    return Recipe.from_dict(files.read_config()["recipe"])
+    return recipe_of_file(files.read_config()["recipe"], files.config)
+
+
+def recipe_of_file(values: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that a file holds.
+
+    Raises:
+        RecipeError: as `Recipe.from_dict`, naming the file.
+    """
+    try:
+        return Recipe.from_dict(values)
+    except (RecipeError, DataError) as error:
+        raise RecipeError(f"the recipe in {path}: {error}") from None
 
 
 def load_splits(recipe: Recipe, data_dir: str | Path | None = None) -> Splits:

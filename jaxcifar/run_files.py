@@ -210,7 +210,7 @@ class RunFiles:
                 if number == len(lines):
                     break
                 raise RunError(str(error)) from None
-            if problem := misfit(row, {"*": (AnyNumber, None)}) or misfit(row, ROW):
+            if problem := misfit(row, {"*": (None, AnyNumber)}) or misfit(row, ROW):
                 raise RunError(f"{name} is no epoch's: {problem}")
             rows.append(row)
         return History(rows)

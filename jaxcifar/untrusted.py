@@ -78,7 +78,8 @@ def misfit(value: Any, shape: Shape, name: str = "") -> str | None:
     """
     if isinstance(shape, tuple):
         found = [misfit(value, each, name) for each in shape]
-        return None if None in found else found[0]
+        # Of the alternatives the last says most: None comes first.
+        return None if None in found else found[-1]
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{name} is {shown(value)}, not a list"

@@ -24,7 +24,7 @@ _CONFIG: Shape = {
         "device": str,
         "devices": int,
         "processor": str,
-        "cores": (int, None),
+        "cores": (None, int),
         "python": str,
         "versions": {"jax": str, "*": str},
     },

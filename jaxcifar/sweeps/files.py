@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.recipe import Recipe
+from jaxcifar.recipe import Recipe, recipe_of_file
 from jaxcifar.run_files import RunError, RunFiles, check_shape, read_object, write_atomically
 from jaxcifar.sweeps.members import Member, Number, numeric_fields
 from jaxcifar.untrusted import Shape
@@ -131,7 +131,8 @@ def read_sweep(workdir: str | Path) -> Recipe:
         RunError: not a sweep, or a damaged one.
         RecipeError: a recipe with a field this version does not know.
     """
-    return Recipe.from_dict(SweepFiles(Path(workdir)).read()["recipe"])
+    files = SweepFiles(Path(workdir))
+    return recipe_of_file(files.read()["recipe"], files.description)
 
 
 def check_resumable(
