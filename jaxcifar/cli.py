@@ -22,7 +22,7 @@ from jaxcifar.image_file import ImageFileError
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
-from jaxcifar.untrusted import printable
+from jaxcifar.untrusted import printable, shown
 from jaxcifar.weights import WeightsError
 
 # Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
@@ -136,7 +136,7 @@ def _checkpoint_choice(text: str) -> str | int:
     if text in ("best", "last"):
         return text
     if not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither best, last nor a step")
     return int(text)
 
 

@@ -46,7 +46,7 @@ class Preprocessing:
         if len(mean) != 3 or len(std) != 3 or not all(number > 0 for number in std):
             problem = "mean and std must be three numbers each, those of std positive"
         elif size is not None and not re.fullmatch("[1-9][0-9]{0,3}", size):
-            problem = "size must be a number of pixels, 1 to 9999"
+            problem = "size must be a number of pixels, under 10,000"
         if problem:
             raise WeightsError(f"the metadata of {source} cannot be read: {problem}")
         return cls(mean, std, None if size is None else int(size))

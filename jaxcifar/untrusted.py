@@ -32,15 +32,16 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     try:
         about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            kind = "a directory" if stat.S_ISDIR(about.st_mode) else "a pipe, a device or the like"
-            raise Unusable(f"{path} is {kind}, not a file")
-        if about.st_size > most:
-            raise Unusable(f"{path} has {about.st_size:,} bytes, where at most {most:,} are read")
-        with path.open("rb") as file:
-            return file.read(about.st_size)
-    except OSError as error:
-        raise Unusable(f"{path} cannot be read: {error.strerror}") from None
+        if stat.S_ISREG(about.st_mode) and about.st_size <= most:
+            with path.open("rb") as file:
+                return file.read(about.st_size)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise Unusable(f"{printable(str(path), 4_096)} cannot be read: {reason}") from None
+    if stat.S_ISREG(about.st_mode):
+        raise Unusable(f"{path} has {about.st_size:,} bytes, where at most {most:,} are read")
+    kind = "a directory" if stat.S_ISDIR(about.st_mode) else "a pipe, a device or the like"
+    raise Unusable(f"{path} is {kind}, not a file")
 
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
@@ -66,7 +67,7 @@ def parse_json(data: bytes, name: str) -> Any:
         raise Unusable(f"{name} cannot be read as JSON: {error}") from None
 
 
-def misfit(value: Any, shape: Shape, name: str = "") -> str | None:
+def misfit(value: Any, shape: Shape, name: str = "it") -> str | None:
     """What is wrong with a JSON value, or None if it has the shape.
 
     A shape is `int`, `float` (any finite number), `AnyNumber`, `str` (on one line), `dict` (of
@@ -95,7 +96,7 @@ def misfit(value: Any, shape: Shape, name: str = "") -> str | None:
 
 def _misfit_of_object(value: Any, shape: Mapping[str, Shape], name: str) -> str | None:
     if not isinstance(value, dict):
-        return f"{name or 'it'} is {shown(value)}, not an object"
+        return f"{name} is {shown(value)}, not an object"
     named = {key.removesuffix("?"): part for key, part in shape.items() if key != "*"}
     missing = next((key for key in named if key in shape and key not in value), None)
     if missing is not None:
@@ -108,7 +109,7 @@ def _misfit_of_object(value: Any, shape: Mapping[str, Shape], name: str) -> str 
 
 
 def _inside(name: str, key: str) -> str:
-    return f"{name}.{printable(key)}" if name else printable(key)
+    return printable(key) if name == "it" else f"{name}.{printable(key)}"
 
 
 def _is_number(value: Any) -> bool:

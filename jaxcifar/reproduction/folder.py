@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from jaxcifar.plots.curves import DRAWN
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.reproduction.drawings import (
     Drawing,
@@ -229,7 +230,7 @@ class ReportFolder:
         """The curves of every run that has an epoch."""
         paths = [path for entry in self.entries() for path in entry.paths]
         paths += [p for item in self.plan if item.values for _, p in self.members(item)]
-        begun = [path for path in dict.fromkeys(paths) if _has_epochs(path)]
+        begun = [path for path in dict.fromkeys(paths) if _has_curves(path)]
         return [self._curve(path) for path in begun]
 
     def read_report(self) -> Report:
@@ -350,8 +351,10 @@ def _how(sweep: Path) -> str:
     return f"The members ran {form}: {description['why']}."
 
 
-def _has_epochs(path: Path) -> bool:
+def _has_curves(path: Path) -> bool:
+    """Whether a run has an epoch, and what is drawn of each."""
     try:
-        return bool(RunFiles(path).read_history().rows)
+        history = RunFiles(path).read_history()
+        return bool(history.rows) and all(history.column(name) for name in DRAWN)
     except RunError:
         return False

@@ -1,5 +1,6 @@
 """safetensors files (https://github.com/huggingface/safetensors), through their own library."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,8 @@ def write_safetensors(
         raise WeightsError(
             f"{path} exists: choose another path, or have it replaced (overwrite=True, --overwrite)"
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise WeightsError(f"{path}: metadata is stored as strings; got {texts!r}.")
