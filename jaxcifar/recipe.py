@@ -44,6 +44,7 @@ BatchNormMode = Literal["batch", "frozen"]
 MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB
 MOST_PIXELS = 16_384  # a side: one such image takes 3 GB as float32, and a layer's maps far more
 LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
+LONGEST_NAME = 100
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -160,7 +161,10 @@ class Recipe:
             DataError: unknown dataset or a split it cannot give.
         """
         for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
+            value = getattr(self, name)
+            _check_type(name, value, hint)
+            if type(value) is int and float in (hint, *get_args(hint)):
+                object.__setattr__(self, name, float(value))  # no int of JAX's holds 2**31
         _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         for name in ("width", "epochs", "batch_size", "eval_batch_size", "validate_every"):
@@ -478,7 +482,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 def _check_text(name: str, text: str) -> None:
     """No path, no name and no rule has control characters; rules may stand on several lines."""
-    if len(text) > LONGEST_TEXT:
-        raise RecipeError(f"{name} has {len(text):,} characters, more than {LONGEST_TEXT:,}")
+    most = LONGEST_TEXT if name in ("freeze", "weights") else LONGEST_NAME
+    if len(text) > most:
+        raise RecipeError(f"{name} has {len(text):,} characters, more than {most:,}")
     if any(ord(c) < 32 and not c.isspace() for c in text):
         raise RecipeError(f"{name} must be a line of text, not {shown(text)}")

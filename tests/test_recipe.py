@@ -61,7 +61,8 @@ def test_a_recipe_survives_json():
         ({"learning_rate": 10**400}, "learning_rate must be finite as a float32, not 1000"),
         ({"learning_rate": 1e300}, "learning_rate must be finite as a float32"),
         ({"optimizer": [[[[[1]]]]]}, "unknown optimizer"),
-        ({"dataset": "x" * 10**6}, "dataset has 1,000,000 characters, more than 16,384"),
+        ({"dataset": "x" * 10**6}, "dataset has 1,000,000 characters, more than 100"),
+        ({"freeze": "x" * 10**6}, "freeze has 1,000,000 characters, more than 16,384"),
         ({"weights": "a\0b"}, "weights must be a line of text, not 'a.x00b'"),
         ({"freeze": "fc=trained *=0.1@" + "9" * 5000}, "cannot read the label '0.1@999"),
         ({"freeze": "*=" + "9" * 400}, "cannot read the label"),
@@ -121,6 +122,12 @@ def test_one_image_is_refused_only_where_batchnorm_has_no_variance():
 def test_an_unknown_field_has_its_nearest_name():
     with pytest.raises(RecipeError, match="'bach_size'; did you mean 'batch_size'"):
         Recipe.from_dict({"bach_size": 3})
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted():
+    recipe = Recipe(t_max=2**31, learning_rate=1)
+    assert isinstance(recipe.t_max, float)
+    assert float(recipe.make_schedule()(0)) == 1.0
 
 
 def test_a_value_is_shown_shortly_in_the_message():

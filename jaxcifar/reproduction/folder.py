@@ -42,7 +42,7 @@ from jaxcifar.reproduction.report import (
 )
 from jaxcifar.run_files import RunError, RunFiles, check_shape, read_object, write_atomically
 from jaxcifar.sweeps.files import SweepFiles
-from jaxcifar.untrusted import Shape
+from jaxcifar.untrusted import Shape, printable
 
 _MADE_BY = "jaxcifar reproduce"
 _MARK: Shape = {
@@ -150,7 +150,9 @@ class ReportFolder:
         try:
             mark = Mark(**values)
         except TypeError as error:
-            raise RunError(f"{file} is damaged ({error}): choose another --out") from None
+            raise RunError(
+                f"{file} is damaged ({printable(str(error))}): choose another --out"
+            ) from None
         seeds = [options.get("seeds", 1) for options in mark.asked.values()]
         if mark.scale not in get_args(Scale) or any(s not in range(MOST_SEEDS + 1) for s in seeds):
             raise RunError(f"{file} is damaged (its scale or seeds): choose another --out")

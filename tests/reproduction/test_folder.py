@@ -86,6 +86,7 @@ def test_a_mark_of_the_first_form_is_read(folder):
         ({"failed": {"one": 1}}, "failed.one is 1, not a line of text"),
         ({"scale": "huge"}, "its scale or seeds"),
         ({"seed": "1"}, "seed is '1', not a whole number"),
+        ({"\x1b": None}, r"argument '\\x1b'"),
     ],
 )
 def test_a_mark_that_cannot_be_is_refused(folder, change, message):
