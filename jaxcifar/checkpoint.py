@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 from jaxcifar import manifest
 from jaxcifar.partition import named_leaves
 from jaxcifar.state import TrainState
+from jaxcifar.untrusted import read_json
 
 PyTree = Any
 Which = Literal["best", "last"] | int
@@ -496,7 +497,8 @@ def _step_directories(directory: Path) -> list[int]:
 
 
 def _read_metrics(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "metrics" / "metrics").read_text())
+    found: dict[str, Any] = read_json(directory / "metrics" / "metrics")
+    return found
 
 
 def _has_manifest(directory: Path) -> bool:

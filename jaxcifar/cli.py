@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import logging
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import jax
 
 from jaxcifar.checkpoint import CheckpointError
 from jaxcifar.compilation_cache import enable_compilation_cache
@@ -22,6 +25,7 @@ from jaxcifar.parallel import DeviceError, DeviceOptions, ProcessLostError
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import printable, shown
 from jaxcifar.weights import WeightsError
 
 # Errors whose message says all a user needs; anything else is a defect and keeps its traceback.
@@ -65,7 +69,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2; the usage of 25 options would bury it."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message, 500)} (see {self.prog} --help)\n")
 
 
 def experiment_parser(arguments: Sequence[str], *, usage: str, text: str, workdir: str) -> Parser:
@@ -151,8 +155,8 @@ def _checkpoint_choice(text: str) -> str | int:
     """Which checkpoint: "best", "last" or a step."""
     if text in ("best", "last"):
         return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither best, last nor a step")
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither best, last nor a step")
     return int(text)
 
 
@@ -165,6 +169,8 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     enable_compilation_cache()
     # Orbax tells of every save and of opening read-only through absl, at WARNING.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except ProcessLostError as error:
@@ -177,6 +183,15 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise  # a defect
+        print(
+            "error: out of memory: lower --batch-size, --eval-batch-size, --resize or --width "
+            f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)

@@ -18,14 +18,16 @@ From the labels follow the gradient (`steps`), the optimizer with its clipping, 
 (`frozen_prefix`) and the summary.
 """
 
+import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import shown
 
 PyTree = Any
 Labels = PyTree  # of str, one for each parameter leaf
@@ -87,11 +89,12 @@ def treatment(label: str) -> Treatment:
     """
     if label == FROZEN:
         return Treatment(0.0, 1)
-    match = re.fullmatch(r"(trained|\d+\.?\d*|\.\d+)(?:@([1-9]\d*))?", label)
+    # Bounded: int() refuses thousands of digits, and float() makes them infinite.
+    match = re.fullmatch(r"(trained|\d{1,9}\.?\d{0,30}|\.\d{1,30})(?:@([1-9]\d{0,8}))?", label)
     scale = 1.0 if match is None or match[1] == TRAINED else float(match[1])
     if match is None or scale == 0.0:
         raise FreezeError(
-            f"cannot read the label {label!r}: write frozen, trained, a positive share of the "
+            f"cannot read the label {shown(label)}: write frozen, trained, a positive share of the "
             "learning rate such as 0.1, or either of these from an epoch on, such as trained@5"
         )
     return Treatment(scale, int(match[2] or 1))
@@ -291,17 +294,27 @@ def _trains(label: str, epoch: int) -> bool:
     return scale > 0 and epoch >= start_epoch
 
 
-def _matcher(pattern: str) -> Any:
+def _matcher(pattern: str) -> Callable[[str], bool]:
     """Name -> whether the pattern matches it or its torchvision name."""
-    parts = []
-    for word in pattern.split("."):
-        if word == "**":
-            parts.append(r"(?:[^.]+\.)*")
+    words = [None if word == "**" else _word_matcher(word) for word in pattern.split(".")]
+    return lambda name: _fits(words, name) or _fits(words, torch_name(name))
+
+
+def _word_matcher(word: str) -> Callable[[str], object]:
+    """Fnmatch's own: a hand-made regex with many stars takes exponential time on what it misses."""
+    return re.compile(fnmatch.translate(word.replace("[", "[[]"))).match
+
+
+def _fits(words: Sequence[Callable[[str], object] | None], name: str) -> bool:
+    """Whether the words (None is any number of them) are a leading part of the name."""
+    parts = name.split(".")
+    ends = {0}  # where in the name the words so far may end
+    for matches in words:
+        if matches is None:
+            ends = set(range(min(ends), len(parts))) if ends else ends
         else:
-            wild = re.escape(word).replace(r"\*", "[^.]*").replace(r"\?", "[^.]")
-            parts.append(wild + r"(?:\.|$)")
-    regex = re.compile("".join(parts))
-    return lambda name: bool(regex.match(name) or regex.match(torch_name(name)))
+            ends = {end + 1 for end in ends if end < len(parts) and matches(parts[end])}
+    return bool(ends)
 
 
 def _expand(word: str, params: PyTree) -> Rules:
@@ -322,10 +335,10 @@ def _expand(word: str, params: PyTree) -> Rules:
         try:
             return layer_decay(params, float(argument))
         except ValueError as error:
-            raise FreezeError(f"{word!r} needs a number above 0 and at most 1") from error
+            raise FreezeError(f"{shown(word)} needs a number above 0 and at most 1") from error
     if ":" in word:
         shorthands = ("up_to:", "all_but:", "layer_decay:")
-        raise FreezeError(f"cannot read {word!r}{did_you_mean(shorthand + ':', shorthands)}")
+        raise FreezeError(f"cannot read {shown(word)}{did_you_mean(shorthand + ':', shorthands)}")
     return ((word, FROZEN),)
 
 
@@ -335,7 +348,7 @@ def _up_to(names: list[str], module: str) -> Rules:
     inside = [i for i, unit in enumerate(units) if unit == module or unit.startswith(module + ".")]
     if not inside:
         raise FreezeError(
-            f"up_to:{module} names no child of the network and no block"
+            f"up_to:{shown(module)[1:-1]} names no child of the network and no block"
             f"{did_you_mean(module, [*_children(names), *units])}"
         )
     return tuple((unit, FROZEN) for unit in units[: inside[-1] + 1])
@@ -365,12 +378,12 @@ def _forward_order(name: str) -> tuple[int, int, str]:
 def _why_unused(pattern: str, names: list[str]) -> str:
     """Of a rule, or of a shorthand that stands for some."""
     if ":" in pattern or any(map(_matcher(pattern), names)):
-        return f"{pattern!r} decides nothing: the rules before it match all that it does"
+        return f"{shown(pattern)} decides nothing: the rules before it match all that it does"
     modules = {n.rsplit(".", i)[0] for n in names for i in range(n.count(".") + 1)}
     known = sorted({*names, *map(torch_name, names), *modules})
     close = did_you_mean(pattern, known)
     near = close if "did you mean" in close else did_you_mean(pattern, _children(names))
-    return f"the rule {pattern!r} matches no parameter{near}"
+    return f"the rule {shown(pattern)} matches no parameter{near}"
 
 
 def _check_batch_norms(labels: dict[str, str]) -> None:

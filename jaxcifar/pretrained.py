@@ -1,6 +1,7 @@
 """Weights under torchvision's names, to a model's variables and back: strict in both directions."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 
 from jaxcifar.partition import HEAD, named_leaves, torch_name
 from jaxcifar.resnet import ARCHITECTURES, ResNet, make_resnet
+from jaxcifar.untrusted import printable
 from jaxcifar.weights import WeightsError, read_weights, write_safetensors
 
 Tensors = Mapping[str, np.ndarray]
+MOST_EXTRA = 1_000  # keys of a file that are listed; a ResNet-152 has 932
 COUNTER = "num_batches_tracked"  # torch's BatchNorm counts batches; with a momentum nothing uses it
 
 
@@ -27,22 +30,40 @@ class Preprocessing:
     size: int | None = None  # height and width, pixels
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> "Preprocessing | None":
-        """What a weights file says, or None."""
+    def from_metadata(
+        cls, metadata: Mapping[str, str], source: str = "the weights"
+    ) -> "Preprocessing | None":
+        """What a weights file says, or None.
+
+        Raises:
+            WeightsError: it says what cannot be; `source` is what the message calls it.
+        """
         if "mean" not in metadata or "std" not in metadata:
             return None
-        try:
-            mean, std = (
-                tuple(float(word) for word in metadata[name].split()) for name in ("mean", "std")
-            )
-            return cls(mean, std, int(metadata["size"]) if "size" in metadata else None)
-        except ValueError as error:
-            raise WeightsError(f"the weights' metadata cannot be read: {error}") from None
+        mean, std = (_floats(metadata[name]) for name in ("mean", "std"))
+        size = metadata.get("size")
+        problem = None
+        if len(mean) != 3 or len(std) != 3 or not all(number > 0 for number in std):
+            problem = "mean and std must be three numbers each, those of std positive"
+        elif size is not None and not re.fullmatch("[1-9][0-9]{0,3}", size):
+            problem = "size must be a number of pixels, under 10,000"
+        if problem:
+            raise WeightsError(f"the metadata of {source} cannot be read: {problem}")
+        return cls(mean, std, None if size is None else int(size))
 
     def to_metadata(self) -> dict[str, str]:
         """The same as strings, as `from_metadata` reads them."""
         found = {name: " ".join(map(str, getattr(self, name))) for name in ("mean", "std")}
         return found | ({} if self.size is None else {"size": str(self.size)})
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    """Three finite numbers with blanks between, or fewer of them where it is something else."""
+    try:
+        numbers = tuple(float(word) for word in text[:200].split()[:4])
+    except ValueError:
+        return ()
+    return numbers if all(abs(number) < 1e6 for number in numbers) else ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class LoadReport:
             lines.append(f"  new: {', '.join(self.new)}")
         dropped = [key for key in self.unused if not key.endswith(COUNTER)]
         if dropped:
-            lines.append(f"  left out: {', '.join(dropped)}")
+            lines.append(f"  left out: {printable(', '.join(dropped), most=2_000)}")
         if self.adapted:
             lines.append(f"  {self.adapted}")
         if self.preprocessing is not None:
@@ -130,7 +151,7 @@ def load_pretrained(
         file.tensors,
         source=file.source,
         sha256=file.sha256,
-        preprocessing=Preprocessing.from_metadata(file.metadata),
+        preprocessing=Preprocessing.from_metadata(file.metadata, file.source),
         key=key,
         new_head=new_head,
         adapt_stem=adapt_stem,
@@ -148,6 +169,8 @@ def model_of(tensors: Tensors, architecture: str) -> ResNet:
     kernel = tensors.get("conv1.weight", _NONE)
     sequential = f"{HEAD}.3.weight" in tensors
     head = tensors.get(f"{HEAD}.3.weight" if sequential else f"{HEAD}.weight", _NONE)
+    # Without elements a tensor may have any shape.
+    kernel, head = (_NONE if tensor.size == 0 else tensor for tensor in (kernel, head))
     return make_resnet(
         architecture,
         head.shape[0] if head.ndim == 2 else 1,
@@ -293,7 +316,9 @@ def _misfits(
     named = {name: named_leaves(tree) for name, tree in shapes.items()}
     missing = [key for key in wanted if key not in arrays]
     lines = [f"missing: {key}" for key in missing]
-    lines += [f"unexpected: {key}" for key in sorted(extra)]
+    lines += [f"unexpected: {printable(key)}" for key in sorted(extra)[:MOST_EXTRA]]
+    if len(extra) > MOST_EXTRA:
+        lines.append(f"unexpected: {len(extra) - MOST_EXTRA:,} more")
     for key, array in arrays.items():
         collection, name = wanted[key]
         shape = _torch_shape(named[collection][name].shape)

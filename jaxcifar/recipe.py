@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcifar.augment import (
@@ -19,7 +20,14 @@ from jaxcifar.augment import (
     make_augment,
     make_preprocess,
 )
-from jaxcifar.data import DatasetInfo, Splits, check_split, dataset_info, load_dataset
+from jaxcifar.data import (
+    DataError,
+    DatasetInfo,
+    Splits,
+    check_split,
+    dataset_info,
+    load_dataset,
+)
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
     FreezeError,
@@ -32,11 +40,19 @@ from jaxcifar.partition import (
     stage_starts,
 )
 from jaxcifar.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
-from jaxcifar.run_files import RunFiles
+from jaxcifar.run_files import MOST_EPOCHS, RunFiles
 from jaxcifar.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import shown
 
 BatchNormMode = Literal["batch", "frozen"]
+
+# What cannot run on any machine is refused here, before it is compiled or allotted.
+MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB
+MOST_PIXELS = 16_384  # a side: one such image takes 3 GB as float32, and a layer's maps far more
+LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
+LONGEST_NAME = 100
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class RecipeError(ValueError):
@@ -171,7 +187,10 @@ class Recipe:
             DataError: unknown dataset or a split it cannot give.
         """
         for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
+            value = getattr(self, name)
+            _check_type(name, value, hint)
+            if type(value) is int and float in (hint, *get_args(hint)):
+                object.__setattr__(self, name, float(value))  # no int of JAX's holds 2**31
         _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         counts = ("width", "epochs", "batch_size", "eval_batch_size", "validate_every")
@@ -191,6 +210,12 @@ class Recipe:
         for name in ("clip_norm", "views", "t_max", "resize"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "must be positive")
+        for name, most in (
+            ("width", MOST_WIDTH),
+            ("resize", MOST_PIXELS),
+            ("epochs", MOST_EPOCHS),
+        ):
+            _check(self, name, (getattr(self, name) or 0) <= most, f"must be at most {most:,}")
         _check(
             self,
             "weight_decay",
@@ -211,6 +236,11 @@ class Recipe:
             raise RecipeError(
                 f"batch_norm_groups {groups} must divide batch_size {self.batch_size} and the last "
                 f"batch of an epoch ({train_size % self.batch_size or self.batch_size} images)"
+            )
+        if self.epochs * self.steps_per_epoch >= 2**31:  # the state's step is an int32
+            raise RecipeError(
+                f"epochs {self.epochs} of {self.steps_per_epoch:,} steps each are 2**31 or more: "
+                "lower --epochs or raise --batch-size"
             )
         halvings = 5 if self.stem == "imagenet" else 3
         one_image = groups in (self.batch_size, train_size % self.batch_size)
@@ -242,8 +272,8 @@ class Recipe:
         late = [start for start in stage_starts(labels) if start > self.epochs]
         if late:
             raise RecipeError(
-                f"freeze {self.freeze!r} begins to train something in epoch {late[-1]}, and the "
-                f"run ends with epoch {self.epochs}"
+                f"freeze {shown(self.freeze)} begins to train something in epoch {late[-1]}, and "
+                f"the run ends with epoch {self.epochs}"
             )
         first = labels_at(labels, 1)
         if self.bn == "frozen" and not frozen_batch_norms(first):
@@ -257,8 +287,8 @@ class Recipe:
             )
         if not frozen_prefix(first):
             raise RecipeError(
-                f"cache_features: with freeze {self.freeze!r} the first layer is trained, so there "
-                "is nothing to cache; freeze from the stem on, as up_to:layer1 does"
+                f"cache_features: with freeze {shown(self.freeze)} the first layer is trained, so "
+                "there is nothing to cache; freeze from the stem on, as up_to:layer1 does"
             )
         if augmented and self.views is None:
             raise RecipeError(
@@ -329,7 +359,7 @@ class Recipe:
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
-            raise RecipeError(f"freeze {self.freeze!r}: {error}") from None
+            raise RecipeError(f"freeze {shown(self.freeze)}: {error}") from None
         return labels if epoch is None else labels_at(labels, epoch)
 
     def stage_of(self, epoch: int) -> tuple[int, int]:
@@ -404,7 +434,7 @@ class Recipe:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise RecipeError(f"unknown field {name!r}{did_you_mean(name, names)}")
+                raise RecipeError(f"unknown field {shown(name)}{did_you_mean(name, names)}")
         return cls(**values)
 
     def differences(self, other: "Recipe") -> list[str]:
@@ -422,9 +452,22 @@ def read_recipe(files: RunFiles) -> Recipe:
 
     Raises:
         RunError: not a run, or a damaged config.json.
-        RecipeError: a config.json with a field this version does not know.
+        RecipeError: a config.json with a field this version does not know or a value that cannot
+            be.
     """
-    return Recipe.from_dict(files.read_config()["recipe"])
+    return recipe_of_file(files.read_config()["recipe"], files.config)
+
+
+def recipe_of_file(values: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that a file holds.
+
+    Raises:
+        RecipeError: as `Recipe.from_dict`, naming the file.
+    """
+    try:
+        return Recipe.from_dict(values)
+    except (RecipeError, DataError) as error:
+        raise RecipeError(f"the recipe in {path}: {error}") from None
 
 
 def load_splits(
@@ -475,7 +518,8 @@ def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:
 
 def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
-        raise RecipeError(f"unknown {name} {value!r}{did_you_mean(str(value), choices)}")
+        near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
+        raise RecipeError(f"unknown {name} {shown(value)}{near}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -489,9 +533,22 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     if isinstance(value, bool) and bool not in kinds:
         raise RecipeError(f"{name} must be a number, not {value}")
     if float in kinds and isinstance(value, (int, float)):
-        if value == value and abs(value) != float("inf"):
+        if abs(value) <= _LARGEST:
             return
-        raise RecipeError(f"{name} must be finite, not {value}")
+        raise RecipeError(f"{name} must be finite as a float32, not {shown(value)}")
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise RecipeError(f"{name} must be of type {wanted}, not {value!r}")
+        raise RecipeError(f"{name} must be of type {wanted}, not {shown(value)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise RecipeError(f"{name} must be under 2**63, not {shown(value)}")
+    if isinstance(value, str):
+        _check_text(name, value)
+
+
+def _check_text(name: str, text: str) -> None:
+    """No path, no name and no rule has control characters; rules may stand on several lines."""
+    most = LONGEST_TEXT if name in ("freeze", "weights") else LONGEST_NAME
+    if len(text) > most:
+        raise RecipeError(f"{name} has {len(text):,} characters, more than {most:,}")
+    if any(ord(c) < 32 and not c.isspace() for c in text):
+        raise RecipeError(f"{name} must be a line of text, not {shown(text)}")

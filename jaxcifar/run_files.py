@@ -21,12 +21,66 @@ from errno import EACCES, EAGAIN
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.untrusted import (
+    AnyNumber,
+    Shape,
+    Unusable,
+    misfit,
+    parse_json,
+    read_bytes,
+    read_json,
+)
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
+
+MOST_METRICS = 64 << 20  # bytes of metrics.jsonl; an epoch's line has 350
+MOST_EPOCHS = 100_000  # so that they fit in there
+
+# What is read may come from anyone, see `untrusted`. A row has numbers alone, and of the rest:
+ROW: Shape = {
+    "epoch": int,
+    "step": int,
+    "seconds?": float,
+    "validation_seconds?": float,
+    "images_per_second?": float,
+}
+COLUMNS = (
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "validation_seconds",
+    "images_per_second",
+)
+CONFIG: Shape = {
+    "recipe": dict,
+    "experiment?": str,
+    "data_fingerprint?": str,
+    "weights?": (None, {"source": str, "sha256": str}),
+}
+SCORE: Shape = {
+    "step?": int,
+    "validation_accuracy": AnyNumber,
+    "test": {"accuracy": AnyNumber, "loss?": AnyNumber, "examples?": int},
+}
+SUMMARY: Shape = {
+    "epochs?": int,
+    "parameters?": int,
+    "trainable_parameters?": int,
+    "train_accuracy": AnyNumber,
+    "train_seconds": float,
+    "validation_seconds?": float,
+    "images_per_second?": float,
+    "best": SCORE,
+    "last": SCORE,
+}
 
 
 class RunError(ValueError):
@@ -40,12 +94,21 @@ class History:
     rows: list[Row] = field(default_factory=list)
 
     def column(self, name: str) -> list[Any]:
-        """The values of one metric over the epochs."""
+        """The values of one metric over the epochs.
+
+        Raises:
+            RunError: an epoch is without it.
+        """
+        for row in self.rows:
+            if name not in row:
+                raise RunError(f"the history has no {name} for epoch {row.get('epoch')}")
         return [row[name] for row in self.rows]
 
     def validated(self) -> "History":
         """The epochs that were validated; the others have None there."""
-        return History([row for row in self.rows if row["validation_accuracy"] is not None])
+        accuracies = self.column("validation_accuracy")
+        pairs = zip(self.rows, accuracies, strict=True)
+        return History([row for row, accuracy in pairs if accuracy is not None])
 
 
 @dataclass(frozen=True)
@@ -209,27 +272,35 @@ class RunFiles:
         config = read_object(self.config)
         if not self.holds_run():
             raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
+        check_shape(config, CONFIG, self.config)
         return config
 
     def read_history(self) -> History:
         """The epochs finished so far. A last line cut off by a crash is dropped.
 
         Raises:
-            RunError: a damaged line before the last.
+            RunError: a damaged line before the last, or one that is no epoch's.
         """
         if not self.metrics.is_file():
             return History()
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = read_bytes(self.metrics, MOST_METRICS).split(b"\n")
+        except Unusable as error:
+            raise RunError(str(error)) from None
         rows = []
         for number, line in enumerate(lines, start=1):
             if not line:
                 continue
+            name = f"{self.metrics}, line {number},"
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                row = parse_json(line, name)
+            except Unusable as error:
                 if number == len(lines):
                     break
-                raise RunError(f"{self.metrics}, line {number}, is not JSON: {error}") from None
+                raise RunError(str(error)) from None
+            if problem := misfit(row, {"*": (None, AnyNumber)}) or misfit(row, ROW):
+                raise RunError(f"{name} is no epoch's: {problem}")
+            rows.append(row)
         return History(rows)
 
     def append_row(self, row: Row) -> None:
@@ -240,9 +311,16 @@ class RunFiles:
             os.fsync(file.fileno())
 
     def keep_history(self, step: int) -> History:
-        """Drop the epochs after `step`, which a crash left without their checkpoint."""
+        """Drop the epochs after `step`, which a crash left without their checkpoint.
+
+        Raises:
+            RunError: as `read_history`, or an epoch lacks what going on from it needs.
+        """
         rows = self.read_history().rows
         kept = [row for row in rows if row["step"] <= step]
+        for name in COLUMNS:
+            if any(name not in row for row in kept):
+                raise RunError(f"{self.metrics} has an epoch without {name}: it was changed")
         write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         return History(kept)
 
@@ -255,8 +333,16 @@ class RunFiles:
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run, or None."""
-        return read_object(self.summary) if self.summary.is_file() else None
+        """The summary of a complete run, or None.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        if not self.summary.is_file():
+            return None
+        summary = read_object(self.summary)
+        check_shape(summary, SUMMARY, self.summary)
+        return summary
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
@@ -270,12 +356,22 @@ def read_object(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}") from None
+        value = read_json(path)
+    except Unusable as error:
+        raise RunError(str(error)) from None
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a JSON {type(value).__name__}, not an object")
     return value
+
+
+def check_shape(value: dict[str, Any], shape: Shape, path: Path) -> None:
+    """Refuse an object of a file that has not what it should, see `untrusted.misfit`.
+
+    Raises:
+        RunError: naming the file and what is wrong.
+    """
+    if problem := misfit(value, shape):
+        raise RunError(f"{path} is damaged: {problem}")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -135,7 +135,7 @@ def weights_subject(
             raise RecipeError(f"unknown {name} {value!r}{did_you_mean(value, known)}")
     info = dataset_info(dataset, data_dir=data_dir)
     file = read_weights(weights)
-    stated = Preprocessing.from_metadata(file.metadata)
+    stated = Preprocessing.from_metadata(file.metadata, file.source)
     normalize = _normalize_of(str(weights), stated, normalization)
     model = model_of(file.tensors, architecture)
     variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)

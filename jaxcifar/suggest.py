@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 100
+
 
 def did_you_mean(
     name: str, known: Iterable[str], *, count: int = 1, others: Iterable[str] | None = None
@@ -14,7 +16,8 @@ def did_you_mean(
         others: the list, where there are too many known names to print them all.
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    # Of a name from a file, which may be endless: what is much longer has no near ones anyway.
+    near = difflib.get_close_matches(name[:_LONGEST], known, n=count, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; choose from {', '.join(known if others is None else others)}"

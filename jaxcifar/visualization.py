@@ -9,6 +9,7 @@ cannot be used, RecipeError for anything asked for that cannot be.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,7 @@ from jaxcifar.recipe import RecipeError
 from jaxcifar.run_files import read_object, write_atomically
 from jaxcifar.subject import Subject, batch_of, run_subject
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import shown
 
 # An early convolution, the first of the first block, and a later one of the same stage.
 REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
@@ -263,6 +265,8 @@ def find_test_image(splits: Splits, image: str | int) -> int:
         return int(np.flatnonzero(splits.test.labels == splits.class_names.index(image))[0])
     if isinstance(image, str) and not image.isdecimal():
         raise RecipeError(f"unknown class {image!r}{did_you_mean(image, splits.class_names)}")
+    if isinstance(image, str) and len(image) > 9:  # int() refuses thousands of digits
+        raise RecipeError(f"test image {shown(image)} does not exist: {len(splits.test):,} do")
     if not 0 <= int(image) < len(splits.test):
         raise RecipeError(f"test image {image} does not exist: there are {len(splits.test):,}")
     return int(image)
@@ -285,7 +289,7 @@ def _see(subject: Subject, image: str | int, size: int | None) -> _View:
         pixels = splits.test.read(np.array([index])).images[0]
         if size is None:
             return _View(name, pixels, subject.preprocess(jnp.asarray(pixels)[None]))
-    elif Path(image).suffix or Path(image).exists():
+    elif Path(image).suffix or os.path.exists(image):
         name, pixels = Path(image).name, read_image(image)
     else:
         hint = did_you_mean(image, subject.dataset.class_names)
@@ -416,7 +420,8 @@ def _png(
         raise RecipeError(f"the picture is a PNG file: let --out end in .png, not {path.name!r}")
     if path.is_dir():
         raise RecipeError(f"{path} is a directory: name a file by --out")
-    if any(path.resolve() == Path(str(image)).resolve() for image in images):
+    # Not Path.resolve, which fails on a loop of links.
+    if any(os.path.realpath(path) == os.path.realpath(str(image)) for image in images):
         raise RecipeError(f"{path} is the image to be shown: name another file by --out")
     return path
 

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 
+import jax
 import pytest
 
 from jaxcifar import cli
@@ -116,3 +117,45 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 def test_fields_of_other_parsers_do_not_leak():
     assert given_options(argparse.Namespace(data_dir="x", epochs=2), Recipe) == {"epochs": 2}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nand more")]
+)
+def test_what_fits_no_memory_is_one_line(error, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: None)
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main)
+    assert stopped.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: out of memory: lower --batch-size")
+    assert text.count("\n") == 1
+
+
+def test_another_error_of_the_compiler_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "enable_compilation_cache", lambda: None)
+
+    def main():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        run_script(main)
+
+
+def test_a_value_without_end_is_not_repeated(parser, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse(["--epochs", "9" * 5_000])
+    assert len(capsys.readouterr().err) < 600
+
+
+@pytest.mark.parametrize("text", ["9" * 5_000, "-1", "1.5", "newest"])
+def test_a_checkpoint_that_is_none_is_refused(text, capsys):
+    parser = Parser(prog="evaluate.py")
+    cli.add_checkpoint_option(parser)
+    with pytest.raises(SystemExit):
+        parser.parse([f"--checkpoint={text}"])
+    assert "is neither best, last nor a step" in capsys.readouterr().err

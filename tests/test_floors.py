@@ -5,7 +5,8 @@ import ast
 import pytest
 
 FLOORS = (
-    "image_file interruption manifest parallel traced",
+    "interruption manifest parallel traced untrusted",
+    "image_file",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
     "activations checkpoint gradcam optim pretrained steps",

@@ -1,9 +1,10 @@
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxcifar import image_file
 from jaxcifar.image_file import ImageFileError, make_square, read_image
@@ -110,7 +111,7 @@ def test_what_is_no_image_is_one_clear_error(tmp_path):
 def test_a_file_of_absurd_length_is_not_opened(tmp_path, monkeypatch):
     whole_png(tmp_path)
     monkeypatch.setattr(image_file, "MAX_BYTES", 1_000)
-    with pytest.raises(ImageFileError, match=r"bytes, more than 1,000"):
+    with pytest.raises(ImageFileError, match="bytes, where at most 1,000 are read"):
         read_image(tmp_path / "whole.png")
 
 
@@ -130,3 +131,39 @@ def test_a_square_is_the_centre_resized(tmp_path):
     expected = np.interp((np.arange(16) + 0.5) / 2 - 0.5, np.arange(8), np.arange(0, 256, 32))
     assert np.abs(make_square(ramp, 16)[5, :, 1] - expected).max() <= 0.5
     assert make_square(PIXELS, 3).shape == (3, 3, 3)
+
+
+def test_a_loop_of_links_a_pipe_and_an_endless_name_are_no_images(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("loop.png", "pipe.png", "x" * 5_000, "a\0b"):
+        with pytest.raises(ImageFileError, match="there is no image file"):
+            read_image(tmp_path / name)
+
+
+def test_odd_metadata_are_not_told_of_tag_by_tag(tmp_path):
+    """A warning for each of thousands; of what warns, an error would come here."""
+    tags = b"".join(struct.pack("<HHII", tag, 1, 10_000, 8) for tag in range(300))
+    exif = b"II*\0" + struct.pack("<IH", 8, 300) + tags + b"\0" * 4
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), PIXELS)
+
+
+def test_a_jpeg_of_scans_without_end_is_refused(tmp_path):
+    Image.new("L", (64, 64)).save(tmp_path / "x.jpg", progressive=True)
+    whole = (tmp_path / "x.jpg").read_bytes()
+    scan = whole[whole.rfind(b"\xff\xda") : -2][:14]
+    assert read_image(tmp_path / "x.jpg").shape == (64, 64, 3)
+    (tmp_path / "x.jpg").write_bytes(whole[:-2] + scan * 1_000 + b"\xff\xd9")
+    with pytest.raises(ImageFileError, match="a JPEG of more than 1,000 scans"):
+        read_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_followed_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), expected)

@@ -12,6 +12,7 @@ from jaxcifar.pretrained import (
     export_weights,
     fill_model,
     load_pretrained,
+    model_of,
     to_torch,
 )
 from jaxcifar.resnet import ResNet, make_resnet, resnet18, resnet34, resnet50
@@ -292,3 +293,44 @@ class TestReport:
         model = ResNet(**TINY)
         filled, _ = fill(model.clone(frozen=frozenset({"bn1"})), tensors_of(model))
         assert_trees_identical(filled, random_variables(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"mean": "0.5 0.5"}, "three numbers"),
+        ({"mean": "0.5 nan 0.5"}, "three numbers"),
+        ({"std": "1 0 1"}, "those of std positive"),
+        ({"std": "1 inf 1"}, "three numbers"),
+        ({"mean": "0 " * 10**6}, "three numbers"),
+        ({"size": "1000000000"}, "a number of pixels"),
+        ({"size": "-3"}, "a number of pixels"),
+        ({"size": "9" * 5_000}, "a number of pixels"),
+        ({"size": "\u0663"}, "a number of pixels"),
+    ],
+)
+def test_metadata_that_cannot_be_are_one_short_error(change, problem):
+    good = {"mean": "0.5 0.5 0.5", "std": "1 1 1", "size": "32"}
+    assert Preprocessing.from_metadata(good).size == 32
+    with pytest.raises(WeightsError, match=f"metadata of w.pth cannot be read: .*{problem}") as e:
+        Preprocessing.from_metadata(good | change, "w.pth")
+    assert len(str(e.value)) < 200
+
+
+def test_a_tensor_without_elements_says_nothing_of_the_network():
+    for kernel, head in (
+        ((0, 3, 7, 7), (10, 8)),
+        ((1 << 40, 0, 3, 3), (0, 8)),
+        ((4, 3, 7, 0), (0, 0)),
+    ):
+        tensors = {"conv1.weight": np.zeros(kernel), "fc.weight": np.zeros(head)}
+        with pytest.raises(WeightsError, match="does not fit the model"):
+            fill_model(model_of(tensors, "resnet18"), tensors, source="w")
+
+
+def test_names_from_a_file_are_shown_without_control_characters_and_not_without_end():
+    tensors = tensors_of(ResNet(**TINY)) | {f"\x1b[2J{i}": np.zeros(1) for i in range(5_000)}
+    text = refusal(ResNet(**TINY), tensors)
+    assert r"unexpected: \x1b[2J0" in text
+    assert "\x1b" not in text
+    assert text.endswith("unexpected: 4,000 more")

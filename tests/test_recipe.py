@@ -6,7 +6,8 @@ import pytest
 
 from jaxcifar.data import DataError
 from jaxcifar.experiments import EXPERIMENTS, get_experiment
-from jaxcifar.recipe import Recipe, RecipeError
+from jaxcifar.recipe import Recipe, RecipeError, read_recipe
+from jaxcifar.run_files import RunFiles
 
 
 def test_a_recipe_survives_json():
@@ -50,6 +51,22 @@ def test_a_recipe_survives_json():
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"views": 0, "flip_rate": 0.5}, "views must be positive"),
         ({"views": 2}, "views 2 needs an augmentation"),
+        ({"width": 10**9}, "width must be at most 4,096, not 1000000000"),
+        ({"resize": 10**6}, "resize must be at most 16,384"),
+        ({"epochs": 10**12}, "epochs must be at most 100,000"),
+        ({"epochs": 10**5, "batch_size": 1, "stem": "cifar"}, "2\\*\\*31 or more"),
+        ({"batch_size": 2**62}, "is larger than the train split"),
+        ({"eval_batch_size": 2**63}, "eval_batch_size must be under 2\\*\\*63"),
+        ({"dropout_rate": "0.1"}, "dropout_rate must be of type float, not '0.1'"),
+        ({"learning_rate": 10**400}, "learning_rate must be finite as a float32, not 1000"),
+        ({"learning_rate": 1e300}, "learning_rate must be finite as a float32"),
+        ({"optimizer": [[[[[1]]]]]}, "unknown optimizer"),
+        ({"dataset": "x" * 10**6}, "dataset has 1,000,000 characters, more than 100"),
+        ({"freeze": "x" * 10**6}, "freeze has 1,000,000 characters, more than 16,384"),
+        ({"weights": "a\0b"}, "weights must be a line of text, not 'a.x00b'"),
+        ({"freeze": "fc=trained *=0.1@" + "9" * 5000}, "cannot read the label '0.1@999"),
+        ({"freeze": "*=" + "9" * 400}, "cannot read the label"),
+        ({"freeze": "layer_decay:1e-300"}, "cannot read the label"),
         ({"new_head": True}, "new_head says what to do with weights: name them by --weights"),
         ({"adapt_stem": True}, "adapt_stem says what to do with weights"),
         ({"freeze": "layer7"}, "freeze 'layer7': the rule 'layer7' matches no parameter; did you"),
@@ -105,6 +122,33 @@ def test_one_image_is_refused_only_where_batchnorm_has_no_variance():
 def test_an_unknown_field_has_its_nearest_name():
     with pytest.raises(RecipeError, match="'bach_size'; did you mean 'batch_size'"):
         Recipe.from_dict({"bach_size": 3})
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted():
+    recipe = Recipe(t_max=2**31, learning_rate=1)
+    assert isinstance(recipe.t_max, float)
+    assert float(recipe.make_schedule()(0)) == 1.0
+
+
+def test_a_value_is_shown_shortly_in_the_message():
+    deep = json.loads("[" * 900 + "]" * 900)
+    for settings in ({"width": deep}, {"optimizer": deep}, {"freeze": "x" * 16_000}):
+        with pytest.raises(RecipeError) as caught:
+            Recipe(**settings)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_recipe_that_cannot_be_is_called_by_its_file(tmp_path):
+    files = RunFiles(tmp_path)
+    for values, message in (
+        ({"width": 10**9}, "width must be"),
+        ({"dataset": "x"}, "There is no dataset"),
+        ({"\x1b[2J": 1}, "unknown field"),
+    ):
+        files.write_config({"recipe": values})
+        with pytest.raises(RecipeError, match=f"the recipe in .*config.json: {message}") as caught:
+            read_recipe(files)
+        assert "\x1b" not in str(caught.value)
 
 
 def test_steps_count_the_partial_batch():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcifar.run_files import History, RunError, RunFiles
+from jaxcifar.run_files import COLUMNS, History, RunError, RunFiles
 
 
 @pytest.fixture
@@ -101,14 +101,14 @@ def test_history_survives_a_line_cut_off_by_a_crash(files):
 
 
 def test_a_damaged_line_in_the_middle_is_named(files):
-    files.metrics.write_text('{"epoch": 1}\nrubbish\n{"epoch": 3}\n')
+    files.metrics.write_text('{"epoch": 1, "step": 3}\nrubbish\n{"epoch": 3, "step": 9}\n')
     with pytest.raises(RunError, match="line 2"):
         files.read_history()
 
 
 def test_epochs_after_the_checkpoint_are_dropped(files):
     for epoch in (1, 2, 3):
-        files.append_row({"epoch": epoch, "step": 10 * epoch})
+        files.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
     assert files.keep_history(20).column("epoch") == [1, 2]
     assert [json.loads(line)["epoch"] for line in files.metrics.read_text().splitlines()] == [1, 2]
 
@@ -258,3 +258,105 @@ def test_overwriting_removes_damaged_checkpoints_too(files):
     (files.damaged / "30").mkdir(parents=True)
     files.create({"recipe": {}})
     assert not files.damaged.exists()
+
+
+GOOD_ROW = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1, "step": 3}
+SCORE = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
+GOOD_SUMMARY = {"train_accuracy": 0.5, "train_seconds": 1.0, "best": SCORE, "last": SCORE}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"recipe":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"recipe": "\xff"}', "cannot be read as JSON: 'utf-8' codec"),
+        (b'{"recipe": ' + b"9" * 5_000 + b"}", "cannot be read as JSON"),
+        (b'{"recipe": []}', "has no recipe"),
+        (b'{"recipe": {}, "weights": [1]}', r"is damaged: weights is \[1\], not an object"),
+        (b'{"recipe": {}, "weights": {"source": "w"}}', "damaged: weights.sha256 is missing"),
+        (b'{"recipe": {}, "experiment": 1}', "experiment is 1, not a line of text"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_error(files, data, message):
+    files.config.write_bytes(data)
+    with pytest.raises(RunError, match=message) as caught:
+        files.read_config()
+    assert str(files.config) in str(caught.value)
+
+
+def test_files_that_are_none_are_not_waited_for(files):
+    files.config.unlink()
+    for place in (files.config, files.metrics, files.summary):
+        os.mkfifo(place)
+    assert not files.holds_run()
+    with pytest.raises(RunError, match="holds no run"):
+        files.read_config()
+    assert files.read_history() == History()
+    assert files.read_summary() is None
+
+
+def test_files_of_absurd_length_are_not_read(files):
+    for place in (files.config, files.metrics, files.summary):
+        place.touch()
+        os.truncate(place, 1 << 40)
+    for read in (files.read_config, files.read_history, files.read_summary):
+        with pytest.raises(RunError, match="has 1,099,511,627,776 bytes"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "is no epoch's: it is \\[1\\], not an object"),
+        ("7", "not an object"),
+        ('{"epoch": "1", "step": 3}', "epoch is '1', not a number"),
+        ('{"epoch": 1}', "step is missing"),
+        ('{"epoch": 1, "step": 3.5}', "step is 3.5, not a whole number"),
+        ('{"epoch": 1, "step": null}', "step is None, not a whole number"),
+        ('{"epoch": 1, "step": 3, "seconds": NaN}', "seconds is nan, not a finite number"),
+        ('{"epoch": 1, "step": 3, "train_loss": 1' + "0" * 400 + "}", "train_loss is .*a number"),
+        ("[" * 100_000, "line 1, cannot be read as JSON: it is nested too deeply"),
+        ("\0", "line 1, cannot be read as JSON"),
+    ],
+)
+def test_a_line_that_is_no_epochs_is_named(files, line, message):
+    files.metrics.write_text(f'{line}\n{{"epoch": 2, "step": 6}}\n')
+    with pytest.raises(RunError, match=message) as caught:
+        files.read_history()
+    assert f"{files.metrics}, line 1," in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_loss_that_is_not_finite_is_part_of_a_history(files):
+    files.append_row(GOOD_ROW | {"validation_loss": float("inf"), "train_loss": float("nan")})
+    assert files.read_history().column("validation_loss") == [float("inf")]
+
+
+def test_an_epoch_without_what_going_on_needs_is_named(files):
+    files.append_row({"epoch": 1, "step": 3})
+    with pytest.raises(RunError, match="the history has no train_loss for epoch 1"):
+        files.read_history().column("train_loss")
+    with pytest.raises(RunError, match="has no validation_accuracy"):
+        files.read_history().validated()
+    with pytest.raises(RunError, match="has an epoch without learning_rate"):
+        files.keep_history(3)
+    assert files.metrics.read_text() == '{"epoch": 1, "step": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_seconds": "1"}, "train_seconds is '1', not a finite number"),
+        ({"train_seconds": float("nan")}, "train_seconds is nan"),
+        ({"best": None}, "best is None, not an object"),
+        ({"last": SCORE | {"test": 0.5}}, "last.test is 0.5, not an object"),
+        ({"last": SCORE | {"validation_accuracy": None}}, "last.validation_accuracy is None"),
+        ({"parameters": 1.5}, "parameters is 1.5, not a whole number"),
+    ],
+)
+def test_a_summary_that_cannot_be_is_one_error(files, change, message):
+    files.write_summary(GOOD_SUMMARY)
+    assert files.read_summary() == GOOD_SUMMARY
+    files.write_summary(GOOD_SUMMARY | change)
+    with pytest.raises(RunError, match=f"summary.json is damaged: {message}"):
+        files.read_summary()

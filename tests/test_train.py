@@ -473,10 +473,3 @@ def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys
     cached = dataclasses.replace(frozen, cache_features=True)
     with pytest.raises(DeviceError, match="cached features are kept on the device"):
         fit(cached, digits, devices=DeviceOptions(input="stream"))
-
-
-def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path):
-    files = RunFiles(tmp_path / "run")
-    with files.lock(), pytest.raises(RunError, match="in use by another process"):
-        fit(recipe, digits, workdir=files.path)
-    assert not files.config.exists()

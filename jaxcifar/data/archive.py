@@ -17,7 +17,6 @@ import math
 import pickle
 import pickletools
 import tarfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,11 +27,16 @@ from numpy.typing import NDArray
 
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.errors import DataError
+from jaxcifar.untrusted import printable, shown
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 _SMALL_MEMBER = 1 << 16  # readme.html and the class names are 88 and 61 bytes
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+_OVERHEAD = 1 << 20  # headers, padding and what is read ahead; the originals have 20 kB of them
+_LONGEST_HEADER = 1 << 12  # of the extended ones, such as for a long name
+_MOST_TUPLES = 20  # in the pickle of a batch; the originals have 7
+_LARGEST_INT = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,18 @@ def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
     """
     try:
         kind, members = _read_members(path, form)
-    except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a made-up archive can raise whatever it likes
         raise DataError(
-            f"{path} cannot be read as a gzip-compressed tar archive ({error}); it is damaged or "
-            "something else, so fetch it again."
+            f"{path} cannot be read as a gzip-compressed tar archive "
+            f"({printable(str(error) or type(error).__name__)}); it is damaged or something else, "
+            "so fetch it again."
         ) from error
     names = kind.read_meta(f"{kind.meta} in {path}", members.pop(kind.meta))
     if names != form.class_names:
         raise DataError(
-            f"{kind.meta} in {path} names the classes {', '.join(names)}; expected "
+            f"{kind.meta} in {path} names the classes {printable(', '.join(names))}; expected "
             f"{', '.join(form.class_names)}."
         )
     batches = [
@@ -113,11 +120,42 @@ def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
     return {"train": train, "test": batches[-1]}
 
 
-class _Bounded:
-    """A stream that refuses to give more than `limit` bytes: the end of a decompression bomb."""
+def most_bytes(form: CifarFormat) -> int:
+    """No archive of the format unpacks to more, and gzip makes nothing larger."""
+    return max(sum(kind.limits(form).values()) for kind in _KINDS) + _OVERHEAD
 
-    def __init__(self, stream: _Readable, limit: int, path: Path) -> None:
-        self._stream, self._left, self._path = stream, limit, path
+
+class _Header(tarfile.TarInfo):
+    """A member's header. tarfile searches an extended one in quadratic time (CVE-2024-6232)."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENDED and header.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {header.size:,} bytes")
+        return header
+
+
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _Bounded:
+    """A stream that gives the members that are expected and little else: the end of a
+    decompression bomb, and of headers by the million, which tarfile would keep.
+    """
+
+    def __init__(self, stream: _Readable, path: Path) -> None:
+        self._stream, self._left, self._path = stream, _OVERHEAD, path
+
+    def expect(self, size: int) -> None:
+        """The next member may be read."""
+        self._left += size
 
     def read(self, size: int, /) -> bytes:
         data = self._stream.read(size)
@@ -131,34 +169,33 @@ def _read_members(path: Path, form: CifarFormat) -> tuple[_Kind, dict[str, bytes
     """The expected members by name, each there exactly once."""
     members: dict[str, bytes] = {}
     found: _Kind | None = None
-    # tarfile holds extended headers in memory whole, so the stream as a whole is bounded too.
-    most = max(sum(kind.limits(form).values()) for kind in _KINDS) + (1 << 20)
-    with (
-        gzip.open(path) as unzipped,
-        tarfile.open(
-            # tarfile asks for nothing but `read` in stream mode.
-            fileobj=_Bounded(unzipped, most, path),  # type: ignore[call-overload]
+    with gzip.open(path) as unzipped:
+        stream = _Bounded(unzipped, path)
+        with tarfile.open(
+            # It asks for nothing but `read` in stream mode.
+            fileobj=stream,  # type: ignore[call-overload]
             mode="r|",
             bufsize=_CHUNK,
-        ) as tar,
-    ):
-        for member in tar:
-            _check_member(member, path)
-            if member.isdir():
-                continue
-            name = PurePosixPath(member.name).name
-            kind = next((kind for kind in _KINDS if name in kind.limits(form)), None)
-            _check_size(member, kind.limits(form)[name] if kind else _SMALL_MEMBER, path)
-            if kind is None:
-                continue
-            if found not in (None, kind):
-                raise DataError(f"{path} mixes the binary and the python version of CIFAR-10.")
-            if name in members:
-                raise DataError(f"{path} holds {name} twice; refused.")
-            found = kind
-            file = tar.extractfile(member)
-            assert file is not None  # None only for what _check_member refuses
-            members[name] = file.read()
+            tarinfo=_Header,
+        ) as tar:
+            for member in tar:
+                _check_member(member, path)
+                if member.isdir():
+                    continue
+                name = PurePosixPath(member.name).name
+                kind = next((kind for kind in _KINDS if name in kind.limits(form)), None)
+                _check_size(member, kind.limits(form)[name] if kind else _SMALL_MEMBER, path)
+                stream.expect(member.size)
+                if kind is None:
+                    continue
+                if found not in (None, kind):
+                    raise DataError(f"{path} mixes the binary and the python version of CIFAR-10.")
+                if name in members:
+                    raise DataError(f"{path} holds {name} twice; refused.")
+                found = kind
+                file = tar.extractfile(member)
+                assert file is not None  # None only for what _check_member refuses
+                members[name] = file.read()
     if found is None:
         raise DataError(
             f"{path} holds no CIFAR-10 batches; expected the archive cifar-10-binary.tar.gz or "
@@ -174,19 +211,22 @@ def _check_member(member: tarfile.TarInfo, path: Path) -> None:
     """Refuses what no CIFAR archive has and a hostile one might."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{path} has a member that points outside of it, {member.name!r}; refused.")
+        raise DataError(
+            f"{path} has a member that points outside of it, {shown(member.name)}; refused."
+        )
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
     if not plain and not member.isdir():
         raise DataError(
-            f"{path} has a member that is a link, a device or the like, {member.name!r}; refused."
+            f"{path} has a member that is a link, a device or the like, {shown(member.name)}; "
+            "refused."
         )
 
 
 def _check_size(member: tarfile.TarInfo, limit: int, path: Path) -> None:
     if member.size > limit:
         raise DataError(
-            f"{member.name!r} in {path} has {member.size:,} bytes, where at most {limit:,} can be "
-            "right; refused."
+            f"{shown(member.name)} in {path} has {member.size:,} bytes, where at most {limit:,} "
+            "can be right; refused."
         )
 
 
@@ -256,6 +296,9 @@ class _Array:
         _, shape, dtype, self._fortran, self._bytes = state
         if not isinstance(dtype, _Dtype) or dtype.code not in (b"u1", "u1"):
             raise pickle.UnpicklingError("an array that is not of uint8")
+        # The product of a number and a string is a long string.
+        if type(shape) is not tuple or not all(type(size) is int for size in shape):
+            raise pickle.UnpicklingError("an array whose shape is not made of numbers")
         if type(self._bytes) is not bytes or len(self._bytes) != math.prod(shape):
             raise pickle.UnpicklingError(f"an array of {shape} with other than so many bytes")
         self.shape = tuple(shape)
@@ -288,26 +331,34 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
 
-def _check_memo(data: bytes) -> None:
-    """Refuses a pickle that numbers its objects higher than it can have objects.
+def _check_opcodes(data: bytes) -> None:
+    """Refuses a pickle that would take the unpickler much more than its size in memory or time.
 
-    The unpickler allots its memo up to the highest number: ten bytes took 2 GB and 9 s. This costs
-    0.1 s a batch.
+    - It allots its memo up to the highest number: ten bytes took 2 GB and 9 s.
+    - A tuple of tuples that is used as a key is hashed until the stack ends (a crash), or for ever.
+    - Of long integers a file may choose a million with one hash, for a dictionary's keys.
+
+    This costs 0.1 s a batch.
     """
-    for opcode, number, _ in pickletools.genops(data):
-        if opcode.name not in ("PUT", "BINPUT", "LONG_BINPUT"):
-            continue
-        if not 0 <= int(number or 0) <= len(data):
-            raise pickle.UnpicklingError(f"a memo of {number:,} entries")
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if not 0 <= int(argument or 0) <= len(data):
+                raise pickle.UnpicklingError(f"a memo of {argument:,} entries")
+        elif isinstance(argument, int) and abs(argument) > max(_LARGEST_INT, len(data)):
+            raise pickle.UnpicklingError("a huge number")
+        tuples += opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
+        if tuples > _MOST_TUPLES:
+            raise pickle.UnpicklingError(f"more than {_MOST_TUPLES} tuples")
 
 
 def _unpickle(what: str, data: bytes) -> dict[Any, Any]:
     try:
-        _check_memo(data)
+        _check_opcodes(data)
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a made-up pickle can raise whatever it likes
         raise DataError(
-            f"{what} is not the pickle of a CIFAR-10 batch ({error}); refused."
+            f"{what} is not the pickle of a CIFAR-10 batch ({printable(str(error))}); refused."
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{what} is not the pickle of a dictionary; refused.")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.errors import DataError
+from jaxcifar.untrusted import read_json
 
 _log = logging.getLogger(__name__)
 _VERSION = "v1"  # of this file format; a new one gets a new folder
@@ -111,22 +112,25 @@ def _cached_arrays(
 
 def _load(place: Path, parts: Sequence[str]) -> Arrays | None:
     """What is kept at `place`, or None where it is absent or damaged."""
+    if not (place / _CHECKS).exists():
+        return None
     try:
-        checks = json.loads((place / _CHECKS).read_text())
+        checks = read_json(place / _CHECKS)
         files = {(split, part): _file(place, split, part) for split in _SPLITS for part in parts}
+        if not all(file.is_file() for file in files.values()):  # a pipe would wait
+            raise DataError("a file is absent")
         with ThreadPoolExecutor(max_workers=2) as pool:
             found = list(pool.map(_crc32, files.values()))
         if any(checks[file.name] != crc for file, crc in zip(files.values(), found, strict=True)):
             raise DataError("a checksum differs")
-        return {
-            (split, part): np.load(
-                file, mmap_mode="r" if part == _IMAGES else None, allow_pickle=False
-            )
-            for (split, part), file in files.items()
+        # Mapped, so that a header which declares more than the file has is refused, not allotted.
+        mapped = {
+            key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items()
         }
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return {
+            key: array if key[1] == _IMAGES else np.array(array) for key, array in mapped.items()
+        }
+    except Exception as error:  # NumPy's, too, about a header that it cannot follow
         _log.warning("The decoded images in %s are damaged (%s); decoding again.", place, error)
         return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcifar.data import tfds_store
-from jaxcifar.data.archive import SIDE, CifarFormat, read_archive
+from jaxcifar.data.archive import SIDE, CifarFormat, most_bytes, read_archive
 from jaxcifar.data.cache import cached
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.digest import check_digest_form, fingerprint, sha256_of
@@ -173,6 +173,9 @@ def _read_local(path: Path, expected: str | None, source: Source) -> dict[str, D
     path = path.expanduser()
     if not path.is_file():
         raise DataError(f"The archive {path} does not exist or is not a file.")
+    size, most = path.stat().st_size, most_bytes(source.form)
+    if size > most:
+        raise DataError(f"{path} has {size:,} bytes, where at most {most:,} can be right; refused.")
     try:
         digest = sha256_of(path)
     except OSError as error:
@@ -182,7 +185,7 @@ def _read_local(path: Path, expected: str | None, source: Source) -> dict[str, D
     if expected is None and digest not in {archive.sha256 for archive in source.archives}:
         known = " nor ".join(f"{a.name} ({a.size:,} bytes)" for a in source.archives)
         raise DataError(
-            f"{path} ({path.stat().st_size:,} bytes) is neither {known}, going by its SHA-256: it "
+            f"{path} ({size:,} bytes) is neither {known}, going by its SHA-256: it "
             "is cut short, damaged or another file. For an archive that was packed anew on "
             f"purpose, add --sha256 {digest}."
         )

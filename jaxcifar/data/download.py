@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from jaxcifar.data.digest import sha256_of
 from jaxcifar.data.errors import DataError
 from jaxcifar.data.progress import progress_bar
+from jaxcifar.untrusted import printable
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 16
@@ -146,11 +147,12 @@ def _receive(
         response = urllib.request.urlopen(request, timeout=patience.timeout)
     except urllib.error.HTTPError as error:
         with error:
-            raise _Failed(f"HTTP {error.code} {error.reason}") from error
+            raise _Failed(f"HTTP {error.code} {printable(str(error.reason))}") from error
     except urllib.error.URLError as error:
-        raise _Failed(str(error.reason)) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Failed(str(error) or type(error).__name__) from error
+        raise _Failed(printable(str(error.reason))) from error
+    # ValueError: of an address that it was sent on to.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _Failed(printable(str(error) or type(error).__name__)) from error
     with response:
         start = _start_of(response, have, remote)
         with (

@@ -7,7 +7,6 @@ imported where images or labels are read, and TensorFlow never.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,13 +25,16 @@ from jaxcifar.data.tfds_store import (
     FORMAT,
     INFO,
     data_root,
+    foreign_class,
     import_tfds,
     newest_version,
     read_info,
     shard_paths,
 )
+from jaxcifar.untrusted import Unusable, read_bytes, read_json, shown
 
 PREFIX = "tfds:"
+_MOST_NAMES = 4 << 20  # bytes of label.labels.txt; ImageNet's has 10,000
 _READ_AT_ONCE = 1000  # records, of whose images only the labels are kept
 
 
@@ -257,7 +259,14 @@ def _how_to(name: str, config: str | None, root: Path) -> str:
 def _read_features(path: Path) -> tuple[int | None, int]:
     """The side of the images, None where they are of several sizes, and the number of classes."""
     try:
-        features = json.loads(path.read_text())["featuresDict"]["features"]
+        value = read_json(path)
+        # Other classes than TFDS's own would be imported by it, which runs code.
+        if (foreign := foreign_class(value)) is not None:
+            raise DataError(
+                f"{path} names {shown(foreign)}, which TFDS would import; only its own features "
+                "are allowed. Prepare it again."
+            )
+        features = value["featuresDict"]["features"]
         image, label = features.get("image", {}), features.get("label", {})
         kinds = [str(f.get("pythonClassName", "")).rpartition(".")[2] for f in (image, label)]
         if kinds != ["Image", "ClassLabel"]:
@@ -286,7 +295,11 @@ def _read_features(path: Path) -> tuple[int | None, int]:
 def _class_names(path: Path, count: int) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(map(str, range(count)))
-    names = tuple(path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n"))
+    try:
+        text = read_bytes(path, _MOST_NAMES).decode(errors="replace")
+    except Unusable as error:
+        raise DataError(f"{error}. Prepare it again.") from None
+    names = tuple(text.rstrip("\n").split("\n"))
     if len(names) != count:
         raise DataError(f"{path} names {len(names)} classes, and features.json has {count}.")
     return names

@@ -10,7 +10,6 @@ images are decoded or written: looking for a prepared dataset needs no more than
 """
 
 import io
-import json
 import os
 import re
 import shutil
@@ -26,10 +25,13 @@ from numpy.typing import NDArray
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.errors import DataError
 from jaxcifar.data.progress import Bar, progress_bar
+from jaxcifar.untrusted import Shape, Unusable, misfit, printable, read_bytes, read_json, shown
 
 NAME = "cifar10"
 INFO = "dataset_info.json"
 FORMAT = "array_record"
+_FEATURES = "features.json"
+_MOST_LABELS = 1 << 16  # bytes of label.labels.txt
 _READ_AT_ONCE = 1000  # records; one by one takes twice as long
 # A CIFAR image of 3,072 bytes: level 1 takes 0.23 ms and 2,286 bytes on average, level 6 0.28 ms
 # and 2,253 bytes.
@@ -99,8 +101,8 @@ def _inspect(directory: Path, class_names: tuple[str, ...], counts: Mapping[str,
     info = read_info(directory / INFO, way_out)
     if info.name != NAME or info.file_format != FORMAT:
         raise DataError(
-            f"{directory} holds {info.name!r} as {info.file_format}, and only {NAME} as {FORMAT} "
-            "can be read without TensorFlow. Prepare it in another folder: "
+            f"{directory} holds {shown(info.name)} as {printable(info.file_format)}, and only "
+            f"{NAME} as {FORMAT} can be read without TensorFlow. Prepare it in another folder: "
             f"python scripts/prepare_data.py {NAME} --data-dir OTHER."
         )
     found = {split: sum(lengths) for split, lengths in info.shards.items()}
@@ -108,15 +110,25 @@ def _inspect(directory: Path, class_names: tuple[str, ...], counts: Mapping[str,
         raise DataError(f"{directory} has {found} images, expected {dict(counts)}. {way_out}")
     shards = shard_paths(directory, info)
     labels = directory / "label.labels.txt"
-    files = (directory / INFO, directory / "features.json", labels, *shards)
+    files = (directory / INFO, directory / _FEATURES, labels, *shards)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{directory} lacks {', '.join(missing)}. {way_out}")
-    names = tuple(labels.read_text(errors="replace").split())
+    try:
+        names = tuple(read_bytes(labels, _MOST_LABELS).decode(errors="replace").split())
+        features = read_json(directory / _FEATURES)
+    except Unusable as error:
+        raise DataError(f"{error}. {way_out}") from None
     if names != class_names:
         raise DataError(
-            f"{labels} names the classes {', '.join(names)}; expected {', '.join(class_names)}. "
-            f"{way_out}"
+            f"{labels} names the classes {printable(', '.join(names))}; expected "
+            f"{', '.join(class_names)}. {way_out}"
+        )
+    foreign = foreign_class(features)
+    if foreign is not None:
+        raise DataError(
+            f"{directory / _FEATURES} names {shown(foreign)}, which TFDS would import; only its "
+            f"own features are allowed. {way_out}"
         )
     return Prepared(directory, names, files, found)
 
@@ -130,6 +142,17 @@ class Info:
     shards: Mapping[str, tuple[int, ...]]
 
 
+# Of dataset_info.json; the lengths are strings of digits, as protobuf writes an int64.
+_SHAPE: Shape = {
+    "name": str,
+    "fileFormat?": str,
+    "splits": [{"name": str, "shardLengths": [(str, int)], "filepathTemplate?": str}],
+}
+# Which file a shard is; TFDS would follow any other pattern to any other place.
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_MOST_SHARDS = 1_000
+
+
 def read_info(path: Path, way_out: str) -> Info:
     """Reads a `dataset_info.json`.
 
@@ -137,17 +160,44 @@ def read_info(path: Path, way_out: str) -> Info:
       DataError: it cannot be understood; the message ends with `way_out`.
     """
     try:
-        raw = json.loads(path.read_text())
-        return Info(
-            raw["name"],
-            raw.get("fileFormat", "tfrecord"),  # TFDS's default where the file says nothing
-            {
-                split["name"]: tuple(int(length) for length in split["shardLengths"])
-                for split in raw["splits"]
-            },
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} cannot be understood ({error!r}). {way_out}") from error
+        raw = read_json(path)
+    except Unusable as error:
+        raise DataError(f"{path.parent} cannot be understood: {error}. {way_out}") from None
+    if problem := misfit(raw, _SHAPE):
+        raise DataError(f"{path} cannot be understood ({problem}). {way_out}")
+    shards = {}
+    for split in raw["splits"]:
+        lengths = [str(length) for length in split["shardLengths"]]
+        if len(lengths) > _MOST_SHARDS or not all(re.fullmatch("[0-9]{1,9}", n) for n in lengths):
+            raise DataError(f"{path} cannot be understood (its shardLengths). {way_out}")
+        if split.get("filepathTemplate", _TEMPLATE) != _TEMPLATE:
+            raise DataError(f"{path} names its files in a way of its own. {way_out}")
+        shards[split["name"]] = tuple(map(int, lengths))
+    # TFDS's default where the file says nothing.
+    return Info(raw["name"], raw.get("fileFormat", "tfrecord"), shards)
+
+
+def foreign_class(features: Any) -> Any:
+    """The first class that features.json names outside of TFDS's own, or None.
+
+    TFDS imports the module of each, wherever that is: an import runs code.
+    """
+    left = [features]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+            for key in value.keys() & _NAMING:
+                if not isinstance(value[key], str) or not _OWN_CLASS.fullmatch(value[key]):
+                    return value[key]
+        elif isinstance(value, list):
+            left += value
+    return None
+
+
+# "type" is of TFDS before 4.5, and a JSON feature has features as text within.
+_NAMING = {"pythonClassName", "python_class_name", "type", "jsonFeature", "json_feature"}
+_OWN_CLASS = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+", re.ASCII)
 
 
 def shard_paths(directory: Path, info: Info) -> list[Path]:
@@ -188,8 +238,8 @@ def decode(prepared: Prepared, side: int, *, progress: bool = True) -> dict[str,
             return {split: _decode_split(builder, split, side, bar) for split in prepared.counts}
         except Exception as error:  # array_record and PIL each have their own for damaged files
             raise DataError(
-                f"The images in {prepared.directory} cannot be read ({error}). Move it away and "
-                f"prepare it again: python scripts/prepare_data.py {NAME}."
+                f"The images in {prepared.directory} cannot be read ({printable(str(error))}). "
+                f"Move it away and prepare it again: python scripts/prepare_data.py {NAME}."
             ) from error
 
 

@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 
 from jaxcifar.run_files import History
 
+DRAWN = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 TRAIN_COLOR, VALIDATION_COLOR = "#1f5fa8", "#d1601f"
 
 

@@ -15,7 +15,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
+from jaxcifar.plots.curves import DRAWN
 from jaxcifar.recipe import Recipe, read_recipe
 from jaxcifar.reproduction.drawings import (
     Drawing,
@@ -26,7 +28,7 @@ from jaxcifar.reproduction.drawings import (
     pictures,
 )
 from jaxcifar.reproduction.page import Picture, to_html, to_markdown
-from jaxcifar.reproduction.plan import PLAN, Item, Settings
+from jaxcifar.reproduction.plan import MOST_SEEDS, PLAN, Item, Settings
 from jaxcifar.reproduction.report import (
     NOT_RUN,
     Entry,
@@ -38,10 +40,17 @@ from jaxcifar.reproduction.report import (
     build_page,
     read_run,
 )
-from jaxcifar.run_files import RunError, RunFiles, read_object, write_atomically
+from jaxcifar.run_files import RunError, RunFiles, check_shape, read_object, write_atomically
 from jaxcifar.sweeps.files import SweepFiles
+from jaxcifar.untrusted import Shape, printable
 
 _MADE_BY = "jaxcifar reproduce"
+_MARK: Shape = {
+    "scale?": str,
+    "seed?": int,
+    "asked?": {"*": {"*": (str, int)}},
+    "failed?": {"*": str},
+}
 _GALLERIES = {
     "activations": (
         "What layers put out",
@@ -134,13 +143,20 @@ class ReportFolder:
         values = read_object(file)
         if values.pop("made_by", None) != _MADE_BY:
             raise RunError(f"{file} is another program's: choose another --out")
+        check_shape(values, _MARK, file)
         if "seeds" in values:  # the first form: one number, whatever item it was asked for
             values.pop("seeds")
             values["asked"] = {item.name: self._seeds_begun(item) for item in self.plan}
         try:
-            return Mark(**values)
+            mark = Mark(**values)
         except TypeError as error:
-            raise RunError(f"{file} is damaged ({error}): choose another --out") from None
+            raise RunError(
+                f"{file} is damaged ({printable(str(error))}): choose another --out"
+            ) from None
+        seeds = [options.get("seeds", 1) for options in mark.asked.values()]
+        if mark.scale not in get_args(Scale) or any(s not in range(MOST_SEEDS + 1) for s in seeds):
+            raise RunError(f"{file} is damaged (its scale or seeds): choose another --out")
+        return mark
 
     def write_mark(self, mark: Mark) -> None:
         """Write plan.json, making the directory."""
@@ -216,7 +232,7 @@ class ReportFolder:
         """The curves of every run that has an epoch."""
         paths = [path for entry in self.entries() for path in entry.paths]
         paths += [p for item in self.plan if item.values for _, p in self.members(item)]
-        begun = [path for path in dict.fromkeys(paths) if _has_epochs(path)]
+        begun = [path for path in dict.fromkeys(paths) if _has_curves(path)]
         return [self._curve(path) for path in begun]
 
     def read_report(self) -> Report:
@@ -337,8 +353,10 @@ def _how(sweep: Path) -> str:
     return f"The members ran {form}: {description['why']}."
 
 
-def _has_epochs(path: Path) -> bool:
+def _has_curves(path: Path) -> bool:
+    """Whether a run has an epoch, and what is drawn of each."""
     try:
-        return bool(RunFiles(path).read_history().rows)
+        history = RunFiles(path).read_history()
+        return bool(history.rows) and all(history.column(name) for name in DRAWN)
     except RunError:
         return False

@@ -1,5 +1,6 @@
 """What the course report ran, as data: what `reproduction` works through, in order."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ REPORTED = {
     "freeze_b": Reported(0.615, 0.492, 0.491, 3 * 60 + 45),
     "mini": Reported(0.896, 0.728, 0.728, 23 * 60 + 51),
 }
+MOST_SEEDS = 100  # of an item; the page has a column for each
 # So that all of it takes about ten minutes on two cores; most of that is compiling, and scoring
 # the 10,000 test images, which are never fewer.
 SMOKE = {"train_size": 1_280, "validation_size": 500, "epochs": 2}
@@ -142,10 +144,12 @@ class Settings:
         """Check what no recipe checks.
 
         Raises:
-            RecipeError: fewer than one seed.
+            RecipeError: fewer than one seed, or far too many.
         """
         if self.seeds < 1:
             raise RecipeError(f"seeds must be at least 1, not {self.seeds}")
+        if self.seeds > MOST_SEEDS:
+            raise RecipeError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
 
     def options(self) -> dict[str, str | int]:
         """What of the command line, beside scale, seed and places, is not by default.
@@ -154,7 +158,7 @@ class Settings:
         """
         weights = self.weights
         if weights is not None and (Path(weights).exists() or Path(weights).is_absolute()):
-            weights = Path(weights).resolve().name
+            weights = os.path.basename(os.path.realpath(weights))
         seeds = self.seeds if self.seeds > 1 else None
         values = {"weights": weights, "epochs": self.epochs, "resize": self.resize, "seeds": seeds}
         return {name: value for name, value in values.items() if value is not None}

@@ -11,10 +11,35 @@ from jaxcifar.experiments import EXPERIMENTS
 from jaxcifar.plots import ComparisonPoint
 from jaxcifar.recipe import Recipe
 from jaxcifar.reproduction.page import Block, Code, Heading, Notice, Page, Picture, Table, Text
-from jaxcifar.run_files import History, RunError, RunFiles
+from jaxcifar.run_files import History, RunError, RunFiles, check_shape
+from jaxcifar.untrusted import Shape, printable, shown
 
 Scale = Literal["smoke", "full"]
 NOT_RUN = "not run"
+
+# What the page shows of a run's config.json and summary.json, beyond what `run_files` checks.
+_CONFIG: Shape = {
+    "recipe": {"epochs": int, "seed": int},
+    "machine": {
+        "device": str,
+        "devices": int,
+        "processor": str,
+        "cores": (None, int),
+        "python": str,
+        "versions": {"jax": str, "*": str},
+    },
+}
+_SCORE: Shape = {"step": int, "test": {"accuracy": float, "examples": int}}
+_SUMMARY: Shape = {
+    "epochs": int,
+    "parameters": int,
+    "trainable_parameters": int,
+    "train_accuracy": float,
+    "validation_seconds": float,
+    "images_per_second": float,
+    "best": _SCORE,
+    "last": _SCORE,
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +92,11 @@ def read_run(path: Path) -> Run | None:
     files = RunFiles(path)
     if not files.config.is_file():
         return None
-    summary = files.read_summary()
-    run = Run(path, files.read_config(), files.read_history(), summary)
+    config, summary = files.read_config(), files.read_summary()
+    check_shape(config, _CONFIG, files.config)
+    if summary is not None:
+        check_shape(summary, _SUMMARY, files.summary)
+    run = Run(path, config, files.read_history(), summary)
     # A run that was given more epochs keeps its summary until it goes on.
     complete = summary is not None and summary.get("epochs") == run.epochs
     return run if complete else dataclasses.replace(run, summary=None)
@@ -515,7 +543,10 @@ def _read_or_none(path: Path) -> Run | None:
 
 
 def _value(value: Any) -> str:
-    return "the default" if value is None else str(value)
+    """A recipe's value, which is as the file has it."""
+    if value is None:
+        return "the default"
+    return printable(value) if isinstance(value, str) else shown(value)
 
 
 def _device(machine: Mapping[str, Any]) -> str:

@@ -15,9 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.recipe import Recipe
-from jaxcifar.run_files import RunError, RunFiles, read_object, write_atomically
-from jaxcifar.sweeps.members import Member, Number
+from jaxcifar.recipe import Recipe, recipe_of_file
+from jaxcifar.run_files import RunError, RunFiles, check_shape, read_object, write_atomically
+from jaxcifar.sweeps.members import Member, Number, numeric_fields
+from jaxcifar.untrusted import Shape
+
+DESCRIPTION: Shape = {
+    "experiment": str,
+    "field": str,
+    "values": [float],
+    "recipe": dict,
+    "mode": str,
+    "why": str,
+    "measured": (None, dict),
+    "failures": {"*": str},
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,12 @@ class SweepFiles:
             raise RunError(f"there is no directory {self.path} with a sweep to resume")
         if not self.holds_sweep():
             raise RunError(f"{self.path} holds no sweep (no readable sweep.json)")
-        return read_object(self.description)
+        description = read_object(self.description)
+        check_shape(description, DESCRIPTION, self.description)
+        # Of these the members' directories have their names, which `clear` removes.
+        if description["field"] not in numeric_fields():
+            raise RunError(f"{self.description} is damaged: its field is no number of a recipe")
+        return description
 
     def write(self, description: dict[str, Any]) -> None:
         """Write sweep.json, atomically."""
@@ -95,7 +112,10 @@ class SweepFiles:
         sweep.json stays until it is replaced: killed at any point, the directory still counts as a
         sweep, which --overwrite and --resume can deal with.
         """
-        before = self.read()
+        try:
+            before = self.read()
+        except RunError as error:
+            raise RunError(f"{error}; remove {self.path}, or choose another --workdir") from None
         for value in before["values"]:
             files = self.run(f"{before['field']}={value}")
             if files.holds_run():
@@ -111,7 +131,8 @@ def read_sweep(workdir: str | Path) -> Recipe:
         RunError: not a sweep, or a damaged one.
         RecipeError: a recipe with a field this version does not know.
     """
-    return Recipe.from_dict(SweepFiles(Path(workdir)).read()["recipe"])
+    files = SweepFiles(Path(workdir))
+    return recipe_of_file(files.read()["recipe"], files.description)
 
 
 def check_resumable(

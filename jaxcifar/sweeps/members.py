@@ -11,6 +11,7 @@ import numpy as np
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.state import state_shapes
 from jaxcifar.suggest import did_you_mean
+from jaxcifar.untrusted import shown
 
 Number = int | float
 
@@ -69,7 +70,7 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
         if any(member.value == value for member in members):
             raise RecipeError(f"{field} {value} is given twice: each member needs its own value")
         if type(value) not in (int, float):  # a recipe may have None there
-            raise RecipeError(f"{field} must be of type {kind.__name__}, not {value!r}")
+            raise RecipeError(f"{field} must be of type {kind.__name__}, not {shown(value)}")
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
     return members
@@ -87,7 +88,8 @@ def parse_values(field: str, texts: Sequence[str]) -> list[Number]:
         try:
             values.append(kind(text))
         except ValueError:
-            raise RecipeError(f"{field} must be of type {kind.__name__}, not {text!r}") from None
+            wanted = f"{field} must be of type {kind.__name__}"
+            raise RecipeError(f"{wanted}, not {shown(text)}") from None
     return values
 
 

@@ -1,5 +1,6 @@
 """Several runs that differ in one number, with a table and a plot. Read it from `sweep` down."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -150,8 +151,9 @@ def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> No
 
 def _check_origin(files: SweepFiles, recipe: Recipe) -> None:
     """A sweep that begins from a run must not replace it."""
-    origin = None if recipe.weights is None else Path(recipe.weights).resolve()
-    if origin is not None and origin.is_relative_to(files.path.resolve()):
+    # Not Path.resolve, which fails on a loop of links.
+    origin = None if recipe.weights is None else Path(os.path.realpath(recipe.weights))
+    if origin is not None and origin.is_relative_to(os.path.realpath(files.path)):
         raise RunError(
             f"the weights come from {recipe.weights}, inside {files.path}: choose another --workdir"
         )

@@ -17,6 +17,7 @@ from jaxcifar.weights.torch_file import ZIP_START, read_torch
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[A-Za-z0-9_][\w./-]*)?", re.ASCII)
 # Names on the hub may have dots, too (timm/resnet18.a1_in1k), so only these mean a file.
 _SUFFIXES = (".bin", ".ckpt", ".h5", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".safetensors", ".tar")
+MOST_BYTES = 4 << 30  # a ResNet-50 with its optimizer's state, all in double precision, has 0.6 GB
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,13 @@ def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if not path.is_file():  # a pipe would wait, a device never end
         raise WeightsError(f"{path} is a pipe, a device or the like: give the path of a file.")
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(32)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > MOST_BYTES:
+        raise WeightsError(f"{path} has {size:,} bytes, where at most {MOST_BYTES:,} are read.")
     # First, as the length that a safetensors file begins with may look like a pickle.
     if start[8:9] == b"{":
         return read_safetensors(path)

@@ -6,7 +6,6 @@ checked whether or not the hub can be reached.
 """
 
 import importlib
-import json
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.untrusted import Unusable, printable, read_json
 from jaxcifar.weights.digest import sha256_of
 from jaxcifar.weights.errors import WeightsError
 
@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG = "config.json"
 _MOST_CONFIG = 1 << 20
+_MOST_WEIGHTS = 4 << 30  # as of a local file
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,23 @@ def _find_online(repository: _Repository) -> _Found:
     for name in _FILES:
         try:
             url = hub.hf_hub_url(repository.name, name, revision=repository.revision)
-            etag = hub.get_hf_file_metadata(url).etag
+            about = hub.get_hf_file_metadata(url)
+            size = getattr(about, "size", None) or 0
+            if size > _MOST_WEIGHTS:
+                raise WeightsError(
+                    f"{name} of {repository.given} has {size:,} bytes, where at most "
+                    f"{_MOST_WEIGHTS:,} are read: these are not the weights of a ResNet."
+                )
             path = hub.hf_hub_download(repository.name, name, revision=repository.revision)
         except errors.LocalEntryNotFoundError:  # the hub went out of reach between the two
             raise
         except errors.EntryNotFoundError:
             continue
-        if not _is_sha256(etag):
+        if not _is_sha256(about.etag):
             raise WeightsError(
                 f"The hub has no SHA-256 of {name} in {repository.given}: {repository.way_out}."
             )
-        return _Found(Path(path), name, etag, online=True)
+        return _Found(Path(path), name, about.etag, online=True)
     raise WeightsError(
         f"{repository.given} on the Hugging Face hub has neither {' nor '.join(_FILES)}: download "
         "the file that has its weights, and pass its path."
@@ -185,11 +192,9 @@ def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
         return {}
     except Exception as error:
         raise _unreachable(repository, f"and its {_CONFIG} was not fetched", error) from error
-    with open(path, "rb") as file:
-        text = file.read(_MOST_CONFIG)
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
+        config = read_json(Path(path), _MOST_CONFIG)
+    except Unusable:
         config = None
     if not isinstance(config, dict):
         raise WeightsError(
@@ -200,7 +205,7 @@ def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
 
 
 def _unreachable(repository: _Repository, so: str, error: Exception) -> WeightsError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = printable((str(error) or type(error).__name__).splitlines()[0])
     return WeightsError(
         f"{repository.given} is no file here, the Hugging Face hub could not be reached "
         f"({reason}), {so}: {repository.way_out}."

@@ -1,5 +1,6 @@
 """safetensors files (https://github.com/huggingface/safetensors), through their own library."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
+from jaxcifar.untrusted import printable
 from jaxcifar.weights.errors import WeightsError
 from jaxcifar.weights.numbers import decode
 
@@ -28,6 +30,7 @@ _NUMPY_NAMES = {
     "BOOL": "bool",
 }
 _BFLOAT16 = "BF16"
+_MOST_HEADER = 4 << 20  # bytes; ResNet-152's has 0.1 MB, and Python takes 20 times as much
 _METADATA = "__metadata__"  # the format's own name among those of tensors
 
 
@@ -39,6 +42,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
         does not have.
     """
     try:
+        _check_header(path)
         with safe_open(path, framework="np") as file:
             names = list(file.keys())
             kinds = {name: file.get_slice(name).get_dtype() for name in names}
@@ -61,11 +65,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
         raise
     except Exception as error:  # the library's own, and NumPy's about shapes it cannot have
         raise WeightsError(
-            f"{path} cannot be read as a safetensors file ({error}); it is damaged or something "
-            "else, so fetch it again."
+            f"{path} cannot be read as a safetensors file ({printable(str(error))}); it is damaged "
+            "or something else, so fetch it again."
         ) from error
     tensors = plain | halves
     return {name: tensors[name] for name in names}, metadata
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER:
+        raise ValueError(f"header too large, {size:,} bytes")
 
 
 def write_safetensors(
@@ -89,6 +100,8 @@ def write_safetensors(
         raise WeightsError(
             f"{path} exists: choose another path, or have it replaced (overwrite=True, --overwrite)"
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise WeightsError(f"{path}: metadata is stored as strings; got {texts!r}.")

@@ -28,7 +28,11 @@ from jaxcifar.weights.numbers import ITEM_SIZE, decode
 from jaxcifar.weights.torch_pickle import MOST_BYTES, Machine, Refused, Storage, Tensor, shown
 
 ZIP_START = b"PK\x03\x04"
-_ZIP_END = struct.Struct("<4s16sH")  # signature, what zipfile reads, length of a comment
+# The last record: signature, numbers, bytes of the list of contents, its place, of a comment.
+_ZIP_END = struct.Struct("<4s8sL4sH")
+# What PyTorch writes before it: a record with the same in 64 bits, and where that is.
+_ZIP64_END = struct.Struct("<4s36sQ8s4s16s")
+_MOST_CONTENTS = 4 << 20  # bytes of that list; ResNet-152's has 0.1 MB, and zipfile takes 10 times
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MEMBERS = ("state_dict", "model_state_dict", "model")
 _MOST_EMPTY = 1 << 40  # elements that a tensor without elements would have but for its zeros
@@ -82,11 +86,24 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
 
 
 def _check_zip_end(file: BinaryIO, size: int) -> None:
-    """Nothing may follow the archive: zipfile would look for its end further up."""
+    """Nothing may follow the archive, as zipfile would look for its end further up; and of its list
+    of contents, which zipfile reads whole, there may not be too much.
+    """
     file.seek(max(0, size - _ZIP_END.size))
-    signature, _, comment = _ZIP_END.unpack(file.read(_ZIP_END.size))
+    signature, _, contents, _, comment = _ZIP_END.unpack(file.read(_ZIP_END.size))
     if signature != b"PK\x05\x06" or comment:
         raise Refused("does not end with its list of contents: it is cut short, or more follows it")
+    before = size - _ZIP_END.size - _ZIP64_END.size
+    if before >= 0:
+        file.seek(before)
+        record, _, contents64, _, locator, _ = _ZIP64_END.unpack(file.read(_ZIP64_END.size))
+        if (record, locator) == (b"PK\x06\x06", b"PK\x06\x07"):
+            contents = contents64
+    if contents > _MOST_CONTENTS:
+        raise Refused(
+            f"has a list of contents of {contents:,} bytes, where at most {_MOST_CONTENTS:,} can "
+            "be right"
+        )
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

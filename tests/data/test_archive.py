@@ -104,8 +104,14 @@ def test_a_large_member_that_is_none_of_ours_is_refused(tmp_path, images):
         read(made.write_archive(tmp_path / "a.tar.gz", members))
 
 
-@pytest.mark.parametrize("bomb", ["extended header", "many small members"])
-def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb):
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        ("extended header", "a header of 268,435,456 bytes"),
+        ("many small members", "unpacks to more than CIFAR-10 can hold"),
+    ],
+)
+def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb, message):
     path = tmp_path / "bomb.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         if bomb == "extended header":  # tarfile reads these whole, before a member is seen
@@ -122,7 +128,7 @@ def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb):
                 file.write(block)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    with pytest.raises(DataError, match="unpacks to more than CIFAR-10 can hold"):
+    with pytest.raises(DataError, match=message):
         read(path)
     assert time.perf_counter() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # kB
@@ -282,3 +288,80 @@ def test_the_made_pickles_are_what_pickle_reads(images):
     batch = pickle.load(io.BytesIO(made.pickled(images[1])), encoding="bytes")
     np.testing.assert_array_equal(batch[b"data"], made.planes(images[1]))
     assert batch[b"labels"] == images[1].labels.tolist()
+
+
+def longs(*, at):
+    """A dictionary with as many long integers of one hash for keys: quadratic, hours for these."""
+    keys = b"".join(
+        b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(1, at)
+    )
+    return b"\x80\x02}(" + keys + b"u."
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        pytest.param(
+            b"\x80\x02})" + b"\x85" * 50_000 + b"Ns.",
+            "more than 20 tuples",
+            id="a deep tuple as key",
+        ),
+        pytest.param(
+            b"\x80\x02})" + b"q\1h\1\x86" * 60 + b"Ns.",
+            "more than 20 tuples",
+            id="a doubled tuple as key",
+        ),
+        pytest.param(longs(at=4_000), "a huge number", id="keys with one hash"),
+        pytest.param(
+            # The product of a number and a string: 6 GB.
+            made.pickled_batch(PIXELS, (2**31 - 1, 3), LABELS).replace(
+                made._int(3), b"U\x03abc", 1
+            ),
+            "shape is not made of numbers",
+            id="a string in the shape",
+        ),
+        pytest.param(b"\x80\x02I" + b"9" * 5_000 + b"\n.", "not the pickle", id="5000 digits"),
+        pytest.param(b"c\x1b[2J\nx\n.", r"it asks for \\x1b\[2J", id="control characters"),
+    ],
+)
+def test_a_pickle_that_would_take_all_there_is_costs_little(tmp_path, images, bad, message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=message):
+        read(repack(tmp_path, images, "python", test_batch=bad))
+    assert time.perf_counter() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
+
+
+def header(kind, body=b""):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(body)
+    return info.tobuf() + body + b"\0" * (-len(body) % 512)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        # tarfile searches these digits from each of them on: minutes.
+        pytest.param(
+            header(tarfile.XHDTYPE, b"9" * 500_000), "a header of 500,000 bytes", id="digits"
+        ),
+        pytest.param(
+            header(tarfile.GNUTYPE_LONGNAME, b"x" * 10_000), "a header of 10,000", id="a long name"
+        ),
+        pytest.param(header(tarfile.XHDTYPE) * 1_500, "cannot be read", id="headers of headers"),
+        pytest.param(header(tarfile.REGTYPE) * 3_000, "more than CIFAR-10 can hold", id="members"),
+        pytest.param(header(tarfile.XHDTYPE, b"5 \xff\xff="), "cannot be read", id="no UTF-8"),
+        pytest.param(
+            header(tarfile.XHDTYPE, b"12 size=\xc2\xb2\n") + header(tarfile.REGTYPE),
+            "DataError|cannot be read|holds no CIFAR-10",
+            id="a size of another alphabet",
+        ),
+    ],
+)
+def test_headers_that_would_take_all_there_is_cost_little(tmp_path, data, message):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data + b"\0" * 1024, 1))
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.tar.gz")
+    assert time.perf_counter() - start < 5

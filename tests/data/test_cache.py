@@ -1,6 +1,10 @@
+import json
 import os
+import struct
 import threading
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import made_archives as made
@@ -158,3 +162,53 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == Path("/x/jaxcifar")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == tmp_path / "home" / ".cache" / "jaxcifar"
+
+
+def keep_instead(place: Path, name: str, data: bytes) -> None:
+    """Another file, with the checksum that it has."""
+    (place / name).write_bytes(data)
+    checks = json.loads((place / "checks.json").read_text())
+    (place / "checks.json").write_text(json.dumps(checks | {name: zlib.crc32(data)}))
+
+
+def npy(header: str) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + b"\0" * 64
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (1000000000000,), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }",
+        "-" * 9_000 + "1",
+        "(" * 9_000,
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (-1,), }",
+    ],
+)
+def test_a_header_that_cannot_be_is_damage(tmp_path, header):
+    decoder = Decoder()
+    cached(KEY, decoder)
+    keep_instead(kept_in(tmp_path), "train_labels.npy", npy(header))
+    tracemalloc.start()
+    check(cached(KEY, decoder), decoder)
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+    assert decoder.calls == 2
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "checks.json"])
+def test_a_pipe_in_the_cache_is_not_waited_for(tmp_path, name):
+    decoder = Decoder()
+    cached(KEY, decoder)
+    (kept_in(tmp_path) / name).unlink()
+    os.mkfifo(kept_in(tmp_path) / name)
+    check(cached(KEY, decoder), decoder)
+    assert decoder.calls == 2
+
+
+def test_checks_that_are_nested_without_end_are_damage(tmp_path):
+    decoder = Decoder()
+    cached(KEY, decoder)
+    (kept_in(tmp_path) / "checks.json").write_text("[" * 100_000)
+    check(cached(KEY, decoder), decoder)
+    assert decoder.calls == 2

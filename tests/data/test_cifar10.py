@@ -472,3 +472,43 @@ def test_real_images_survive_an_archive(real, tmp_path):
     prepare(tmp_path / "data", path, made.source(made.remote(path)))
     train, _, _ = load(tmp_path / "data", made.source(made.remote(path)))
     assert as_multiset(train) == as_multiset(test.take(np.arange(100)))
+
+
+def test_an_archive_of_absurd_length_is_not_even_hashed(tmp_path, data_dir, source):
+    path = tmp_path / "a.tar.gz"
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(DataError, match=r"has 4,398,046,511,104 bytes, where at most"):
+        prepare(data_dir, path, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        # TFDS imports what features.json names, from wherever Python finds it.
+        (
+            "features.json",
+            "tensorflow_datasets.core.features.text_feature.Text",
+            "planted.Text",
+            "names 'planted.Text', which TFDS would import",
+        ),
+        ("features.json", '"text": {}', '"jsonFeature": {"json": "{}"}', "which TFDS would import"),
+        ("features.json", '"text": {}', '"type": "planted.Text"', "names 'planted.Text'"),
+        ("dataset_info.json", "{DATASET}-{SPLIT}", "../../other-{SPLIT}", "in a way of its own"),
+        ("dataset_info.json", '"100"', '"1' + "0" * 5_000 + '"', "its shardLengths"),
+        ("dataset_info.json", '"100"', "1e400", "shardLengths.0. is inf"),
+        ("dataset_info.json", '"train"', "[" * 100_000, "nested too deeply"),
+        ("dataset_info.json", '"fileFormat": "array_record"', '"fileFormat": 1', "fileFormat is 1"),
+        ("label.labels.txt", "cat", "c" * 70_000, "bytes, where at most 65,536 are read"),
+    ],
+)
+def test_prepared_data_of_a_stranger_are_refused(
+    data_dir, prepared, source, tmp_path, monkeypatch, name, old, new, message
+):
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit_text(prepared / name, old, new)
+    with pytest.raises(DataError, match=message) as caught:
+        load(data_dir, source)
+    assert len(str(caught.value)) < 1_000
+    assert not (tmp_path / "ran").exists()

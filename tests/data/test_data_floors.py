@@ -15,7 +15,8 @@ FLOORS = (
     ("load",),
     ("__init__",),
 )
-BELOW = {"jaxcifar.image_file"}  # of the project's own floors, see tests/test_floors.py
+# Of the floors of the project, see tests/test_floors.py.
+BELOW = {"jaxcifar.untrusted", "jaxcifar.image_file"}
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HERE = Path(jaxcifar.data.__file__).parent
 

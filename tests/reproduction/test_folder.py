@@ -4,6 +4,7 @@ import pytest
 
 from jaxcifar.reproduction import Item, Settings
 from jaxcifar.reproduction.folder import ReportFolder
+from jaxcifar.run_files import RunError
 from tests.reproduction.test_report import write_run
 
 PLAN = (
@@ -72,3 +73,37 @@ def test_a_mark_of_the_first_form_is_read(folder):
         "python scripts/reproduce.py --scale full --seeds 2 --only one",
         "python scripts/reproduce.py --scale full --skip one",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"asked": {"one": {"seeds": 10**9}}}, "its scale or seeds"),
+        ({"asked": {"one": {"seeds": "2"}}}, "its scale or seeds"),
+        ({"asked": {"one": {"seeds": -1}}}, "its scale or seeds"),
+        ({"asked": {"one": []}}, r"asked.one is \[\], not an object"),
+        ({"asked": {"one": {"weights": [1]}}}, "asked.one.weights is"),
+        ({"failed": {"one": 1}}, "failed.one is 1, not a line of text"),
+        ({"scale": "huge"}, "its scale or seeds"),
+        ({"seed": "1"}, "seed is '1', not a whole number"),
+        ({"\x1b": None}, r"argument '\\x1b'"),
+    ],
+)
+def test_a_mark_that_cannot_be_is_refused(folder, change, message):
+    folder.path.mkdir()
+    mark = {"made_by": "jaxcifar reproduce"} | change
+    (folder.path / "plan.json").write_text(json.dumps(mark))
+    with pytest.raises(RunError, match=f"plan.json is damaged.*{message}"):
+        folder.describe()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"machine": {}}, {"machine": None}, {"weights": {"source": 1}}, {"recipe": {"epochs": "x"}}],
+)
+def test_a_run_that_cannot_be_shown_is_said_to_be_damaged(folder, change):
+    run = write_run(folder.path / "runs" / "one")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | change))
+    assert "not run: one/config.json is damaged" in folder.describe()
+    assert "config.json is damaged" in folder.write_page().read_text()

@@ -72,3 +72,8 @@ def test_ids_are_selected_in_the_plans_order():
 def test_at_least_one_seed():
     with pytest.raises(RecipeError, match="seeds must be at least 1, not 0"):
         Settings(seeds=0)
+
+
+def test_not_a_million_seeds():
+    with pytest.raises(RecipeError, match="seeds must be at most 100, not 1000000"):
+        Settings(seeds=10**6)

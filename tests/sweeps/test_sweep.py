@@ -383,3 +383,26 @@ def test_weights_inside_the_directory_are_not_overwritten(short, digits, begun):
             workdir=begun.path,
             overwrite=True,
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"field": "../x"}, "its field is no number of a recipe"),
+        ({"field": "stem"}, "its field is no number of a recipe"),
+        ({"values": ["/../../victim"]}, r"values\[0\] is '/../../victim', not a finite number"),
+        ({"values": [True]}, "not a finite number"),
+        ({"failures": []}, r"failures is \[\], not an object"),
+        ({"mode": None}, "mode is None"),
+        ({"recipe": 1}, "recipe is 1, not an object"),
+    ],
+)
+def test_a_description_of_a_stranger_is_refused(short, digits, begun, change, message):
+    victim = RunFiles(begun.path.parent / "victim")
+    victim.create({"recipe": {}})
+    (begun.path / "dropout_rate=").mkdir()
+    begun.write(begun.read() | change)
+    for flag in ("resume", "overwrite"):
+        with pytest.raises(RunError, match=message):
+            sweep(short, "dropout_rate", [0.1, 0.2], digits, workdir=begun.path, **{flag: True})
+    assert victim.holds_run()

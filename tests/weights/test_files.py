@@ -184,3 +184,12 @@ def test_importing_it_imports_nothing_heavy():
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "safetensors" in loaded
     assert not loaded & {"jax", "flax", "torch", "ml_dtypes", "huggingface_hub"}
+
+
+def test_a_file_of_absurd_length_is_not_read(tmp_path):
+    path = tmp_path / "w.pth"
+    with path.open("wb") as file:
+        file.write(b"PK\3\4")
+        file.truncate(1 << 42)
+    with pytest.raises(WeightsError, match=r"has 4,398,046,511,104 bytes, where at most"):
+        read_weights(path)

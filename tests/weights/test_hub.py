@@ -369,3 +369,15 @@ def test_the_librarys_own_cache_is_used_offline(library):
 def test_the_library_offline_without_the_file_is_one_clear_error(library):
     with pytest.raises(WeightsError, match="could not be reached .*offline.* not in the local"):
         fetch(NAME)
+
+
+def test_a_file_of_absurd_length_is_not_fetched(hub):
+    metadata = hub.get_hf_file_metadata
+
+    def large(url):
+        return types.SimpleNamespace(etag=metadata(url).etag, size=1 << 40)
+
+    hub.get_hf_file_metadata = large
+    with pytest.raises(WeightsError, match=r"model.safetensors of .* has 1,099,511,627,776 bytes"):
+        fetch(NAME)
+    assert not any(call[0] == "hf_hub_download" for call in hub.calls)

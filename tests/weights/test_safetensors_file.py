@@ -256,3 +256,10 @@ def test_a_directory_is_refused(tmp_path, arrays):
 def test_a_missing_folder_is_an_os_error(tmp_path, arrays):
     with pytest.raises(FileNotFoundError):
         write_safetensors(tmp_path / "none" / "w.safetensors", arrays)
+
+
+def test_a_header_of_many_tensors_is_not_parsed(path):
+    header = {f"w{i}": entry(0, 0, (0,)) for i in range(100_000)}
+    path.write_bytes(file_bytes(header))
+    with made.little_memory_and_time(), pytest.raises(WeightsError, match="header too large"):
+        read_safetensors(path)

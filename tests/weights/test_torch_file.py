@@ -647,3 +647,18 @@ def test_a_damaged_file_is_an_error_or_arrays(tmp_path_factory, make, data):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(WeightsError, match="No such file"):
         read_torch(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_a_list_of_contents_too_long_is_not_read(refuse, zip64):
+    """zipfile makes ten times its size of it."""
+    entry = b"PK\1\2" + b"\0" * 42
+    contents = entry * 100_000
+    size, place = len(contents), len(GOOD_ZIP)
+    end = b""
+    if zip64:
+        end = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, size, place)
+        end += b"PK\6\7" + struct.pack("<IQI", 0, place + size, 1)
+    in_32_bits = 0xFFFFFFFF if zip64 else size
+    end += b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, in_32_bits, place, 0)
+    refuse(GOOD_ZIP + contents + end, "a list of contents of 4,600,000 bytes", most=6 << 20)
