@@ -1,5 +1,6 @@
 """The spine: a run from its recipe to its figures. Read it from `fit` down."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -446,7 +447,10 @@ def open_run(
 
 def _check_origin(files: RunFiles, recipe: Recipe) -> None:
     """A run that begins from another must not replace it."""
-    if recipe.weights is not None and Path(recipe.weights).resolve() == files.path.resolve():
+    # Not Path.resolve, which raises a RuntimeError at a loop of links.
+    if recipe.weights is not None and os.path.realpath(recipe.weights) == os.path.realpath(
+        files.path
+    ):
         raise RunError(
             f"{files.path} is the run that the weights come from: choose another --workdir"
         )
