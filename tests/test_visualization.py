@@ -352,3 +352,10 @@ def test_options_that_do_not_go_together_are_one_line(script, arguments, message
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("image", ["9" * 5_000, "360", "-1", "\u0663" * 20])
+def test_an_index_that_is_none_is_one_short_error(digits, image):
+    with pytest.raises(RecipeError) as caught:
+        find_test_image(digits, image)
+    assert len(str(caught.value)) < 300

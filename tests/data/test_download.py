@@ -257,3 +257,18 @@ def test_what_arrived_is_kept_for_the_next_call(tmp_path, serve):
     with pytest.raises(DataError, match="HTTP 503"):
         fetch(remote(mirror), tmp_path, patience=QUICK, progress=False)
     assert (tmp_path / "file.bin.part").read_bytes() == DATA[:100_000]
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[::1", "http://a..b/", "file:///etc/passwd", "http://x:y/"]
+)
+def test_a_mirror_that_leads_astray_is_a_failure_like_any_other(tmp_path, serve, place):
+    class Astray(Mirror):
+        def answer(self, handler):
+            handler.send_response(302)
+            handler.send_header("Location", place)
+            handler.end_headers()
+
+    remote = Remote("x", 3, "0" * 64, (serve(Astray()).url,))
+    with pytest.raises(DataError, match="x could not be downloaded"):
+        fetch(remote, tmp_path, patience=QUICK, progress=False)

@@ -1,6 +1,6 @@
 """Whatever a file holds, its reader returns something sound or raises the error it documents.
 
-The same readers are tried on many more files by ``pytest -m slow tests/fuzz`` (half an hour).
+The same readers are tried on many more files by ``pytest -m slow tests/fuzz`` (ten minutes).
 """
 
 import contextlib
