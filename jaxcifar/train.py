@@ -82,6 +82,7 @@ def fit(
     if files is not None:
         _check_origin(files, recipe)
     start = None if recipe.weights is None or resume else starting_weights(recipe)
+
     schedule, history, stage = recipe.make_schedule(), History(), None
     with (
         _own_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite),
