@@ -149,6 +149,7 @@ class Checkpoints:
         self.wait()
         if self._stands(step):
             return
+        self._forget(step)
         with self._writing(step):
             self._saving = step  # before the background thread asks for it
             self._saver.save(
@@ -190,9 +191,10 @@ class Checkpoints:
         Raises:
             CheckpointError: all there are are damaged; none has been moved.
         """
-        if jax.process_index() != 0:
-            return []
         self.wait()
+        if jax.process_index() != 0:
+            self._rows.clear()  # what they are of may be moved
+            return []
         bad = {step: found for step in self.steps() if (found := self._verify(step))}
         good = [step for step in self.steps() if step not in bad]
         if bad and not good:

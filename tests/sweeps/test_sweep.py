@@ -1,19 +1,22 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 
-from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.checkpoint import Checkpoints, CheckpointWarning
 from jaxcifar.data import Splits
 from jaxcifar.evaluation import evaluate_run
 from jaxcifar.recipe import RecipeError, load_splits
 from jaxcifar.run_files import RunError, RunFiles
+from jaxcifar.state import start_state
 from jaxcifar.sweeps import plot_sweep, read_sweep, sweep
 from jaxcifar.sweeps.choice import Choice
 from jaxcifar.sweeps.files import SweepFiles
 from jaxcifar.sweeps.members import make_members
 from jaxcifar.sweeps.run import _groups
 from jaxcifar.train import fit
+from tests.conftest import random_variables
 from tests.test_train import Stop, numbers
 
 CLOCK = {"seconds", "validation_seconds", "images_per_second"}
@@ -265,6 +268,23 @@ def test_members_that_stand_at_one_step_go_on_together(short, tmp_path, monkeypa
     monkeypatch.setattr("jaxcifar.sweeps.run._last_step", lambda run: steps[run.path.name])
     groups = _groups(members, SweepFiles(tmp_path))  # six steps are the whole run
     assert [[m.value for m in group] for group in groups] == [[0, 3, 7], [1, 4]]
+
+
+def test_a_member_stands_where_its_last_good_checkpoint_is(short, tmp_path):
+    members, files = make_members(short, "seed", range(3)), SweepFiles(tmp_path)
+    state = start_state(random_variables(short.make_model()), short.make_optimizer(), seed=0)
+    for member in members:
+        with Checkpoints(files.run(member.name).checkpoints) as checkpoints:
+            for step in (2, 3):
+                checkpoints.save(
+                    state.replace(step=jnp.asarray(step, jnp.int32)), validation_accuracy=0.5
+                )
+    damaged = files.run(members[0].name)
+    (damaged.checkpoints / "3" / "model" / "manifest.ocdbt").unlink()
+    with pytest.warns(CheckpointWarning, match="checkpoint 3 .*manifest.ocdbt is missing"):
+        groups = _groups(members, files)
+    # Alone, the first goes on from step 2.
+    assert [[m.value for m in group] for group in groups] == [[1, 2]]
 
 
 @pytest.fixture

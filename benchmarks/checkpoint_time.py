@@ -1,0 +1,147 @@
+"""What checkpoints cost: how long `save` blocks, and an epoch with and without saving at its end.
+
+  python -m benchmarks.checkpoint_time                 ResNet-18 at 32x32, batch 128, float32, Adam
+  python -m benchmarks.checkpoint_time --width 4 --images 512         to try it
+
+The shipped epoch over CIFAR-10's training images where they are found, else over digits. A save
+runs in the background while the next epoch trains: an epoch with one beside it, from before it
+begins until both are done, is compared with one without. The save itself, and reading it back (to
+verify it against its manifest, and to restore it) are timed apart, with nothing beside them.
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.harness import compare, interleave, save, show
+from jaxcifar import manifest
+from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.data import DataError, Dataset, load_dataset
+from jaxcifar.epoch import make_train_epoch
+from jaxcifar.evaluation import to_device
+from jaxcifar.experiments import get_experiment
+from jaxcifar.recipe import Recipe
+from jaxcifar.state import init_state
+from jaxcifar.steps import make_train_step
+
+
+def training_images(data_dir: Path | None) -> tuple[str, Dataset]:
+    """CIFAR-10's where it is found, else digits'."""
+    try:
+        return "cifar10", load_dataset("cifar10", data_dir=data_dir, download=False).train
+    except DataError as error:
+        print(f"digits in place of CIFAR-10: {error}", flush=True)
+        return "digits", load_dataset("digits", split=(1_216, 200)).train
+
+
+class Run:
+    """A state that trains epochs and saves into a directory."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, checkpoints: Checkpoints) -> None:
+        """Compile."""
+        model, tx = recipe.make_model(), recipe.make_optimizer()
+        self._data = to_device(dataset)
+        self._epoch = make_train_epoch(
+            make_train_step(model, tx, normalize=recipe.make_preprocess()),
+            size=len(dataset),
+            batch_size=recipe.batch_size,
+        )
+        state = init_state(model, tx, seed=0, image_size=recipe.image_size)
+        self.state: Any = self._epoch.compile(state, self._data)
+        self.checkpoints = checkpoints
+
+    def train(self) -> None:
+        """One epoch, to its end."""
+        self.state, _ = jax.block_until_ready(self._epoch.run(self.state, self._data))
+
+    def train_beside_a_save(self) -> None:
+        """One epoch, at whose begin the one before is saved, as in `fit`; to the end of both."""
+        self.save()
+        self.train()
+        self.checkpoints.wait()
+
+    def save(self) -> None:
+        """What a training loop waits for."""
+        self.checkpoints.save(self.state, validation_accuracy=0.5)
+
+    def finish(self) -> None:
+        """The rest of a save. A checkpoint of the same step would not be written again."""
+        self.checkpoints.wait()
+        self.state = self.state.replace(step=self.state.step + 1)
+
+    def last(self) -> Path:
+        """The last checkpoint."""
+        return self.checkpoints.directory / str(self.checkpoints.steps()[-1])
+
+    def verify(self) -> None:
+        """Compare it with its manifest."""
+        assert not manifest.verify(self.last())
+
+    def restore(self) -> None:
+        """Read it as resuming does, which verifies it, too."""
+        with Checkpoints(self.checkpoints.directory, read_only=True) as checkpoints:
+            jax.block_until_ready(checkpoints.restore_state(self.state, "last"))
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--images", type=int, help="an epoch; default: all there are")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, help="where prepared CIFAR-10 lies")
+    parser.add_argument("--directory", type=Path, help="the disk to save on; default: temporary")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/checkpoint_....json")
+    parsed = parser.parse_args()
+    name, dataset = training_images(parsed.data_dir)
+    dataset = Dataset(dataset.images[: parsed.images], dataset.labels[: parsed.images])
+    recipe = replace(
+        get_experiment("scratch").recipe, width=parsed.width, batch_size=parsed.batch_size
+    )
+    with (
+        tempfile.TemporaryDirectory(dir=parsed.directory) as temporary,
+        Checkpoints(temporary) as checkpoints,
+    ):
+        run = Run(recipe, dataset, checkpoints)
+        epochs = {"epoch beside a save": run.train_beside_a_save, "epoch": run.train}
+        seconds = interleave(epochs, repeats=parsed.repeats, warmup=1)
+        alone = {
+            "save, blocking": run.save,
+            "save, in the background": run.finish,
+            "verify": run.verify,
+            "verify and restore": run.restore,
+        }
+        seconds |= interleave(alone, repeats=max(parsed.repeats, 7))
+        size = sum(path.stat().st_size for path in run.last().rglob("*") if path.is_file())
+    timed = compare(
+        seconds,
+        {
+            "epoch with saving / without": ("epoch beside a save", "epoch"),
+            "save, blocking / epoch": ("save, blocking", "epoch"),
+            "save, in the background / epoch": ("save, in the background", "epoch"),
+            "verify / verify and restore": ("verify", "verify and restore"),
+        },
+    )
+    megabytes = round(size / 1e6, 1)
+    show(f"{len(dataset)} images of {name} an epoch, {megabytes} MB a checkpoint", timed)
+    settings = {
+        "dataset": name,
+        "images": len(dataset),
+        "architecture": recipe.architecture,
+        "width": recipe.width,
+        "batch_size": recipe.batch_size,
+        "optimizer": recipe.optimizer,
+        "megabytes": megabytes,
+    }
+    save("checkpoint_time", {"settings": settings, **timed}, out=parsed.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What becomes of a run when one file of its last checkpoint is damaged.
+
+  python -m benchmarks.damaged_checkpoints                  a small run on digits, two epochs
+  python -m benchmarks.damaged_checkpoints --unverified     what Orbax would do by itself
+
+Every file of the last step is cut in half, emptied, deleted, and has single bits flipped at several
+places; each time the checkpoint is read as `evaluate.py --checkpoint last` reads it, and as
+`train.py --resume` does. Outcomes: refused; an older checkpoint used, which a warning names;
+restored identically (Orbax writes two small files after the manifest, from which nothing is
+restored); silently wrong, of which there must be none: exit status 1 if there are any.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import numpy as np
+
+from benchmarks.harness import save
+from jaxcifar import manifest
+from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
+from jaxcifar.evaluation import restore_run
+from jaxcifar.experiments import get_experiment
+from jaxcifar.recipe import Recipe, load_splits
+from jaxcifar.run_files import RunFiles
+from jaxcifar.state import TrainState, state_shapes
+from jaxcifar.train import fit, restore_state
+
+OUTCOMES = ("refused", "older one used", "restored identically", "silently wrong")
+REFUSED, OLDER, IDENTICAL, WRONG = OUTCOMES
+Attempt = Callable[[Path, dict[int, TrainState]], str]
+
+
+def damages(size: int, flips: int) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Ways to damage a file of `size` bytes."""
+    yield "deleted", Path.unlink
+    if size > 0:
+        yield "emptied", partial(_cut, length=0)
+        yield "cut in half", partial(_cut, length=size // 2)
+    # Spread over the file, each time another bit of the byte.
+    for place in sorted({(2 * i + 1) * size // (2 * flips) for i in range(flips)}) if size else ():
+        yield "bit flipped", partial(_flip, place=place, bit=(place * 5 + 3) % 8)
+
+
+def _cut(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def _flip(path: Path, place: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same bits."""
+    bits = jax.tree.map(lambda x, y: _bits(x) == _bits(y), a, b)
+    return all(jax.tree.leaves(bits))
+
+
+def _bits(leaf: jax.Array) -> bytes:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf).tobytes()
+
+
+def evaluating(run: Path, good: dict[int, TrainState]) -> str:
+    """What comes of reading the last checkpoint's weights."""
+    try:
+        _, _, variables = restore_run(run, "last")
+    except CheckpointError:
+        return REFUSED
+    return IDENTICAL if same(variables, good[max(good)].variables) else WRONG
+
+
+def resuming(run: Path, good: dict[int, TrainState], recipe: Recipe) -> str:
+    """What comes of going on from it, as `fit` does."""
+    with (
+        Checkpoints(RunFiles(run).checkpoints) as checkpoints,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        try:
+            checkpoints.set_damaged_aside()
+            step = checkpoints.find("last")
+            state = restore_state(recipe, checkpoints)
+        except CheckpointError:
+            return REFUSED
+    older = step < max(good)
+    warned = any(warning.category is CheckpointWarning for warning in caught)
+    if not same(state, good[step]) or older != warned:
+        return WRONG
+    return OLDER if older else IDENTICAL
+
+
+def train(recipe: Recipe, run: Path) -> dict[int, TrainState]:
+    """Train the run, and return the state of each of its checkpoints."""
+    fit(recipe, load_splits(recipe), workdir=run)
+    shapes = state_shapes(
+        recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
+    )
+    with Checkpoints(RunFiles(run).checkpoints, read_only=True) as checkpoints:
+        return {step: checkpoints.restore_state(shapes, step) for step in checkpoints.steps()}
+
+
+def count(recipe: Recipe, folder: Path, *, flips: int, unverified: bool) -> dict[str, Counter[str]]:
+    """Damage every file of a run's last checkpoint in turn: "evaluate, emptied" -> outcomes."""
+    run, copy = folder / "run", folder / "copy"
+    good = train(recipe, run)
+    ways: dict[str, Attempt] = {"evaluate": evaluating, "resume": partial(resuming, recipe=recipe)}
+    step = RunFiles(run).checkpoints / str(max(good))
+    files = sorted(path.relative_to(run) for path in step.rglob("*") if path.is_file())
+    print(f"{len(files)} files in a step", flush=True)
+    counts: dict[str, Counter[str]] = {}
+    with patch.object(manifest, "verify", lambda *_: []) if unverified else nullcontext():
+        for file in files:
+            for kind, damage in damages((run / file).stat().st_size, flips):
+                for doing, attempt in ways.items():
+                    shutil.copytree(run, copy)
+                    damage(copy / file)
+                    outcome = attempt(copy, good)
+                    shutil.rmtree(copy)
+                    counts.setdefault(f"{doing}, {kind}", Counter())[outcome] += 1
+                    if outcome == WRONG:
+                        print(f"  {WRONG}: {doing}, {file.name} {kind}", flush=True)
+    return counts
+
+
+def main() -> None:
+    """Train, damage, count, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--flips", type=int, default=6, help="a file; default: %(default)s")
+    parser.add_argument("--unverified", action="store_true", help="without looking at manifests")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/damaged_....json")
+    parsed = parser.parse_args()
+    recipe = replace(get_experiment("demo").recipe, width=parsed.width, epochs=2)
+    with tempfile.TemporaryDirectory() as temporary:
+        counts = count(recipe, Path(temporary), flips=parsed.flips, unverified=parsed.unverified)
+    counts["all"] = sum(counts.values(), Counter())
+    print(f"  {'':<24}" + "".join(f"{name:>22}" for name in OUTCOMES))
+    for row, found in counts.items():
+        print(f"  {row:<24}" + "".join(f"{found[name]:>22}" for name in OUTCOMES))
+    save(
+        "damaged_checkpoints" + ("_unverified" if parsed.unverified else ""),
+        {
+            "settings": {
+                "width": parsed.width,
+                "epochs": 2,
+                "flips_a_file": parsed.flips,
+                "verified": not parsed.unverified,
+            },
+            "outcomes": {row: {n: found[n] for n in OUTCOMES} for row, found in counts.items()},
+        },
+        out=parsed.out,
+    )
+    sys.exit(1 if counts["all"][WRONG] and not parsed.unverified else 0)
+
+
+if __name__ == "__main__":
+    main()
