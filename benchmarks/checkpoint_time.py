@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.harness import compare, interleave, save, show
 from jaxcifar import manifest
 from jaxcifar.checkpoint import Checkpoints
-from jaxcifar.data import DataError, Dataset, load_dataset
+from jaxcifar.data import DataError, Source, load_dataset
 from jaxcifar.epoch import make_train_epoch
 from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
@@ -29,7 +30,7 @@ from jaxcifar.state import init_state
 from jaxcifar.steps import make_train_step
 
 
-def training_images(data_dir: Path | None) -> tuple[str, Dataset]:
+def training_images(data_dir: Path | None) -> tuple[str, Source]:
     """CIFAR-10's where it is found, else digits'."""
     try:
         return "cifar10", load_dataset("cifar10", data_dir=data_dir, download=False).train
@@ -41,7 +42,7 @@ def training_images(data_dir: Path | None) -> tuple[str, Dataset]:
 class Run:
     """A state that trains epochs and saves into a directory."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, checkpoints: Checkpoints) -> None:
+    def __init__(self, recipe: Recipe, dataset: Source, checkpoints: Checkpoints) -> None:
         """Compile."""
         model, tx = recipe.make_model(), recipe.make_optimizer()
         self._data = to_device(dataset)
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/checkpoint_....json")
     parsed = parser.parse_args()
     name, dataset = training_images(parsed.data_dir)
-    dataset = Dataset(dataset.images[: parsed.images], dataset.labels[: parsed.images])
+    dataset = dataset.read(np.arange(min(len(dataset), parsed.images)))
     recipe = replace(
         get_experiment("scratch").recipe, width=parsed.width, batch_size=parsed.batch_size
     )
