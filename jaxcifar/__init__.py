@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from jaxcifar.experiments import EXPERIMENTS as EXPERIMENTS
     from jaxcifar.experiments import get_experiment as get_experiment
     from jaxcifar.gradcam import grad_cam as grad_cam
+    from jaxcifar.interruption import Interrupted as Interrupted
     from jaxcifar.optim import make_optimizer as make_optimizer
+    from jaxcifar.parallel import DeviceOptions as DeviceOptions
+    from jaxcifar.parallel import Layout as Layout
+    from jaxcifar.parallel import connect as connect
+    from jaxcifar.parallel import make_layout as make_layout
     from jaxcifar.partition import FREEZE_A as FREEZE_A
     from jaxcifar.partition import FREEZE_B as FREEZE_B
     from jaxcifar.partition import freeze_all_but as freeze_all_but
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from jaxcifar.state import start_state as start_state
     from jaxcifar.steps import make_eval_step as make_eval_step
     from jaxcifar.steps import make_train_step as make_train_step
+    from jaxcifar.streamed import make_streamed_epoch as make_streamed_epoch
     from jaxcifar.sweeps import sweep as sweep
     from jaxcifar.train import fit as fit
     from jaxcifar.transfer import export_run as export_run
@@ -58,7 +64,9 @@ _MODULES = {
     "evaluation": ("evaluate", "evaluate_run", "restore_run"),
     "experiments": ("EXPERIMENTS", "get_experiment"),
     "gradcam": ("grad_cam",),
+    "interruption": ("Interrupted",),
     "optim": ("make_optimizer",),
+    "parallel": ("DeviceOptions", "Layout", "connect", "make_layout"),
     "partition": (
         "FREEZE_A",
         "FREEZE_B",
@@ -76,6 +84,7 @@ _MODULES = {
     "schedules": ("make_schedule",),
     "state": ("TrainState", "start_state"),
     "steps": ("make_eval_step", "make_train_step"),
+    "streamed": ("make_streamed_epoch",),
     "sweeps": ("sweep",),
     "train": ("fit",),
     "transfer": ("export_run",),

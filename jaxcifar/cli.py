@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TextIO, Union, get_args, get_origin, get_type_hints
 
 import jax
 
@@ -167,8 +168,10 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
     """
     signal.signal(signal.SIGTERM, _stop)
     enable_compilation_cache()
-    # Orbax tells of every save and of opening read-only through absl, at WARNING.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax tells of every save through absl at WARNING, and of a failed one with a traceback at
+    # ERROR, of which the error that follows says all.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.showwarning = _show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -199,6 +202,18 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
         print(f"terminated; {interrupted}", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     sys.exit(0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, like an error."""
+    print(f"warning: {message}", file=file or sys.stderr, flush=True)
 
 
 class _Terminated(BaseException):

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Sharding
 
 from jaxcifar import metrics
-from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.checkpoint import CheckpointError, Checkpoints
 from jaxcifar.data import Splits
 from jaxcifar.epoch import Pace
 from jaxcifar.evaluation import make_scoring, to_device
@@ -253,6 +253,8 @@ def begin(
 ) -> tuple[TrainState, EpochPart]:
     """The state to go on from, on every device, and the part of its epoch that is done."""
     if not resume or checkpoints is None or not checkpoints.steps():
+        if resume and files is not None:
+            _check_not_lost(files)
         return layout.replicate(first_state(recipe, start, files)), EpochPart(1)
     step = checkpoints.find("last")
     state = restore_state(recipe, checkpoints, layout.replicated)
@@ -261,6 +263,22 @@ def begin(
         return state, EpochPart(step // recipe.steps_per_epoch + 1)
     part = EpochPart.from_dict(progress)
     return state, replace(part, sums=layout.replicate(part.sums))
+
+
+def _check_not_lost(files: RunFiles) -> None:
+    """Refuse to begin anew silently where there must have been checkpoints.
+
+    A run killed early leaves two rows and none: the second is noted before the first is complete.
+
+    Raises:
+        CheckpointError: naming the way out.
+    """
+    rows = len(files.read_history().rows)
+    if rows > 2:
+        raise CheckpointError(
+            f"{files.path} has trained {rows} epochs, and {files.checkpoints} holds no checkpoint: "
+            "put it back, or begin anew with --overwrite"
+        )
 
 
 def make_pace(layout: Layout, interruption: Interruption) -> Pace:

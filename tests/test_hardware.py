@@ -66,7 +66,7 @@ def test_the_least_of_what_linux_and_the_control_group_leave(system, group, free
 )
 def test_an_accelerator_speaks_for_itself_or_not_at_all(system, monkeypatch, stats, free):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
-    monkeypatch.setattr(hardware.jax, "devices", lambda: [device])
+    monkeypatch.setattr(hardware.jax, "local_devices", lambda: [device])
     assert free_memory(system(MEMINFO)) == free
 
 

@@ -473,3 +473,12 @@ def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys
     cached = dataclasses.replace(frozen, cache_features=True)
     with pytest.raises(DeviceError, match="cached features are kept on the device"):
         fit(cached, digits, devices=DeviceOptions(input="stream"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_silently(recipe, digits, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    fit(recipe, digits, workdir=files.path)
+    shutil.rmtree(files.checkpoints)
+    with pytest.raises(CheckpointError, match=r"trained 3 epochs, and .*checkpoints holds no"):
+        fit(recipe, digits, workdir=files.path, resume=True)
+    assert len(files.read_history().rows) == 3

@@ -153,8 +153,10 @@ def kept(folder, data):
     if name != b"checks.json":
         checks = {file: zlib.crc32(text) for file, text in contents.items()}
         (folder / "checks.json").write_text(json.dumps(checks))
-    found = cache._load(folder)
-    assert found is None or all(len(part.images) == len(part.labels) for part in found.values())
+    found = cache._load(folder, ("images", "labels"))
+    assert found is None or all(
+        len(found[split, "images"]) == len(found[split, "labels"]) for split in ("train", "test")
+    )
 
 
 def hub_config(folder, data):

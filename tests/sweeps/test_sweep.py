@@ -152,7 +152,7 @@ def test_a_member_that_is_not_finite_stops_and_the_others_go_on(
     rates = [3e38, 0.003]
     settings = {"workdir": tmp_path / "s", "mode": "vmap"}
     wild, tame = sweep(sgd, "learning_rate", rates, digits, **settings).members
-    assert "not finite after epoch 1" in wild.failure
+    assert "not finite after step 3 (epoch 1" in wild.failure
     assert (wild.summary, wild.history.rows) == (None, [])
     assert tame.history.column("epoch") == [1, 2]
     assert tame.summary is not None
