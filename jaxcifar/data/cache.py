@@ -127,13 +127,13 @@ def _load(place: Path, parts: Sequence[str]) -> Arrays | None:
         mapped = {
             key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items()
         }
-        found = {
+        kept = {
             key: array if key[1] == _IMAGES else np.array(array) for key, array in mapped.items()
         }
         if _IMAGES in parts:
             for split in _SPLITS:
-                Dataset(found[split, _IMAGES], found[split, _LABELS])  # which go together
-        return found
+                Dataset(kept[split, _IMAGES], kept[split, _LABELS])  # which go together
+        return kept
     except Exception as error:  # NumPy's, too, about a header that it cannot follow
         _log.warning("The decoded images in %s are damaged (%s); decoding again.", place, error)
         return None
