@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/checkpoint_....json")
     parsed = parser.parse_args()
     name, dataset = training_images(parsed.data_dir)
-    dataset = dataset.read(np.arange(min(len(dataset), parsed.images)))
+    dataset = dataset.read(np.arange(parsed.images or len(dataset)))
     recipe = replace(
         get_experiment("scratch").recipe, width=parsed.width, batch_size=parsed.batch_size
     )

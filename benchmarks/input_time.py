@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,8 @@ def main() -> None:
     parsed = parser.parse_args()
     if parsed.data_dir is not None:
         os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
+    if parsed.images % parsed.batch_size:
+        parser.error("--images must be a multiple of --batch-size: the loop has no smaller batch")
     recipe = dataclasses.replace(
         get_experiment("scratch").recipe,
         batch_size=parsed.batch_size,
@@ -154,6 +157,7 @@ def main() -> None:
         },
         out=parsed.out,
     )
+    sys.exit(0 if same else 1)
 
 
 if __name__ == "__main__":

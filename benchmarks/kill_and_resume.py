@@ -122,8 +122,8 @@ def kill(
     checkpoints = workdir / "checkpoints"
     rows = row_count(workdir)
     deadline = time.monotonic() + LONGEST
-    # Training has begun when an epoch is noted.
-    while process.poll() is None and row_count(workdir) == rows:
+    # Training has begun when an epoch is noted (and a row without its checkpoint is dropped first).
+    while process.poll() is None and row_count(workdir) <= rows:
         assert time.monotonic() < deadline, "the run does not train"
         time.sleep(0.005)
     wait = rng.uniform(0, 1.5)
@@ -139,7 +139,9 @@ def kill(
     if in_save:
         time.sleep(rng.uniform(0, 0.02))
     process.send_signal(number)
-    process.wait(timeout=LONGEST)
+    status = process.wait(timeout=LONGEST)
+    if status != (-number if number == signal.SIGKILL else 128 + number):
+        return None  # it had ended
     return hit
 
 

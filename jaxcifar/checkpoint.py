@@ -193,7 +193,6 @@ class Checkpoints:
         """
         self.wait()
         if jax.process_index() != 0:
-            self._rows.clear()  # what they are of may be moved
             return []
         bad = {step: found for step in self.steps() if (found := self._verify(step))}
         good = [step for step in self.steps() if step not in bad]

@@ -22,7 +22,7 @@ from jaxcifar.experiments import EXPERIMENTS, get_experiment
 from jaxcifar.features import FeatureError
 from jaxcifar.image_file import ImageFileError
 from jaxcifar.interruption import Interrupted
-from jaxcifar.parallel import DeviceError, DeviceOptions, ProcessLostError
+from jaxcifar.parallel import DeviceError, DeviceOptions
 from jaxcifar.recipe import Recipe, RecipeError
 from jaxcifar.run_files import RunError
 from jaxcifar.suggest import did_you_mean
@@ -176,12 +176,11 @@ def run_script(main: Callable[[], None], *, interrupted: str = "nothing was writ
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-    except ProcessLostError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        # Leaving in order would wait for the process that is gone.
-        os._exit(2)
     except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if jax.distributed.is_initialized():
+            # Leaving in order would wait for the other processes, which wait for this one.
+            os._exit(2)
         sys.exit(2)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)

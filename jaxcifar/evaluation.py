@@ -13,7 +13,7 @@ from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
 from jaxcifar.data import Rows, Source
 from jaxcifar.epoch import Data, Evaluation, make_evaluation
-from jaxcifar.hardware import free_memory
+from jaxcifar.hardware import free_memory, on_host
 from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.progress import ProgressBar
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
@@ -44,7 +44,9 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
 
 def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
     """Why the images cannot be kept on the devices, or None if they can."""
-    needed = layout.share(sum(nbytes(source) for source in sources))
+    needed = sum(nbytes(source) for source in sources)
+    if not on_host():
+        needed = layout.share(needed)
     free = free_memory()
     if free is None or needed <= RESIDENT_SHARE * free:
         return None

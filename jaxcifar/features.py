@@ -102,42 +102,48 @@ def cache_features(
         batch_size: changes the time alone.
         augment, views, key: view v of image i is augmented as in epoch v (from 0) of the run with
             this key, see `epoch.make_train_epoch`; without `augment` there is one view.
+        layout, size: where the data are and how many images there are, if on several devices.
 
     Returns:
-        "image" [views * n, ...] in the dtype the network passes on, view by view; "label" [n].
+        "image" [views * n, ...] in the dtype the network passes on, view by view; "label" [n]. On
+        several devices each holds the views of its own rows, see `parallel.Layout.take`.
     """
     if augment is not None and key is None:
         raise ValueError("augmented views are drawn at random: give the run's key")
-    images, size = data["image"], len(data["image"])
-    batch_size = min(batch_size, size)
-    batches = -(-size // batch_size)
+    share = layout.share(len(data["image"]) if size is None else size)
+    batch_size = min(batch_size, share)
+    batches = -(-share // batch_size)
 
     def batch_of_features(
-        variables: Mapping[str, Any], images: jax.Array, first: jax.Array, view: jax.Array
+        variables: Mapping[str, Any], images: jax.Array, key: Any, first: jax.Array, view: jax.Array
     ) -> jax.Array:
         index = first + jnp.arange(batch_size)
         batch = images[index]
-        if augment is not None and key is not None:
+        if augment is not None:
+            rows = layout.position() * share + index
             view_key = draw_key(key, Stream.AUGMENT, view)
-            batch = augment(jax.vmap(lambda i: jax.random.fold_in(view_key, i))(index), batch)
+            batch = augment(jax.vmap(lambda i: jax.random.fold_in(view_key, i))(rows), batch)
         return _prefix(model, cut, variables, normalize(batch))
 
-    @partial(jax.jit, donate_argnums=0)
-    def fill(
-        features: jax.Array, variables: Mapping[str, Any], images: jax.Array, view: jax.Array
-    ) -> jax.Array:
+    def all_features(variables: Mapping[str, Any], images: jax.Array, key: Any) -> jax.Array:
         def body(i: jax.Array, features: jax.Array) -> jax.Array:
+            view = i // batches
             # The last batch reaches back over the one before: there is nothing to pad.
-            first = jnp.minimum(i * batch_size, size - batch_size)
-            found = batch_of_features(variables, images, first, view)
-            return jax.lax.dynamic_update_slice_in_dim(features, found, view * size + first, 0)
+            first = jnp.minimum(i % batches * batch_size, share - batch_size)
+            found = batch_of_features(variables, images, key, first, view)
+            return jax.lax.dynamic_update_slice_in_dim(features, found, view * share + first, 0)
 
-        return jax.lax.fori_loop(0, batches, body, features)
+        batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+        shape = jax.eval_shape(
+            lambda variables, batch: _prefix(model, cut, variables, normalize(batch)),
+            variables,
+            batch,
+        )
+        features = jnp.zeros((views * share, *shape.shape[1:]), shape.dtype)
+        return jax.lax.fori_loop(0, views * batches, body, features)
 
-    shape = jax.eval_shape(batch_of_features, variables, images, 0, 0)
-    features = jnp.zeros((views * size, *shape.shape[1:]), shape.dtype)
-    for view in range(views):
-        features = fill(features, variables, images, view)
+    program = layout.on_each(all_features, (False, True, False), shares=True)
+    features = program(variables, data["image"], 0 if key is None else key)
     return {"image": jax.block_until_ready(features), "label": data["label"]}
 
 

@@ -59,6 +59,11 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
+def on_host() -> bool:
+    """Whether the devices are processors, which share their memory, however many they look like."""
+    return jax.default_backend() == "cpu"
+
+
 def _number(path: Path) -> int | None:
     """The number a file holds, or None: "max" is no limit."""
     text = path.read_text().strip() if path.is_file() else ""

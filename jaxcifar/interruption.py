@@ -34,12 +34,14 @@ class Interruption:
     """Whether a signal has come.
 
     Attributes:
-        signal_number: which one came first, 0 for none.
+        signal_number: which one this process heard first, 0 for none.
+        agreed: which one all processes of the run stop for, 0 for none.
     """
 
     def __init__(self) -> None:
         """None has."""
         self.signal_number = 0
+        self.agreed = 0
 
     @property
     def requested(self) -> bool:

@@ -10,7 +10,6 @@ The state is replicated, never stacked. Datasets are shared out by rows, so that
 only its own; a batch is brought together from them inside the program.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -300,13 +299,14 @@ class Layout:
             except Exception as raised:
                 error = raised
         message = np.zeros(_LONGEST_MESSAGE, np.uint8)
-        text = b"" if error is None else json.dumps(str(error)).encode()[: _LONGEST_MESSAGE - 1]
+        text = b"" if error is None else f"error: {error}".encode()[:_LONGEST_MESSAGE]
         message[: len(text)] = np.frombuffer(text, np.uint8)
-        heard = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0").decode()
+        heard = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0")
         if error is not None:
             raise error
         if heard:
-            raise DeviceError(f"the first process could not go on: {heard}")
+            said = heard.decode(errors="ignore")
+            raise DeviceError(f"the first process could not go on: {said}")
 
 
 ONE_DEVICE = Layout()
@@ -408,6 +408,8 @@ def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
             f"a batch of {batch_size} cannot be shared evenly by {wanted} devices: choose a "
             "--batch-size that they divide, or fewer --devices"
         )
+    if processes > 1 and options.parallel == "pmap":
+        raise DeviceError("--parallel pmap is for the devices of one process: use jit for several")
     if wanted == 1:
         return ONE_DEVICE
     return Layout(options.parallel, Mesh(np.array(found[:wanted]), (AXIS,)))
@@ -423,7 +425,10 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+        # Not what this project raises, whose text may hold anything: those are subclasses.
+        of_a_program = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+        alone = jax.process_count() == 1
+        if alone or not of_a_program or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         reason = str(error).strip().split("\n")[0][:200]
         raise ProcessLostError(

@@ -16,6 +16,7 @@ from jaxcifar.data import Source, Splits
 from jaxcifar.epoch import Data, Evaluation, Progress, make_train_epoch
 from jaxcifar.evaluation import make_scoring, to_device, too_large
 from jaxcifar.features import cache_features, check_memory, cut_point
+from jaxcifar.hardware import on_host
 from jaxcifar.metrics import Metrics
 from jaxcifar.optim import carry_over
 from jaxcifar.parallel import ONE_DEVICE, DeviceError, Input, Layout
@@ -47,11 +48,18 @@ class StageData(NamedTuple):
 
 
 def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) -> None:
-    """Refuse a run whose cached features would not fit, before anything is spent on it.
+    """Refuse a run that its devices cannot do, before anything is spent on it.
 
     Raises:
-        FeatureError: naming what they need and what there is.
+        FeatureError: cached features do not fit, naming what they need and what there is.
+        DeviceError: BatchNorm groups that pmap cannot share out.
     """
+    groups = recipe.batch_norm_groups
+    if layout.axis_name is not None and groups > 1 and groups % layout.size:
+        raise DeviceError(
+            f"{groups} BatchNorm groups cannot be shared out over {layout.size} devices by pmap: "
+            "use --parallel jit, or --devices that divide them"
+        )
     epoch = 1
     while recipe.cache_features and epoch <= recipe.epochs:
         _, last_epoch = recipe.stage_of(epoch)
@@ -64,7 +72,7 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
                 model,
                 shapes.variables,
                 cut,
-                images=layout.share(images),
+                images=images if on_host() else layout.share(images),
                 image_size=recipe.image_size,
             )
         epoch = last_epoch + 1
@@ -82,8 +90,9 @@ def choose_input(recipe: Recipe, splits: Splits, wanted: Input, layout: Layout) 
         )
     reason = too_large(splits.train, splits.validation, layout=layout)
     somewhere = any(too_much for (too_much,) in layout.agree(int(reason is not None)))
-    if wanted == "resident" and reason is not None:
-        raise DeviceError(f"--input resident: {reason}; use --input stream")
+    if wanted == "resident" and somewhere:
+        why = reason or "the images do not fit on the devices of another process"
+        raise DeviceError(f"--input resident: {why}; use --input stream")
     if wanted != "auto":
         return wanted
     return "stream" if somewhere and not recipe.cache_features else "resident"

@@ -38,6 +38,8 @@ from jaxcifar.stream import open_stream
 
 # Of a chunk on the device, of which there are two or three at a time.
 CHUNK_BYTES = 32 * 2**20
+# Read on the host meanwhile, each by a thread.
+CHUNKS_AHEAD = 4
 NOT_READ: Data = {}
 
 
@@ -220,7 +222,7 @@ def _chunks(
     parts: Sequence[NDArray[np.int64]] = [
         rows[i : i + chunk_steps].ravel() for i in range(0, len(rows), chunk_steps)
     ]
-    with closing(open_stream(source, parts)) as stream:
+    with closing(open_stream(source, parts, prefetch=CHUNKS_AHEAD)) as stream:
         for i, read in enumerate(stream):
             part = own[i * chunk_steps : (i + 1) * chunk_steps]
             filled = (chunk_steps - len(part)) * n

@@ -126,6 +126,8 @@ def fit(
         for epoch in range(part.epoch, recipe.epochs + 1):
             if epoch != part.epoch:
                 part = EpochPart(epoch)
+            if pace(1) == 0:
+                stop(interruption, recipe, state, part, checkpoints)
             if stage is None or epoch > stage.last_epoch:
                 stage = None  # what it kept on the device goes before the next one's data come
                 stage, state = begin_stage(
@@ -164,8 +166,7 @@ def fit(
             if files is not None and checkpoints is not None:
                 # The row first: a crash between the two leaves a row too many, which resuming
                 # drops, and never one too few.
-                if layout.is_main:
-                    files.append_row(row)
+                layout.on_main(partial(files.append_row, row))
                 checkpoints.save(state, validation_accuracy=validated["accuracy"])
             if verbose:
                 print(_epoch_line(history, recipe.epochs), flush=True)
@@ -183,14 +184,19 @@ def fit(
                 layout=layout,
             )
             test_data = {} if streamed else to_device(splits.test, layout)
-            steps = {which: checkpoints.find(which) for which in ("best", "last")}
+            # The first process deletes what is superfluous: what it finds is there.
+            found = [checkpoints.find(which) if layout.is_main else 0 for which in ("best", "last")]
+            steps = dict(zip(("best", "last"), layout.agree(*found)[0], strict=True))
             scores = {}
             for step in set(steps.values()):  # often it is one
                 variables = checkpoints.restore_weights(
                     state.variables, step, sharding=layout.replicated
                 )
-                with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
-                    sums = test.run(variables, test_data, bar.advance)
+                try:
+                    with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
+                        sums = test.run(variables, test_data, bar.advance, pace=or_stop(pace))
+                except StopEarly:
+                    stop(interruption, recipe, state, EpochPart(recipe.epochs + 1), checkpoints)
                 scores[step] = {
                     "step": step,
                     "validation_accuracy": checkpoints.validation_accuracy(step),
@@ -254,7 +260,7 @@ def begin(
     """The state to go on from, on every device, and the part of its epoch that is done."""
     if not resume or checkpoints is None or not checkpoints.steps():
         if resume and files is not None:
-            _check_not_lost(files)
+            check_not_lost(files)
         return layout.replicate(first_state(recipe, start, files)), EpochPart(1)
     step = checkpoints.find("last")
     state = restore_state(recipe, checkpoints, layout.replicated)
@@ -265,7 +271,7 @@ def begin(
     return state, replace(part, sums=layout.replicate(part.sums))
 
 
-def _check_not_lost(files: RunFiles) -> None:
+def check_not_lost(files: RunFiles) -> None:
     """Refuse to begin anew silently where there must have been checkpoints.
 
     A run killed early leaves two rows and none: the second is noted before the first is complete.
@@ -274,7 +280,7 @@ def _check_not_lost(files: RunFiles) -> None:
         CheckpointError: naming the way out.
     """
     rows = len(files.read_history().rows)
-    if rows > 2:
+    if rows > 2 or files.read_summary() is not None:
         raise CheckpointError(
             f"{files.path} has trained {rows} epochs, and {files.checkpoints} holds no checkpoint: "
             "put it back, or begin anew with --overwrite"
@@ -286,8 +292,9 @@ def make_pace(layout: Layout, interruption: Interruption) -> Pace:
 
     def pace(count: int) -> int:
         said = layout.agree(count, interruption.signal_number)
-        interruption.signal_number = max(number for _, number in said)
-        return 0 if interruption.requested else said[0][0]
+        # Kept apart from what this process has heard, which may have come meanwhile.
+        interruption.agreed = max(number for _, number in said)
+        return 0 if interruption.agreed else said[0][0]
 
     return pace
 
@@ -320,8 +327,9 @@ def stop(
     Raises:
         Interrupted: always.
     """
-    step, number = int(state.step), interruption.signal_number
-    where = f"{signal.Signals(number).name} in epoch {part.epoch}, after step {step}"
+    step, number = int(state.step), interruption.agreed
+    doing = f"in epoch {part.epoch}" if part.epoch <= recipe.epochs else "scoring the test images"
+    where = f"{signal.Signals(number).name} {doing}, after step {step}"
     if checkpoints is None:
         raise Interrupted(f"{where}; nothing was saved, for want of a run directory", number)
     if step > part.complete_steps(recipe):
@@ -511,7 +519,8 @@ def check_finite(
     step, sums = int(state.step), jax.device_get(part.known_sums)
     skipped = recipe.on_nonfinite == "skip"
     found = [] if skipped else metrics.nonfinite_names(sums)
-    if skipped and int(sums["count"]) == 0:
+    ended = step == part.epoch * recipe.steps_per_epoch
+    if skipped and ended and int(sums["count"]) == 0:
         found = ["numbers of every step of the epoch"]
     elif not found and not all_finite(state.variables):
         found = ["weights"]

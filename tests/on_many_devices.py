@@ -18,6 +18,7 @@ from jaxcifar.augment import make_augment
 from jaxcifar.data import Dataset
 from jaxcifar.epoch import make_evaluation, make_train_epoch
 from jaxcifar.evaluation import to_device
+from jaxcifar.features import cache_features
 from jaxcifar.parallel import AXIS, Layout
 from jaxcifar.resnet import ResNet
 from jaxcifar.state import init_state
@@ -99,6 +100,37 @@ def train(layout, groups, dtype, streamed):
     }
 
 
+def stored_views(layout):
+    """Seven rows (which no number of devices divides) of the second of two views of features."""
+    model = ResNet(stage_sizes=(1, 1), width=4, stem="cifar", frozen=frozenset({"bn1", "layer1"}))
+    state = init_state(model, optax.identity(), seed=1, image_size=8)
+    dataset = make_data()
+    data = cache_features(
+        model,
+        layout.replicate(state.variables),
+        to_device(dataset, layout),
+        "layer1",
+        normalize=lambda x: x.astype(jnp.float32) / 255 - 0.5,
+        batch_size=7,
+        augment=make_augment(flip_rate=0.5, translate_pixels=2),
+        views=2,
+        key=state.key,
+        layout=layout,
+        size=SIZE,
+    )
+    rows = jnp.asarray([3, 75, 0, 38, 37, 19, 60])
+    take = layout.compile(
+        lambda data, rows: (
+            layout.take(data["image"], rows, view=1, views=2),
+            layout.take(data["label"], rows),
+        ),
+        (True, False),
+    )
+    features, labels = take(data, rows)
+    assert np.array_equal(labels, dataset.labels[np.asarray(rows)])
+    return np.asarray(features).ravel().tolist()
+
+
 def main():
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
@@ -113,6 +145,7 @@ def main():
             devices = np.array(jax.devices()[: int(words[1])])
             layout = Layout(words[0], Mesh(devices, (AXIS,)))
         found[name] = train(layout, int(groups), jnp.dtype(dtype), words[-1] == "stream")
+        found[name]["features"] = stored_views(layout)
     print(json.dumps(found))
 
 

@@ -41,6 +41,7 @@ def check_same(found, tolerance):
     one = found.pop("1")
     assert len(one["losses"]) == 30
     for name, other in found.items():
+        np.testing.assert_allclose(other["features"], one["features"], rtol=1e-4, atol=1e-5)
         for what in ("losses", "norms", "stats"):
             assert largest_difference(one[what], other[what]) < tolerance, (name, what)
         assert other["scores"]["count"] == one["scores"]["count"] == 76, name

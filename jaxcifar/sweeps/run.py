@@ -19,7 +19,7 @@ from jaxcifar.sweeps.members import DATA_FIELDS, Member, make_members, why_not_t
 from jaxcifar.sweeps.plot import plot_sweep
 from jaxcifar.sweeps.result import MemberResult, SweepResult, markdown_table, scores, text_table
 from jaxcifar.sweeps.together import train_together
-from jaxcifar.train import check_splits, fit
+from jaxcifar.train import check_not_lost, check_splits, fit
 from jaxcifar.transfer import starting_weights
 
 SplitsOf = Callable[[Recipe], Splits]
@@ -203,10 +203,15 @@ def _choose(
 
 
 def _groups(members: Sequence[Member], files: SweepFiles) -> list[list[Member]]:
-    """Members that stand at the same step and have some left; a crash can leave them apart."""
+    """Members that stand at the same step and have some left; a crash can leave them apart.
+
+    One that was stopped in the middle of an epoch goes on by itself.
+    """
     by_step: dict[int, list[Member]] = {}
     for member in members:
-        by_step.setdefault(_last_step(files.run(member.name)), []).append(member)
+        step = _last_step(files.run(member.name))
+        if step is not None:
+            by_step.setdefault(step, []).append(member)
     recipe = members[0].recipe if members else None
     return [
         group
@@ -215,12 +220,22 @@ def _groups(members: Sequence[Member], files: SweepFiles) -> list[list[Member]]:
     ]
 
 
-def _last_step(run: RunFiles) -> int:
+def _last_step(run: RunFiles) -> int | None:
+    """Where a member stands, None in the middle of an epoch.
+
+    Raises:
+        CheckpointError: it has trained, and its checkpoints are gone or all damaged.
+    """
     if not run.checkpoints.is_dir():
+        if run.holds_run():
+            check_not_lost(run)
         return 0
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with run.lock(), Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.set_damaged_aside()  # before they are grouped by where they stand
-        return max(checkpoints.steps(), default=0)
+        step = max(checkpoints.steps(), default=0)
+        if step == 0:
+            check_not_lost(run)
+        return None if step and checkpoints.progress(step) is not None else step
 
 
 def _result(

@@ -57,6 +57,21 @@ def train_together(
     Returns:
         Member's name -> why it stopped early: its numbers were no longer finite. The others go on.
     """
+    with ExitStack() as opened:
+        for run in runs:
+            opened.enter_context(run.lock())
+        return _train(field, members, splits, runs, experiment=experiment, verbose=verbose)
+
+
+def _train(
+    field: str,
+    members: Sequence[Member],
+    splits: Splits,
+    runs: Sequence[RunFiles],
+    *,
+    experiment: str,
+    verbose: bool,
+) -> dict[str, str]:
     recipe = members[0].recipe
     states = stack(_begin(members, splits, runs, experiment))
     first_epoch = int(states.step[0]) // recipe.steps_per_epoch + 1
