@@ -110,6 +110,8 @@ def test_several_processes_train_what_one_does_and_leave_one_run(start, train, t
     assert line["accuracy"] == summary["best"]["test"]["accuracy"]
     assert line["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-5)
 
+    if processes == 2:
+        return  # a minute less
     # And on one device, with what the processes saved.
     finish(tmp_path, train("many", 1, "--resume", "--epochs", "3"))
     finish(tmp_path, train("one", 1, "--resume", "--epochs", "3"))
