@@ -78,12 +78,14 @@ def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = {number: signal.signal(number, _nothing) for number in SIGNALS}
+    # One that is ignored, as SIGINT is in a job in a shell's background, stays so.
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _nothing) for number in heeded}
     outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
         while received := reader.recv(1):
-            if received[0] in SIGNALS:
+            if received[0] in heeded:
                 heard(received[0])
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)

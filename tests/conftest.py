@@ -1,6 +1,7 @@
 import functools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 def pytest_configure(config):
     """Runs of one recipe share their compiled programs: compiling is most of the suite's time."""
+    # Ignored in a job in a shell's background, and here and in scripts that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # xdist's workers inherit it
         os.environ["JAXCIFAR_TEST_COMPILED"] = tempfile.mkdtemp(prefix="jaxcifar-tests-")
     import jax

@@ -38,6 +38,18 @@ def test_handlers_are_what_they_were_afterwards():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with watch_signals() as found:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.1)
+            assert not found.requested
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_another_thread_watches_nothing_and_does_not_fail():
     seen = []
 
