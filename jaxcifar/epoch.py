@@ -94,24 +94,13 @@ def make_train_epoch(
         ValueError: a batch size that is not.
     """
     plan = Plan(size, batch_size, views)
-    stored = views if augment is None and views is not None else 1
-
-    def make_fetch(length: int) -> Fetch:
-        def fetch(
-            data: Data, order: jax.Array, place: jax.Array, view: jax.Array
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            index = jax.lax.dynamic_slice(order, (place * batch_size,), (length,))
-            of_view = view if stored > 1 else 0
-            images = layout.take(data["image"], index, view=of_view, views=stored)
-            return images, layout.take(data["label"], index), layout.part(index)
-
-        return fetch
 
     def compile_steps(length: int) -> Steps:
         shared = layout.axis_name is not None and layout.divides(length)
         step = axis_step if shared and axis_step is not None else train_step
+        fetch = _make_fetch(plan, length, augment, layout)
         return layout.compile(
-            make_steps(plan, step, augment, make_fetch(length), stop_at_nonfinite),
+            make_steps(plan, step, augment, fetch, stop_at_nonfinite),
             (False, True, False, False, False),
             donate=(0,),
         )
@@ -142,15 +131,7 @@ def make_epoch_of_members(
     def compile_steps(length: int) -> Steps:
         def of_member(value: jax.Array, *arguments: Any) -> tuple[TrainState, Metrics]:
             step, augment = build(value)
-            stored = views if augment is None and views is not None else 1
-
-            def fetch(
-                data: Data, order: jax.Array, place: jax.Array, view: jax.Array
-            ) -> tuple[jax.Array, jax.Array, jax.Array]:
-                index = jax.lax.dynamic_slice(order, (place * batch_size,), (length,))
-                first = view * size if stored > 1 else 0
-                return data["image"][first + index], data["label"][index], index
-
+            fetch = _make_fetch(plan, length, augment, ONE_DEVICE)
             return make_steps(plan, step, augment, fetch, False)(*arguments)
 
         program = partial(jax.vmap(of_member, in_axes=(0, 0, None, 0, 0, None)), values)
@@ -185,6 +166,21 @@ def make_draw_order(plan: Plan) -> Callable[[TrainState], jax.Array]:
         return jax.random.permutation(draw_key(state.key, Stream.ORDER, epoch), plan.size)
 
     return draw_order
+
+
+def _make_fetch(plan: Plan, length: int, augment: Augment | None, layout: Layout) -> Fetch:
+    """Batches of `length` images out of data on the devices, by the epoch's order."""
+    stored = plan.views if augment is None and plan.views is not None else 1
+
+    def fetch(
+        data: Data, order: jax.Array, place: jax.Array, view: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        index = jax.lax.dynamic_slice(order, (place * plan.batch_size,), (length,))
+        of_view = view if stored > 1 else 0
+        images = layout.take(data["image"], index, view=of_view, views=stored)
+        return images, layout.take(data["label"], index), layout.part(index)
+
+    return fetch
 
 
 def make_steps(

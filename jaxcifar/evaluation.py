@@ -13,7 +13,7 @@ from jaxcifar.augment import make_normalize
 from jaxcifar.checkpoint import Checkpoints, Which
 from jaxcifar.data import Rows, Source
 from jaxcifar.epoch import Data, Evaluation, make_evaluation
-from jaxcifar.hardware import free_memory, on_host
+from jaxcifar.hardware import free_memory, memory_excess, on_host
 from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.progress import ProgressBar
 from jaxcifar.recipe import Recipe, load_splits, read_recipe
@@ -47,13 +47,8 @@ def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
     needed = sum(nbytes(source) for source in sources)
     if not on_host():
         needed = layout.share(needed)
-    free = free_memory()
-    if free is None or needed <= RESIDENT_SHARE * free:
-        return None
-    return (
-        f"the images take {needed / 2**30:.1f} GiB of a device, and of the {free / 2**30:.1f} GiB "
-        f"that are free at most {RESIDENT_SHARE:.0%} may be used"
-    )
+    excess = memory_excess(needed, free_memory(), RESIDENT_SHARE)
+    return None if excess is None else f"the images take {excess}"
 
 
 def make_scoring(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxcifar.augment import Augment
 from jaxcifar.epoch import Data
-from jaxcifar.hardware import free_memory
+from jaxcifar.hardware import free_memory, memory_excess
 from jaxcifar.parallel import ONE_DEVICE, Layout
 from jaxcifar.partition import Labels, frozen_prefix
 from jaxcifar.resnet import ResNet, batch_norm_names, is_below
@@ -71,12 +71,11 @@ def check_memory(
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     one = jax.eval_shape(partial(_prefix, model, cut), variables, image)
     needed = images * one.size * one.dtype.itemsize
-    free = free_memory()
-    if free is not None and needed > USABLE_SHARE * free:
+    excess = memory_excess(needed, free_memory(), USABLE_SHARE)
+    if excess is not None:
         raise FeatureError(
-            f"the features after {cut} of {images:,} images take {needed / 2**30:.1f} GiB, and of "
-            f"the {free / 2**30:.1f} GiB that are free at most {USABLE_SHARE:.0%} may be used: "
-            "take fewer views or images, freeze more, use bfloat16, or do without cached features"
+            f"the features after {cut} of {images:,} images take {excess}: take fewer views or "
+            "images, freeze more, use bfloat16, or do without cached features"
         )
     return needed
 

@@ -59,6 +59,16 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
+def memory_excess(needed: int, free: int | None, share: float) -> str | None:
+    """What to say where bytes needed exceed that share of what is free, or None."""
+    if free is None or needed <= share * free:
+        return None
+    return (
+        f"{needed / 2**30:.1f} GiB, and of the {free / 2**30:.1f} GiB that are free at most "
+        f"{share:.0%} may be used"
+    )
+
+
 def on_host() -> bool:
     """Whether the devices are processors, which share their memory, however many they look like."""
     return jax.default_backend() == "cpu"

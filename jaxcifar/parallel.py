@@ -209,7 +209,7 @@ class Layout:
     def compile(
         self,
         f: Callable[..., T],
-        arguments: tuple[Any, ...],
+        arguments: tuple[bool, ...],
         *,
         donate: tuple[int, ...] = (),
     ) -> Callable[..., T]:
@@ -217,50 +217,43 @@ class Layout:
 
         Args:
             f: takes arrays by position.
-            arguments: for each whether it is shared out, or which of its leaves (a tree prefix of
-                True and False); the others are replicated.
+            arguments: for each whether it is shared out; else it is replicated.
             donate: positions of what is given away.
         """
-        if self.axis_name is None or not any(jax.tree.leaves(arguments)):
+        if self.axis_name is None or not any(arguments):
             return jax.jit(f, donate_argnums=donate)
         assert self.mesh is not None
         return jax.pmap(
             f,
             axis_name=AXIS,
-            in_axes=jax.tree.map(lambda shared: 0 if shared else None, arguments),
+            in_axes=tuple(0 if shared else None for shared in arguments),
             out_axes=None,
             donate_argnums=donate,
             devices=list(self.mesh.devices.flat),
         )
 
     def on_each(
-        self,
-        f: Callable[..., T],
-        arguments: tuple[Any, ...],
-        *,
-        donate: tuple[int, ...] = (),
-        shares: bool = False,
+        self, f: Callable[..., T], arguments: tuple[bool, ...], *, shares: bool = False
     ) -> Callable[..., T]:
         """Compile a program that every device runs for itself on its part of what is shared out,
         under jit, too.
 
         Args:
-            f, arguments, donate: as of `compile`.
+            f, arguments: as of `compile`.
             shares: the results are parts of what is shared out; else `f` makes them the same
                 everywhere, by `total`.
         """
         if self.mesh is None or (self.axis_name is not None and not shares):
-            return self.compile(f, arguments, donate=donate)
-        results = PartitionSpec(AXIS) if shares else PartitionSpec()
-        specs = jax.tree.map(lambda shared: PartitionSpec(*[AXIS] * shared), arguments)
+            return self.compile(f, arguments)
+        everywhere, apart = PartitionSpec(), PartitionSpec(AXIS)
         spread = jax.shard_map(
             f if self.axis_name is None else _without_first_axis(f, arguments),
             mesh=self.mesh,
-            in_specs=specs,
-            out_specs=results,
+            in_specs=tuple(apart if shared else everywhere for shared in arguments),
+            out_specs=apart if shares else everywhere,
             check_vma=False,
         )
-        return jax.jit(spread, donate_argnums=donate)
+        return jax.jit(spread)
 
     def total(self, tree: PyTree) -> PyTree:
         """Sums over the devices, inside `on_each`."""
@@ -436,7 +429,7 @@ def explain_lost_process() -> Iterator[None]:
         ) from error
 
 
-def _without_first_axis(f: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+def _without_first_axis(f: Callable[..., Any], arguments: tuple[bool, ...]) -> Callable[..., Any]:
     """`f` on parts that pmap's arrays give to shard_map: [1, share, ...]."""
 
     def inner(*given: Any) -> Any:

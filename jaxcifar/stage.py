@@ -121,28 +121,18 @@ def begin_stage(
     axis_step = None
     if layout.axis_name is not None:
         axis_step, _ = stage_step(recipe, epoch, data.cut, axis_name=layout.axis_name)
-    if not data.train:
-        train_epoch = make_streamed_epoch(
-            train_step,
-            splits.train,
-            batch_size=recipe.batch_size,
-            augment=augment,
-            views=stored_views(recipe),
-            layout=layout,
-            axis_step=axis_step,
-            stop_at_nonfinite=recipe.on_nonfinite == "stop",
-        )
+    settings: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "augment": augment,
+        "views": stored_views(recipe),
+        "layout": layout,
+        "axis_step": axis_step,
+        "stop_at_nonfinite": recipe.on_nonfinite == "stop",
+    }
+    if data.train:
+        train_epoch = make_train_epoch(train_step, size=len(splits.train), **settings)
     else:
-        train_epoch = make_train_epoch(
-            train_step,
-            size=len(splits.train),
-            batch_size=recipe.batch_size,
-            augment=augment,
-            views=stored_views(recipe),
-            layout=layout,
-            axis_step=axis_step,
-            stop_at_nonfinite=recipe.on_nonfinite == "stop",
-        )
+        train_epoch = make_streamed_epoch(train_step, splits.train, **settings)
     evaluation = stage_evaluation(recipe, splits.validation, epoch, data, layout=layout)
     fresh = jax.eval_shape(tx.init, state.params)
     thaws = jax.tree.structure(fresh) != jax.tree.structure(state.opt_state)  # type: ignore[operator]

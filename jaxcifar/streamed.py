@@ -5,7 +5,7 @@ first one, so a resumed run needs no state of the stream. Several batches go to 
 as one chunk, and one program loops over them.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -100,27 +100,12 @@ def make_streamed_epoch(
         index = order[done * batch_size : plan.whole_steps * batch_size].reshape(-1, batch_size)
 
         def train(steps: Steps, index: NDArray[np.int64], first: int, chunk_steps: int) -> bool:
-            with closing(_chunks(source, layout, index, chunk_steps)) as chunks:
-                at = 0
-                chunk: Data = {}
+            def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
+                nonlocal carry
+                carry = steps(carry[0], chunk, first + begin, carry[1], count)
+                return carry[1]
 
-                def advance(count: int) -> Metrics:
-                    nonlocal at, chunk, carry
-                    if at % chunk_steps == 0:
-                        chunk = next(chunks)
-                    begin = first + at - at % chunk_steps
-                    carry = steps(carry[0], chunk, begin, carry[1], count)
-                    at += count
-                    return carry[1]
-
-                return in_pieces(
-                    advance,
-                    len(index),
-                    index.shape[1],
-                    on_progress,
-                    pace=pace,
-                    limit=lambda done: chunk_steps - done % chunk_steps,
-                )
+            return _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
 
         ended = train(whole, index, done, chunk_steps)
         if last is not None and ended:
@@ -170,29 +155,53 @@ def make_streamed_evaluation(
         pace: Pace = steadily,
     ) -> Metrics:
         index = np.arange(batches * batch_size).reshape(-1, batch_size)
-        sums, at = metrics.zeros(), 0
-        chunk: Data = {}
-        with closing(_chunks(source, layout, index, chunk_steps)) as chunks:
+        sums = metrics.zeros()
 
-            def advance(count: int) -> Metrics:
-                nonlocal sums, at, chunk
-                if at % chunk_steps == 0:
-                    chunk = next(chunks)
-                sums = program(variables, chunk, sums, at % chunk_steps, count)
-                at += count
-                return sums
+        def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
+            nonlocal sums
+            sums = program(variables, chunk, sums, at - begin, count)
+            return sums
 
-            in_pieces(
-                advance,
-                batches,
-                batch_size,
-                on_progress,
-                pace=pace,
-                limit=lambda done: chunk_steps - done % chunk_steps,
-            )
+        _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
         return sums
 
     return Evaluation(compile, run)
+
+
+def _over_chunks(
+    advance: Callable[[Data, int, int, int], Metrics],
+    source: Source,
+    layout: Layout,
+    index: NDArray[np.int64],
+    chunk_steps: int,
+    on_progress: Progress | None,
+    pace: Pace,
+) -> bool:
+    """`epoch.in_pieces` over the batches of `index` [steps, n], no piece reaching into two chunks.
+
+    Args:
+        advance: ``(chunk, its first step, step to begin at, steps to do) -> sums so far``.
+    """
+    with closing(_chunks(source, layout, index, chunk_steps)) as chunks:
+        at = 0
+        chunk: Data = {}
+
+        def advance_in_chunk(count: int) -> Metrics:
+            nonlocal at, chunk
+            if at % chunk_steps == 0:
+                chunk = next(chunks)
+            sums = advance(chunk, at - at % chunk_steps, at, count)
+            at += count
+            return sums
+
+        return in_pieces(
+            advance_in_chunk,
+            len(index),
+            index.shape[1],
+            on_progress,
+            pace=pace,
+            limit=lambda done: chunk_steps - done % chunk_steps,
+        )
 
 
 def _chunk_steps(source: Source, batch_size: int, steps: int) -> int:

@@ -332,6 +332,8 @@ def stop(
     where = f"{signal.Signals(number).name} {doing}, after step {step}"
     if checkpoints is None:
         raise Interrupted(f"{where}; nothing was saved, for want of a run directory", number)
+    if step == 0:
+        raise Interrupted(f"{where}: nothing was trained yet; --resume begins", number)
     if step > part.complete_steps(recipe):
         checkpoints.save(state, validation_accuracy=None, progress=part.to_dict())
     checkpoints.wait()

@@ -15,7 +15,7 @@ from jaxcifar.augment import Augment
 from jaxcifar.data import Splits
 from jaxcifar.epoch import Data, TrainEpoch, make_epoch_of_members, make_train_epoch
 from jaxcifar.features import USABLE_SHARE
-from jaxcifar.hardware import free_memory
+from jaxcifar.hardware import free_memory, memory_excess
 from jaxcifar.stage import stage_data, stage_step, stored_views
 from jaxcifar.state import TrainState, state_shapes
 from jaxcifar.steps import TrainStep
@@ -195,10 +195,5 @@ def _program(epoch: TrainEpoch, state: TrainState, data: Data, size: int, *, cal
 
 
 def _over(needed: int, text: str) -> str | None:
-    free = free_memory()
-    if free is None or needed <= USABLE_SHARE * free:
-        return None
-    return (
-        f"{text} {needed / 2**30:.1f} GiB, and of the {free / 2**30:.1f} GiB that are free at most "
-        f"{USABLE_SHARE:.0%} may be used"
-    )
+    excess = memory_excess(needed, free_memory(), USABLE_SHARE)
+    return None if excess is None else f"{text} {excess}"
