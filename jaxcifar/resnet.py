@@ -402,9 +402,55 @@ class ResNet(nn.Module):
         return children[first:last]
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """Torch's MaxPool2d(3, stride=2, padding=1): [n, h, w, c] -> [n, ceil(h/2), ceil(w/2), c]."""
+    """Torch's MaxPool2d(3, stride=2, padding=1): [n, h, w, c] -> [n, ceil(h/2), ceil(w/2), c].
+
+    Of equal values in a window the first gets the gradient, as in torch. XLA's own gradient
+    (select and scatter) gives the same; on the CPU it took 8 % of a ResNet-18's step at 32x32, on a
+    GPU it is refused where operations are to be deterministic.
+    """
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = max_pool(x)
+    _, height, width, channels = x.shape
+    _, rows, columns, _ = y.shape
+    margins = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
+    padded = jnp.pad(x, margins, constant_values=-jnp.inf)
+    place = jnp.full(y.shape, 8, jnp.uint8)  # in its window: 3 * row + column
+    for k in reversed(range(8)):
+        i, j = divmod(k, 3)
+        seen = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        place = jnp.where(seen == y, jnp.uint8(k), place)
+    return y, (place, jnp.zeros((0, height, width, channels), x.dtype))
+
+
+def _max_pool_backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array]:
+    place, like = residuals
+    n, rows, columns, channels = cotangent.shape
+    _, height, width, _ = like.shape
+    margins = ((0, 0), (0, 1), (0, 1), (0, 0))
+    given, place = jnp.pad(cotangent, margins), jnp.pad(place, margins)
+
+    def part(i: int, j: int) -> jax.Array:
+        """What windows give to their pixel (i, j): for row and column 0, those one further on."""
+        at = (slice(None), slice(i == 0, rows + (i == 0)), slice(j == 0, columns + (j == 0)))
+        return jnp.where(place[at] == 3 * i + j, given[at], 0)
+
+    # Pixels by the parity of their row and column; those between two windows get from both.
+    upper = jnp.stack([part(1, 1), part(1, 2) + part(1, 0)], axis=3)
+    lower = jnp.stack(
+        [part(2, 1) + part(0, 1), part(2, 2) + part(2, 0) + part(0, 2) + part(0, 0)], axis=3
+    )
+    pixels = jnp.stack([upper, lower], axis=2).reshape(n, 2 * rows, 2 * columns, channels)
+    return (pixels[:, :height, :width],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
