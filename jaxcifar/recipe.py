@@ -169,6 +169,9 @@ class Recipe:
         "training", "step", "whether the rate moves every step or every epoch"
     )
     warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
+    start_scale: float = setting(
+        "training", 0.0, "rate at the warm-up's start, share of what it warms up to"
+    )
     final_scale: float = setting("training", 0.0, "rate at the schedule's end, share of the peak")
 
     validate_every: int = setting(
@@ -204,7 +207,14 @@ class Recipe:
             _check(self, name, 0 <= value < 2**31, "must be at least 0 and under 2**31")
         for name in ("dropout_rate", "momentum", "label_smoothing"):
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
-        _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
+        for name in ("flip_rate", "start_scale"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "must lie between 0 and 1")
+        _check(
+            self,
+            "start_scale",
+            self.start_scale == 0 or self.warmup_epochs > 0,
+            "is where a warm-up starts: it needs --warmup-epochs",
+        )
         _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
         _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
         for name in ("clip_norm", "views", "t_max", "resize"):
@@ -379,6 +389,7 @@ class Recipe:
             unit=self.schedule_unit,
             warmup_epochs=self.warmup_epochs,
             final_scale=self.final_scale,
+            start_scale=self.start_scale,
         )
 
     def make_optimizer(self, epoch: int = 1) -> optax.GradientTransformation:

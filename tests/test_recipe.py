@@ -34,6 +34,8 @@ def test_a_recipe_survives_json():
         ({"translate_pixels": 64, "resize": 64}, "translate_pixels must be under 64"),
         ({"cutout_pixels": 32}, "cutout_pixels must be under 32"),
         ({"cutout_pixels": -1}, "cutout_pixels must not be negative"),
+        ({"start_scale": 1.5, "warmup_epochs": 1.0}, "start_scale must lie between 0 and 1"),
+        ({"start_scale": 0.2}, "start_scale is where a warm-up starts: it needs --warmup-epochs"),
         ({"rotate_degrees": 190.0}, "rotate_degrees must lie in 0 to 180, not 190"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'"),
         ({"resize": 0}, "resize must be positive, not 0"),
