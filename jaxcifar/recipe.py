@@ -180,6 +180,11 @@ class Recipe:
     eval_batch_size: int = setting(
         "training", 500, "images a step in evaluation; changes no result"
     )
+    test_mirror: bool = setting(
+        "training",
+        False,
+        "validate and test on the mean logits of an image and its mirror image, at twice the cost",
+    )
     seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
 
     def __post_init__(self) -> None:
@@ -261,6 +266,11 @@ class Recipe:
                 + (" or fewer --batch-norm-groups" if groups > 1 else "")
             )
 
+        if self.test_mirror and self.cache_features:
+            raise RecipeError(
+                "test_mirror: cached features are of the images as they are, not of their mirror "
+                "images; use --no-test-mirror or --no-cache-features"
+            )
         self._check_transfer()
 
     def _check_transfer(self) -> None:

@@ -110,15 +110,27 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module, *, normalize: Normalize, start: str | None = None) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, *, normalize: Normalize, start: str | None = None, mirror: bool = False
+) -> EvalStep:
     """Build ``(variables, batch) -> metrics`` in evaluation mode, over the images in the mask.
 
-    With `start` the batch's "image" is what that child of the network put out.
+    With `start` the batch's "image" is what that child of the network put out. With `mirror` the
+    logits are the mean over an image and its mirror image, as in airbench (Jordan 2024,
+    arXiv:2404.00498), whose shifted crops are left out.
+
+    Raises:
+        ValueError: `mirror` with `start`: what a child put out has no mirror image.
     """
+    if mirror and start is not None:
+        raise ValueError(f"mirror needs images, and the batch is what {start} put out")
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
         if start is None:
-            logits = jnp.asarray(model.apply(variables, normalize(batch["image"]), train=False))
+            images = normalize(batch["image"])
+            logits = jnp.asarray(model.apply(variables, images, train=False))
+            if mirror:
+                logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
         else:
             logits = jnp.asarray(model.apply(variables, batch["image"], train=False, start=start))
         loss = cross_entropy(logits, batch["label"])

@@ -177,7 +177,11 @@ def fit(
             checkpoints.wait()
             streamed = place == "stream"
             test = make_scoring(
-                make_eval_step(recipe.make_model(), normalize=recipe.make_preprocess()),
+                make_eval_step(
+                    recipe.make_model(),
+                    normalize=recipe.make_preprocess(),
+                    mirror=recipe.test_mirror,
+                ),
                 splits.test,
                 batch_size=recipe.eval_batch_size,
                 streamed=streamed,

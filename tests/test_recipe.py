@@ -77,6 +77,10 @@ def test_a_recipe_survives_json():
         ({"bn": "frozen"}, "bn frozen changes nothing where no BatchNorm is"),
         ({"bn": "frozen", "freeze": "conv1"}, "bn frozen changes nothing where no BatchNorm is"),
         ({"adapt_stem": True, "weights": "w"}, "adapt_stem is for --stem cifar"),
+        (
+            {"cache_features": True, "freeze": "freeze_b", "bn": "frozen", "test_mirror": True},
+            "test_mirror: cached features .* use --no-test-mirror or --no-cache-features",
+        ),
         ({"cache_features": True}, "the first layer is trained, so there is nothing to cache"),
         (
             {"cache_features": True, "freeze": "freeze_a"},

@@ -325,6 +325,33 @@ def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_
     jax.clear_caches()
 
 
+def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_path):
+    # Kept small: a second form of evaluation is one more program.
+    mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)
+    state, history = fit(mirrored, digits, workdir=tmp_path / "run")
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+
+    def score(part, mirror):
+        return evaluate(
+            recipe.make_model(),
+            state.variables,
+            part,
+            normalize=recipe.make_preprocess(),
+            batch_size=recipe.eval_batch_size,
+            mirror=mirror,
+        )
+
+    validated = history.rows[-1]["validation_loss"]
+    assert validated == pytest.approx(score(digits.validation, True)["loss"], rel=1e-5)
+    assert validated != pytest.approx(score(digits.validation, False)["loss"], rel=1e-5)
+    tested = summary["last"]["test"]["loss"]
+    assert tested == evaluate_run(tmp_path / "run")["loss"]
+    plain = evaluate_run(tmp_path / "run", mirror=False)
+    assert plain["loss"] == pytest.approx(score(digits.test, False)["loss"], rel=1e-5)
+    assert plain["loss"] != pytest.approx(tested, rel=1e-5)
+
+
 def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     files = RunFiles(tmp_path / "run")
