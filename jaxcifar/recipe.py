@@ -146,10 +146,24 @@ class Recipe:
     batch_size: int = setting(
         "training", 128, "images a step; the last batch of an epoch may be smaller"
     )
-    optimizer: OptimizerName = setting("training", "adam", "adam, adamw or sgd (Nesterov)")
+    optimizer: OptimizerName = setting(
+        "training", "adam", "adam, adamw, sgd (Nesterov), or muon (sgd but on convolution kernels)"
+    )
     learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
-    momentum: float = setting("training", 0.9, "of sgd")
-    weight_decay: float = setting("training", 0.0, "on kernels, for adamw and sgd")
+    momentum: float = setting("training", 0.9, "of sgd and muon")
+    weight_decay: float = setting("training", 0.0, "on kernels, for adamw, sgd and muon")
+    bias_scale: float = setting(
+        "training", 1.0, "learning rate of BatchNorm's biases, times that of the rest"
+    )
+    lookahead_steps: int | None = setting(
+        "training",
+        None,
+        "steps from one return to the slow weights, which follow by a part of the way, to the next "
+        "(Lookahead; default: none)",
+    )
+    lookahead_share: float = setting(
+        "training", 0.25, "that part at the run's end; it falls from 1 with the cube of the time"
+    )
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
     clip_norm: float | None = setting(
         "training", None, "largest global norm of the trained gradients (default: no clipping)"
@@ -221,8 +235,15 @@ class Recipe:
             "is where a warm-up starts: it needs --warmup-epochs",
         )
         _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
-        _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
-        for name in ("clip_norm", "views", "t_max", "resize"):
+        for name in ("learning_rate", "bias_scale"):
+            _check(self, name, getattr(self, name) > 0, "must be positive")
+        _check(
+            self,
+            "lookahead_share",
+            0 < self.lookahead_share <= 1,
+            "must be above 0 and at most 1",
+        )
+        for name in ("clip_norm", "views", "t_max", "resize", "lookahead_steps"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "must be positive")
         for name, most in (
@@ -412,6 +433,10 @@ class Recipe:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
+            bias_scale=self.bias_scale,
+            lookahead_steps=self.lookahead_steps,
+            lookahead_share=self.lookahead_share,
+            total_steps=self.epochs * self.steps_per_epoch,
         )
 
     def make_preprocess(self) -> Callable[[jax.Array], jax.Array]:

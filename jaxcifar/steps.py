@@ -125,14 +125,16 @@ def make_eval_step(
     if mirror and start is not None:
         raise ValueError(f"mirror needs images, and the batch is what {start} put out")
 
+    cut: dict[str, Any] = {} if start is None else {"start": start}
+
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
-        if start is None:
-            images = normalize(batch["image"])
-            logits = jnp.asarray(model.apply(variables, images, train=False))
-            if mirror:
-                logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
-        else:
-            logits = jnp.asarray(model.apply(variables, batch["image"], train=False, start=start))
+        def score(images: jax.Array) -> jax.Array:
+            return jnp.asarray(model.apply(variables, images, train=False, **cut))
+
+        images = batch["image"] if start is not None else normalize(batch["image"])
+        logits = score(images)
+        if mirror:
+            logits = (logits + score(images[:, :, ::-1])) / 2
         loss = cross_entropy(logits, batch["label"])
         return measure(loss, logits, batch["label"], batch["mask"])
 

@@ -458,8 +458,12 @@ def open_run(
         raise RunError(f"{files.path} holds a run of {begun.get('experiment')!r}, not of {name!r}")
     if begun.get("data_fingerprint") != splits.fingerprint:
         raise RunError(f"{files.path} was trained on other data than the {recipe.dataset} found")
-    # More epochs are welcome where that leaves the learning rate of the epochs done as it was.
-    longer = recipe.epochs > before.epochs and (recipe.t_max or recipe.schedule == "constant")
+    # More epochs are welcome where that leaves what was done in the epochs done as it was.
+    longer = (
+        recipe.epochs > before.epochs
+        and (recipe.t_max or recipe.schedule == "constant")
+        and recipe.lookahead_steps is None  # whose periods are counted from the run's end
+    )
     allowed = replace(
         before,
         epochs=recipe.epochs if longer else before.epochs,

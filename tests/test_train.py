@@ -14,6 +14,7 @@ from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 from jaxcifar.evaluation import evaluate, evaluate_run
 from jaxcifar.interruption import Interrupted
 from jaxcifar.parallel import DeviceError, DeviceOptions
+from jaxcifar.partition import named_leaves
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.train import fit
 from tests.conftest import assert_trees_identical
@@ -223,6 +224,37 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     summary = RunFiles(tmp_path / "grown").read_summary()
     assert summary is not None
     assert summary["epochs"] == 3
+
+
+def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
+    """Its averages are counted from the end."""
+    short = dataclasses.replace(recipe, epochs=1, lookahead_steps=2)
+    fit(short, digits, workdir=tmp_path / "run")
+    with pytest.raises(RunError, match="another recipe .epochs: 3, not 1"):
+        fit(dataclasses.replace(short, epochs=3), digits, workdir=tmp_path / "run", resume=True)
+
+
+def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, tmp_path):
+    fast = dataclasses.replace(
+        recipe,
+        optimizer="muon",
+        learning_rate=0.05,
+        bias_scale=4.0,
+        lookahead_steps=4,
+        lookahead_share=0.5,
+        freeze="fc=trained layer1=trained *=0.5@2",
+    )
+    whole, history = fit(fast, digits, workdir=tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(fast, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
+    state, resumed = fit(fast, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    slow = {k: v for k, v in named_leaves(state.opt_state).items() if ".slow." in k}
+    params = named_leaves(state.params)
+    assert {k.split(".slow.")[1] for k in slow} == set(params)
+    for name, leaf in slow.items():
+        np.testing.assert_allclose(leaf, params[name.split(".slow.")[1]], rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits, tmp_path):
