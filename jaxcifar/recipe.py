@@ -28,6 +28,7 @@ from jaxcifar.data import (
     dataset_info,
     load_dataset,
 )
+from jaxcifar.initial import Init
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
     FreezeError,
@@ -110,6 +111,17 @@ class Recipe:
         "model", "linear", "dropout and a linear layer, or two layers (sequential)"
     )
     dropout_rate: float = setting("model", 0.0, "in the head, at least 0 and under 1")
+    init: Init = setting(
+        "model",
+        "kaiming",
+        "of random weights: torchvision's (kaiming), or in the stages as much of them as can be "
+        "hands on its input (dirac)",
+    )
+    whiten: bool = setting(
+        "model",
+        False,
+        "begin with a first layer that decorrelates the patches of the train images (3x3 stem)",
+    )
     batch_norm_groups: int = setting(
         "model",
         1,
@@ -304,6 +316,16 @@ class Recipe:
             not self.adapt_stem or self.stem == "cifar",
             "is for --stem cifar, which 7x7 kernels do not fit",
         )
+        for name, asked in (("init", self.init != "kaiming"), ("whiten", self.whiten)):
+            if asked and self.weights is not None:
+                raise RecipeError(
+                    f"{name} {getattr(self, name)} changes random weights, and these come from "
+                    f"{shown(self.weights)}: leave out --{name} or --weights"
+                )
+        if self.whiten and self.stem != "cifar":
+            raise RecipeError(
+                f"whiten is for 3x3 patches, not for the stem {self.stem}: use --stem cifar"
+            )
         augmented = self.make_augment() is not None
         if self.views is not None and not augmented:
             raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")
