@@ -72,6 +72,7 @@ def evaluate(
     *,
     normalize: str | Normalize = "cifar10",
     batch_size: int = 500,
+    mirror: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
     """``{"loss", "accuracy", "examples"}`` over every image exactly once, in evaluation mode.
@@ -82,11 +83,12 @@ def evaluate(
         variables: ``{"params", "batch_stats"}``.
         normalize: what was used in training: a name in `augment.NORMALIZATIONS` or a function.
         batch_size: changes the time, not the result beyond rounding of the loss.
+        mirror: score the mean of the logits of an image and its mirror image.
         progress: draw a bar, on a terminal.
     """
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
-    eval_step = make_eval_step(model, normalize=normalize)
+    eval_step = make_eval_step(model, normalize=normalize, mirror=mirror)
     streamed = too_large(dataset) is not None
     evaluation = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
     data = {} if streamed else to_device(dataset)
@@ -116,9 +118,18 @@ def evaluate_run(
     split: SplitName = "test",
     which: Which = "best",
     data_dir: str | Path | None = None,
+    mirror: bool | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """``{"split", "examples", "accuracy", "loss"}`` of a run's checkpoint.
+
+    Args:
+        run: its directory.
+        split: of the data it was trained on.
+        which: of its checkpoints.
+        data_dir: where TFDS data lies.
+        mirror: as in `evaluate`; None is what the recipe's `test_mirror` says.
+        progress: draw a bar, on a terminal.
 
     Raises:
         RunError: not a run; or the data found is not the data it was trained on, so that its
@@ -140,6 +151,7 @@ def evaluate_run(
         getattr(splits, split),
         normalize=recipe.make_preprocess(),
         batch_size=recipe.eval_batch_size,
+        mirror=recipe.test_mirror if mirror is None else mirror,
         progress=progress,
     )
     return {

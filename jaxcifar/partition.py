@@ -263,6 +263,17 @@ def kernel_mask(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_kernel(path), params)
 
 
+def batch_norm_bias_mask(params: PyTree) -> PyTree:
+    """True on the biases of BatchNorms, which alone stand beside a scale."""
+    names = set(named_leaves(params))
+
+    def is_one(path: tuple[Any, ...], _: Any) -> bool:
+        module, _, leaf = path_name(path).rpartition(".")
+        return leaf == "bias" and f"{module}.scale" in names
+
+    return jax.tree_util.tree_map_with_path(is_one, params)
+
+
 def count_params(params: PyTree) -> int:
     """Number of scalars in all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

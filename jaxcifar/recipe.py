@@ -28,6 +28,7 @@ from jaxcifar.data import (
     dataset_info,
     load_dataset,
 )
+from jaxcifar.initial import Init
 from jaxcifar.optim import OptimizerName, make_optimizer
 from jaxcifar.partition import (
     FreezeError,
@@ -110,6 +111,17 @@ class Recipe:
         "model", "linear", "dropout and a linear layer, or two layers (sequential)"
     )
     dropout_rate: float = setting("model", 0.0, "in the head, at least 0 and under 1")
+    init: Init = setting(
+        "model",
+        "kaiming",
+        "of random weights: torchvision's (kaiming), or in the stages as much of them as can be "
+        "hands on its input (dirac)",
+    )
+    whiten: bool = setting(
+        "model",
+        False,
+        "begin with a first layer that decorrelates the patches of the train images (3x3 stem)",
+    )
     batch_norm_groups: int = setting(
         "model",
         1,
@@ -146,10 +158,24 @@ class Recipe:
     batch_size: int = setting(
         "training", 128, "images a step; the last batch of an epoch may be smaller"
     )
-    optimizer: OptimizerName = setting("training", "adam", "adam, adamw or sgd (Nesterov)")
+    optimizer: OptimizerName = setting(
+        "training", "adam", "adam, adamw, sgd (Nesterov), or muon (sgd but on convolution kernels)"
+    )
     learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
-    momentum: float = setting("training", 0.9, "of sgd")
-    weight_decay: float = setting("training", 0.0, "on kernels, for adamw and sgd")
+    momentum: float = setting("training", 0.9, "of sgd and muon")
+    weight_decay: float = setting("training", 0.0, "on kernels, for adamw, sgd and muon")
+    bias_scale: float = setting(
+        "training", 1.0, "learning rate of BatchNorm's biases, times that of the rest"
+    )
+    lookahead_steps: int | None = setting(
+        "training",
+        None,
+        "steps from one return to the slow weights, which follow by a part of the way, to the next "
+        "(Lookahead; default: none)",
+    )
+    lookahead_share: float = setting(
+        "training", 0.25, "that part at the run's end; it falls from 1 with the cube of the time"
+    )
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
     clip_norm: float | None = setting(
         "training", None, "largest global norm of the trained gradients (default: no clipping)"
@@ -169,6 +195,9 @@ class Recipe:
         "training", "step", "whether the rate moves every step or every epoch"
     )
     warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
+    start_scale: float = setting(
+        "training", 0.0, "rate at the warm-up's start, share of what it warms up to"
+    )
     final_scale: float = setting("training", 0.0, "rate at the schedule's end, share of the peak")
 
     validate_every: int = setting(
@@ -176,6 +205,11 @@ class Recipe:
     )
     eval_batch_size: int = setting(
         "training", 500, "images a step in evaluation; changes no result"
+    )
+    test_mirror: bool = setting(
+        "training",
+        False,
+        "validate and test on the mean logits of an image and its mirror image, at twice the cost",
     )
     seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
 
@@ -204,10 +238,24 @@ class Recipe:
             _check(self, name, 0 <= value < 2**31, "must be at least 0 and under 2**31")
         for name in ("dropout_rate", "momentum", "label_smoothing"):
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
-        _check(self, "flip_rate", 0 <= self.flip_rate <= 1, "must lie between 0 and 1")
+        for name in ("flip_rate", "start_scale"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "must lie between 0 and 1")
+        _check(
+            self,
+            "start_scale",
+            self.start_scale == 0 or self.warmup_epochs > 0,
+            "is where a warm-up starts: it needs --warmup-epochs",
+        )
         _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
-        _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
-        for name in ("clip_norm", "views", "t_max", "resize"):
+        for name in ("learning_rate", "bias_scale"):
+            _check(self, name, getattr(self, name) > 0, "must be positive")
+        _check(
+            self,
+            "lookahead_share",
+            0 < self.lookahead_share <= 1,
+            "must be above 0 and at most 1",
+        )
+        for name in ("clip_norm", "views", "t_max", "resize", "lookahead_steps"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "must be positive")
         for name, most in (
@@ -251,6 +299,11 @@ class Recipe:
                 + (" or fewer --batch-norm-groups" if groups > 1 else "")
             )
 
+        if self.test_mirror and self.cache_features:
+            raise RecipeError(
+                "test_mirror: cached features are of the images as they are, not of their mirror "
+                "images; use --no-test-mirror or --no-cache-features"
+            )
         self._check_transfer()
 
     def _check_transfer(self) -> None:
@@ -263,6 +316,16 @@ class Recipe:
             not self.adapt_stem or self.stem == "cifar",
             "is for --stem cifar, which 7x7 kernels do not fit",
         )
+        for name, asked in (("init", self.init != "kaiming"), ("whiten", self.whiten)):
+            if asked and self.weights is not None:
+                raise RecipeError(
+                    f"{name} {getattr(self, name)} changes random weights, and these come from "
+                    f"{shown(self.weights)}: leave out --{name} or --weights"
+                )
+        if self.whiten and self.stem != "cifar":
+            raise RecipeError(
+                f"whiten is for 3x3 patches, not for the stem {self.stem}: use --stem cifar"
+            )
         augmented = self.make_augment() is not None
         if self.views is not None and not augmented:
             raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")
@@ -379,6 +442,7 @@ class Recipe:
             unit=self.schedule_unit,
             warmup_epochs=self.warmup_epochs,
             final_scale=self.final_scale,
+            start_scale=self.start_scale,
         )
 
     def make_optimizer(self, epoch: int = 1) -> optax.GradientTransformation:
@@ -391,6 +455,10 @@ class Recipe:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
+            bias_scale=self.bias_scale,
+            lookahead_steps=self.lookahead_steps,
+            lookahead_share=self.lookahead_share,
+            total_steps=self.epochs * self.steps_per_epoch,
         )
 
     def make_preprocess(self) -> Callable[[jax.Array], jax.Array]:

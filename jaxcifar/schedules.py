@@ -24,6 +24,7 @@ def make_schedule(
     unit: ScheduleUnit = "step",
     warmup_epochs: float = 0.0,
     final_scale: float = 0.0,
+    start_scale: float = 0.0,
 ) -> optax.Schedule:
     """Build ``step -> learning rate``.
 
@@ -37,14 +38,16 @@ def make_schedule(
     * triangular: linear from lr to ``final_scale * lr`` at `t_max`, after the warm-up.
     * constant: lr.
 
-    The first `warmup_epochs` rise linearly to the rate the schedule has there; a warm-up counts
-    steps even when `unit` is "epoch", and its first step is already above zero.
+    The first `warmup_epochs` rise linearly, from `start_scale` times the rate the schedule has
+    there to all of it; a warm-up counts steps even when `unit` is "epoch", and its first step is
+    already above its start.
 
     Args:
         learning_rate: peak rate.
         epochs: length of the run; the default of `t_max`.
         t_max: in epochs.
         warmup_epochs: in epochs; may be fractional.
+        start_scale: where the warm-up starts, 0 to 1.
 
     Raises:
         ValueError: unknown name or unit, or a length that cannot be.
@@ -75,7 +78,8 @@ def make_schedule(
         else:
             rate = jnp.full((), learning_rate)
         if warmup_epochs:
-            rate = rate * jnp.minimum(1.0, (count + 1) / warmup_steps)
+            share = jnp.minimum(1.0, (count + 1) / warmup_steps)
+            rate = rate * (share if start_scale == 0 else start_scale + (1 - start_scale) * share)
         return jnp.asarray(rate, jnp.float32)
 
     return schedule

@@ -227,7 +227,10 @@ def stage_evaluation(
 ) -> Evaluation:
     """The scoring of the stage's validation data."""
     step = make_eval_step(
-        recipe.make_model(epoch), normalize=recipe.make_preprocess(), start=data.cut
+        recipe.make_model(epoch),
+        normalize=recipe.make_preprocess(),
+        start=data.cut,
+        mirror=recipe.test_mirror,
     )
     return make_scoring(
         step,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 PyTree = Any
+Adjust = Callable[[PyTree], PyTree]  # random parameters -> those to begin with
 
 
 @flax.struct.dataclass
@@ -60,15 +61,22 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, *, seed: int, image_size: int
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    image_size: int,
+    adjust: Adjust | None = None,
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone.
+    """The state before the first step, a function of the seed alone, or of what `adjust` makes of
+    the random parameters, see `initial`.
 
     One program: leaf by leaf, ResNet-18 took 15 s on the CPU. It runs once, so it is compiled with
     little optimisation: 4 s in place of 12.
     """
     init_key, run_key = seed_keys(seed)
-    return _quickly_compiled(partial(_new_state, model, tx, image_size))(init_key, run_key)
+    new_state = partial(_new_state, model, tx, image_size, adjust=adjust)
+    return _quickly_compiled(new_state)(init_key, run_key)
 
 
 def start_state(
@@ -99,8 +107,12 @@ def _new_state(
     image_size: int,
     init_key: jax.Array,
     run_key: jax.Array,
+    adjust: Adjust | None = None,
 ) -> TrainState:
-    return _state_of(tx, init_variables(model, init_key, image_size), run_key)
+    variables = init_variables(model, init_key, image_size)
+    if adjust is not None:
+        variables["params"] = adjust(variables["params"])
+    return _state_of(tx, variables, run_key)
 
 
 def _state_of(

@@ -110,17 +110,31 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module, *, normalize: Normalize, start: str | None = None) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, *, normalize: Normalize, start: str | None = None, mirror: bool = False
+) -> EvalStep:
     """Build ``(variables, batch) -> metrics`` in evaluation mode, over the images in the mask.
 
-    With `start` the batch's "image" is what that child of the network put out.
+    With `start` the batch's "image" is what that child of the network put out. With `mirror` the
+    logits are the mean over an image and its mirror image, as in airbench (Jordan 2024,
+    arXiv:2404.00498), whose shifted crops are left out.
+
+    Raises:
+        ValueError: `mirror` with `start`: what a child put out has no mirror image.
     """
+    if mirror and start is not None:
+        raise ValueError(f"mirror needs images, and the batch is what {start} put out")
+
+    cut: dict[str, Any] = {} if start is None else {"start": start}
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
-        if start is None:
-            logits = jnp.asarray(model.apply(variables, normalize(batch["image"]), train=False))
-        else:
-            logits = jnp.asarray(model.apply(variables, batch["image"], train=False, start=start))
+        def score(images: jax.Array) -> jax.Array:
+            return jnp.asarray(model.apply(variables, images, train=False, **cut))
+
+        images = batch["image"] if start is not None else normalize(batch["image"])
+        logits = score(images)
+        if mirror:
+            logits = (logits + score(images[:, :, ::-1])) / 2
         loss = cross_entropy(logits, batch["label"])
         return measure(loss, logits, batch["label"], batch["mask"])
 

@@ -21,6 +21,7 @@ from jaxcifar.data import Splits
 from jaxcifar.epoch import Pace
 from jaxcifar.evaluation import make_scoring, to_device
 from jaxcifar.hardware import describe_machine
+from jaxcifar.initial import make_adjust
 from jaxcifar.interruption import Interrupted, Interruption, watch_signals
 from jaxcifar.metrics import Metrics
 from jaxcifar.parallel import DeviceOptions, Input, Layout, explain_lost_process, make_layout
@@ -114,7 +115,7 @@ def fit(
             if resume:
                 layout.on_main(checkpoints.set_damaged_aside)
         # The state: new, or where an earlier process left it, perhaps in the middle of an epoch.
-        state, part = begin(recipe, start, files, checkpoints, layout, resume=resume)
+        state, part = begin(recipe, splits, start, files, checkpoints, layout, resume=resume)
         history = History()
         if resume and files is not None:
             layout.on_main(partial(files.keep_history, part.complete_steps(recipe)))
@@ -177,7 +178,11 @@ def fit(
             checkpoints.wait()
             streamed = place == "stream"
             test = make_scoring(
-                make_eval_step(recipe.make_model(), normalize=recipe.make_preprocess()),
+                make_eval_step(
+                    recipe.make_model(),
+                    normalize=recipe.make_preprocess(),
+                    mirror=recipe.test_mirror,
+                ),
                 splits.test,
                 batch_size=recipe.eval_batch_size,
                 streamed=streamed,
@@ -250,6 +255,7 @@ class EpochPart:
 
 def begin(
     recipe: Recipe,
+    splits: Splits,
     start: Start | None,
     files: RunFiles | None,
     checkpoints: Checkpoints | None,
@@ -261,7 +267,7 @@ def begin(
     if not resume or checkpoints is None or not checkpoints.steps():
         if resume and files is not None:
             check_not_lost(files)
-        return layout.replicate(first_state(recipe, start, files)), EpochPart(1)
+        return layout.replicate(first_state(recipe, start, files, splits)), EpochPart(1)
     step = checkpoints.find("last")
     state = restore_state(recipe, checkpoints, layout.replicated)
     progress = checkpoints.progress(step)
@@ -454,8 +460,12 @@ def open_run(
         raise RunError(f"{files.path} holds a run of {begun.get('experiment')!r}, not of {name!r}")
     if begun.get("data_fingerprint") != splits.fingerprint:
         raise RunError(f"{files.path} was trained on other data than the {recipe.dataset} found")
-    # More epochs are welcome where that leaves the learning rate of the epochs done as it was.
-    longer = recipe.epochs > before.epochs and (recipe.t_max or recipe.schedule == "constant")
+    # More epochs are welcome where that leaves what was done in the epochs done as it was.
+    longer = (
+        recipe.epochs > before.epochs
+        and (recipe.t_max or recipe.schedule == "constant")
+        and recipe.lookahead_steps is None  # whose periods are counted from the run's end
+    )
     allowed = replace(
         before,
         epochs=recipe.epochs if longer else before.epochs,
@@ -484,11 +494,21 @@ def _check_origin(files: RunFiles, recipe: Recipe) -> None:
         )
 
 
-def first_state(recipe: Recipe, start: Start | None, files: RunFiles | None) -> TrainState:
+def first_state(
+    recipe: Recipe, start: Start | None, files: RunFiles | None, splits: Splits
+) -> TrainState:
     """The state before the first step: random, or from the weights the recipe names."""
     tx = recipe.make_optimizer()
     if recipe.weights is None:
-        return init_state(recipe.make_model(), tx, seed=recipe.seed, image_size=recipe.image_size)
+        return init_state(
+            recipe.make_model(),
+            tx,
+            seed=recipe.seed,
+            image_size=recipe.image_size,
+            adjust=make_adjust(
+                recipe.init, splits.train if recipe.whiten else None, recipe.make_preprocess()
+            ),
+        )
     variables, report = start or starting_weights(recipe)
     begun = None if files is None else files.read_config().get("weights")
     if begun is not None and begun["sha256"] != report.sha256:

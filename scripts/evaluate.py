@@ -21,12 +21,18 @@ def main() -> None:
     )
     add_checkpoint_option(parser)
     parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="mean logits of an image and its mirror image (default: what the run's recipe says)",
+    )
     parsed = parser.parse()
     result = evaluate_run(
         parsed.run,
         split=parsed.split,
         which=parsed.checkpoint,
         data_dir=parsed.data_dir,
+        mirror=parsed.mirror,
         progress=True,
     )
     print(json.dumps(result))

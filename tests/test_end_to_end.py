@@ -51,6 +51,10 @@ def test_train_evaluate_visualize(run_script, tmp_path):
     test = summary["best"]["test"]
     assert line == {"split": "test"} | {k: test[k] for k in ("examples", "accuracy", "loss")}
 
+    mirrored = json.loads(run_script("evaluate.py", "out/run", "--mirror").stdout.splitlines()[-1])
+    assert list(mirrored) == list(line)
+    assert mirrored["loss"] != line["loss"]
+
     drawn = run_script("visualize.py", "out/run", "--image", "3", "--layers", "conv1", "layer1")
     assert "activations_3.png" in drawn.stdout
     assert (tmp_path / "out/run/figures/activations_3.png").exists()

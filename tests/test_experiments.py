@@ -63,3 +63,25 @@ def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
     assert recipe != faithful
     for field in ("dataset", "split_sizes", "split_seed", "epochs", "weights", "freeze"):
         assert getattr(recipe, field) == getattr(faithful, field), field
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "smoothing", "shift", "cutout"),
+    [("speedrun", 16, 0.2, 2, 0), ("speedrun-95", 40, 0.1, 4, 12), ("speedrun-96", 80, 0.1, 4, 12)],
+)
+def test_a_speedrun_is_all_images_and_one_validation(name, epochs, smoothing, shift, cutout):
+    experiment = get_experiment(name)
+    recipe = experiment.recipe
+    assert "not measured yet at full width" in experiment.text
+    assert (recipe.split_sizes, recipe.steps_per_epoch, recipe.epochs) == (
+        (49_500, 500),
+        99,
+        epochs,
+    )
+    assert [epoch for epoch in range(1, epochs + 1) if recipe.validates(epoch)] == [epochs]
+    assert (recipe.label_smoothing, recipe.flip_rate) == (smoothing, 0.5)
+    assert (recipe.translate_pixels, recipe.cutout_pixels) == (shift, cutout)
+    # From a fifth of the peak to it in a fifth of the run, then to zero.
+    steps, schedule = 99 * epochs, recipe.make_schedule()
+    found = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
+    assert found == pytest.approx([0.06, 0.3, 0.15, 0.0], rel=0.02, abs=1e-6)

@@ -9,7 +9,7 @@ FLOORS = (
     "image_file",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
-    "activations checkpoint gradcam optim pretrained steps",
+    "activations checkpoint gradcam initial optim pretrained steps",
     "epoch predictions recipe",
     "streamed",
     "evaluation experiments features",

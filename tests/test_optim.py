@@ -125,7 +125,7 @@ def test_the_updates_are_torchs(name, settings):
     assert_same_traces(ours(name, settings), in_torch(name, **settings), rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_decay_moves_kernels_alone(name):
     params, _ = params_and_gradients()
     params = jax.tree.map(jnp.asarray, params)
@@ -149,6 +149,137 @@ def test_decay_with_adam_is_refused():
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match="'lion'.*adam, adamw, sgd"):
         make_optimizer("lion", schedule)
+
+
+def first_updates(tx, params, gradient):
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    return named_leaves(updates)
+
+
+class TestMuon:
+    @pytest.mark.parametrize(
+        ("shape", "scale"), [((3, 3, 2, 4), 1), ((3, 3, 8, 16), 1), ((1, 1, 4, 8), np.sqrt(2))]
+    )
+    def test_a_convolutions_update_is_the_gradient_with_singular_values_of_about_one(
+        self, shape, scale
+    ):
+        # The matrix is [k k c_in, c_out]; one with more columns than rows moves the further.
+        gradient = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+        params = {"kernel": jnp.ones(shape)}
+        tx = make_optimizer("muon", lambda step: 0.05)
+        update = first_updates(tx, params, {"kernel": gradient})["kernel"]
+        left, _, right = np.linalg.svd(
+            np.float64(gradient).reshape(-1, shape[-1]), full_matrices=False
+        )
+        matrix = -np.float64(update).reshape(-1, shape[-1]) / (0.05 * scale)
+        inner = left.T @ matrix @ right.T
+        singular = np.diag(inner)
+        # Of Jordan's five steps, whose values end between 0.68 and 1.13.
+        assert np.all((singular > 0.6) & (singular < 1.2))
+        np.testing.assert_allclose(inner - np.diag(singular), 0, atol=1e-3)
+        np.testing.assert_allclose(matrix, left @ inner @ right, atol=1e-3)
+
+    def test_what_is_no_convolution_moves_by_sgd(self):
+        settings = {"momentum": 0.6, "weight_decay": 0.1}
+        rest = [
+            {k: v for k, v in moved.items() if k != "conv1.kernel"}
+            for moved in ours("sgd", settings)
+        ]
+        found = [{k: moved[k] for k in rest[0]} for moved in ours("muon", settings)]
+        assert_same_traces(found, rest, rtol=1e-6)
+
+    def test_labels_give_convolutions_their_share_and_freeze_them(self):
+        params, gradients = params_and_gradients()
+        whole = first_updates(make_optimizer("muon", schedule), params, gradients[0])
+        for rule, share in (("0.1", 0.1), ("frozen", 0)):
+            labels = label_params(params, (("conv1", rule), ("*", "trained")))
+            tx = make_optimizer("muon", schedule, labels=labels, clip_norm=100.0)
+            found = first_updates(tx, params, gradients[0])
+            for name, update in whole.items():
+                scale = share if name == "conv1.kernel" else 1
+                np.testing.assert_allclose(found[name], scale * update, rtol=1e-5, atol=1e-8)
+        sizes = [leaf.size for leaf in jax.tree.leaves(tx.init(params)) if leaf.ndim > 1]
+        assert sum(sizes) == 4 * 3, "no state of frozen kernels"
+
+
+class TestBiasScale:
+    @pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
+    def test_a_batch_norms_bias_moves_so_many_times_as_far_and_nothing_else_does(self, name):
+        params, gradients = params_and_gradients()
+        plain, scaled = (
+            first_updates(make_optimizer(name, schedule, bias_scale=s), params, gradients[0])
+            for s in (1.0, 64.0)
+        )
+        for leaf in plain:
+            factor = np.float32(64 if leaf == "bn1.bias" else 1)
+            np.testing.assert_array_equal(scaled[leaf], factor * plain[leaf], err_msg=leaf)
+
+    def test_it_multiplies_the_share_of_a_label_even_where_scale_and_bias_have_two(self):
+        params, gradients = params_and_gradients()
+        rules = (("bn1.bias", "0.5"), ("conv1", "frozen"), ("*", "trained"))
+        labels = label_params(params, rules)
+        tx = make_optimizer("sgd", schedule, labels=labels, bias_scale=8.0)
+        found = first_updates(tx, params, gradients[0])
+        plain = first_updates(make_optimizer("sgd", schedule), params, gradients[0])
+        np.testing.assert_allclose(found["bn1.bias"], 4 * plain["bn1.bias"], rtol=1e-6)
+        np.testing.assert_array_equal(found["bn1.scale"], plain["bn1.scale"])
+        assert not found["conv1.kernel"].any()
+
+
+class TestLookahead:
+    def trace(self, labels=None, **settings):
+        params, gradients = params_and_gradients()
+        params = jax.tree.map(jnp.asarray, params)
+        tx = make_optimizer("sgd", schedule, labels=labels, total_steps=STEPS, **settings)
+        state, found = tx.init(params), []
+        for gradient in gradients:
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            found.append(named_leaves(params))
+        return found, state
+
+    @pytest.mark.parametrize(("steps", "averages"), [(4, {2, 6}), (3, {3, 6}), (9, {6})])
+    def test_the_weights_are_those_of_a_loop_by_hand(self, steps, averages):
+        params, gradients = params_and_gradients()
+        fast = {k: np.float64(v) for k, v in named_leaves(params).items()}
+        slow, momentum = dict(fast), {k: np.zeros_like(v) for k, v in fast.items()}
+        expected = []
+        for step, gradient in enumerate(gradients):
+            for k, g in named_leaves(gradient).items():
+                momentum[k] = 0.9 * momentum[k] + g
+                fast[k] = fast[k] - schedule(step) * (g + 0.9 * momentum[k])
+            if step + 1 in averages:
+                part = 1 - 0.7 * ((step + 1) / STEPS) ** 3
+                slow = {k: v + part * (fast[k] - v) for k, v in slow.items()}
+                fast = dict(slow)
+            expected.append(dict(fast))
+        found, state = self.trace(lookahead_steps=steps, lookahead_share=0.3)
+        assert_same_traces(found, expected, rtol=2e-5)
+        # The run ends on the slow weights, which the state holds.
+        held = {k.split("slow.")[1]: v for k, v in named_leaves(state).items() if "slow." in k}
+        assert_same_traces([held], [found[-1]], rtol=1e-6)
+
+    def test_a_share_of_one_is_no_lookahead(self):
+        found, _ = self.trace(lookahead_steps=2, lookahead_share=1.0)
+        assert_same_traces(found, self.trace()[0], rtol=1e-5)
+
+    def test_frozen_leaves_have_no_slow_weights_and_stay(self):
+        params, _ = params_and_gradients()
+        labels = label_params(params, (("fc", "trained"), ("bn1", "0.1"), ("*", "frozen")))
+        found, state = self.trace(labels, lookahead_steps=2, clip_norm=1.0, bias_scale=2.0)
+        held = {k.split("slow.")[1] for k in named_leaves(state) if "slow." in k}
+        assert held == {"bn1.scale", "bn1.bias", "fc.kernel", "fc.bias"}
+        np.testing.assert_array_equal(found[-1]["conv1.kernel"], params["conv1"]["kernel"])
+
+    def test_what_cannot_be_is_refused(self):
+        for settings, message in (
+            ({"lookahead_steps": 2}, "needs total_steps"),
+            ({"lookahead_steps": 0, "total_steps": 3}, "1 step or more, not 0"),
+            ({"lookahead_steps": 2, "total_steps": 3, "lookahead_share": 0.0}, "above 0"),
+            ({"bias_scale": 0.0}, "bias_scale must be positive"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                make_optimizer("sgd", schedule, **settings)
 
 
 class TestGroups:

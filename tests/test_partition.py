@@ -51,6 +51,13 @@ def test_names_come_in_the_trees_order(params):
     assert all(a is b for a, b in zip(leaves, jax.tree.leaves(params), strict=True))
 
 
+def test_the_bias_mask_is_true_on_the_20_batch_norms_biases_and_not_on_the_heads(params):
+    named = partition.named_leaves(partition.batch_norm_bias_mask(params))
+    chosen = {name for name, is_one in named.items() if is_one}
+    assert chosen == {f"{name}.bias" for name in batch_norm_names(resnet18())}
+    assert len(named) == 62
+
+
 def test_the_kernel_mask_is_true_on_the_21_weights_and_keeps_the_tree(params):
     mask = partition.kernel_mask(params)
     assert jax.tree.structure(mask) == jax.tree.structure(params)

@@ -127,6 +127,30 @@ def test_a_warm_up_counts_steps_and_scales_the_schedule_below(unit, warmup):
     np.testing.assert_allclose(warm, plain * factor, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("final_scale", [0.0, 0.07])
+def test_a_warm_up_may_start_at_a_share_of_the_peak(final_scale):
+    schedule = make_schedule(
+        "triangular",
+        learning_rate=0.4,
+        epochs=16,
+        steps_per_epoch=10,
+        warmup_epochs=3.2,
+        start_scale=0.2,
+        final_scale=final_scale,
+    )
+    # A step early at the top: the warm-up's first step is already above its start.
+    expected = np.interp(np.arange(161), [-1, 31, 32, 160], [0.08, 0.4, 0.4, 0.4 * final_scale])
+    np.testing.assert_allclose(rates(schedule, 161), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_warm_up_from_zero_has_the_bits_it_always_had():
+    arguments = {"learning_rate": 0.3, "epochs": 5, "steps_per_epoch": 7, "warmup_epochs": 1.7}
+    found = rates(make_schedule("cosine", **arguments), 35)
+    plain = rates(make_schedule("cosine", **arguments | {"warmup_epochs": 0.0}), 35)
+    warm = np.minimum(np.float32(1), (np.arange(35) + 1).astype(np.float32) / np.float32(11.9))
+    np.testing.assert_array_equal(found, plain * warm)
+
+
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_steps_of_an_epoch_cover_it_and_none_is_empty(size, batch):
     steps = steps_per_epoch(size, batch)

@@ -162,6 +162,47 @@ def test_evaluation_counts_the_images_in_the_mask_with_the_running_statistics(ba
     assert found["count"] == N - masked
 
 
+def mirrored_batches(images, labels):
+    """The images, and their mirror images."""
+    mask = jnp.ones(len(labels), bool)
+    return [{"image": x, "label": labels, "mask": mask} for x in (images, images[:, :, ::-1])]
+
+
+def test_mirrored_evaluation_scores_the_mean_logits_of_an_image_and_its_mirror_image(batch):
+    variables = start(Tiny(), optax.sgd(0.1), batch).variables
+    plain, turned = mirrored_batches(batch["image"], batch["label"])
+    step = jit(make_eval_step(Tiny(), normalize=halve, mirror=True))
+    found = step(variables, plain)
+    logits = [
+        np.float64(Tiny().apply(variables, halve(b["image"]), train=False)) for b in (plain, turned)
+    ]
+    assert np.abs(logits[0] - logits[1]).max() > 0.01
+    mean = (logits[0] + logits[1]) / 2
+    losses = np.log(np.exp(mean).sum(1)) - mean[np.arange(N), batch["label"]]
+    np.testing.assert_allclose(found["loss_sum"], losses.sum(), rtol=1e-5)
+    assert found["correct"] == np.sum(mean.argmax(1) == batch["label"])
+    # Which of the two is the mirror image does not matter.
+    np.testing.assert_allclose(step(variables, turned)["loss_sum"], found["loss_sum"], rtol=1e-6)
+
+
+def test_of_symmetric_images_mirrored_evaluation_is_the_plain_one(batch):
+    variables = start(Tiny(), optax.sgd(0.1), batch).variables
+    half = batch["image"][:, :, : batch["image"].shape[2] // 2]
+    images = jnp.concatenate([half, half[:, :, ::-1]], axis=2)
+    symmetric, _ = mirrored_batches(images, batch["label"])
+    plain, mirrored = (
+        jit(make_eval_step(Tiny(), normalize=halve, mirror=mirror))(variables, symmetric)
+        for mirror in (False, True)
+    )
+    np.testing.assert_allclose(mirrored["loss_sum"], plain["loss_sum"], rtol=1e-6)
+    assert mirrored["correct"] == plain["correct"]
+
+
+def test_features_have_no_mirror_image():
+    with pytest.raises(ValueError, match="mirror needs images, and the batch is what layer1 put"):
+        make_eval_step(Tiny(), normalize=halve, start="layer1", mirror=True)
+
+
 def test_evaluation_normalises_and_drops_nothing_out(batch):
     model = Tiny(dropout_rate=0.5)
     state = start(model, optax.sgd(0.1), batch)

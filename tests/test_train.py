@@ -14,6 +14,7 @@ from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 from jaxcifar.evaluation import evaluate, evaluate_run
 from jaxcifar.interruption import Interrupted
 from jaxcifar.parallel import DeviceError, DeviceOptions
+from jaxcifar.partition import named_leaves
 from jaxcifar.run_files import RunError, RunFiles
 from jaxcifar.train import fit
 from tests.conftest import assert_trees_identical
@@ -225,6 +226,37 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     assert summary["epochs"] == 3
 
 
+def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
+    """Its averages are counted from the end."""
+    short = dataclasses.replace(recipe, epochs=1, lookahead_steps=2)
+    fit(short, digits, workdir=tmp_path / "run")
+    with pytest.raises(RunError, match="another recipe .epochs: 3, not 1"):
+        fit(dataclasses.replace(short, epochs=3), digits, workdir=tmp_path / "run", resume=True)
+
+
+def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, tmp_path):
+    fast = dataclasses.replace(
+        recipe,
+        optimizer="muon",
+        learning_rate=0.05,
+        bias_scale=4.0,
+        lookahead_steps=4,
+        lookahead_share=0.5,
+        freeze="fc=trained layer1=trained *=0.5@2",
+    )
+    whole, history = fit(fast, digits, workdir=tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(fast, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
+    state, resumed = fit(fast, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    slow = {k: v for k, v in named_leaves(state.opt_state).items() if ".slow." in k}
+    params = named_leaves(state.params)
+    assert {k.split(".slow.")[1] for k in slow} == set(params)
+    for name, leaf in slow.items():
+        np.testing.assert_allclose(leaf, params[name.split(".slow.")[1]], rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     with pytest.raises(Stop):
@@ -323,6 +355,33 @@ def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_
     last = RunFiles(tmp_path / "run").read_history().rows[-1]
     assert validation["accuracy"] == last["validation_accuracy"]
     jax.clear_caches()
+
+
+def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_path):
+    # Kept small: a second form of evaluation is one more program.
+    mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)
+    state, history = fit(mirrored, digits, workdir=tmp_path / "run")
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+
+    def score(part, mirror):
+        return evaluate(
+            recipe.make_model(),
+            state.variables,
+            part,
+            normalize=recipe.make_preprocess(),
+            batch_size=recipe.eval_batch_size,
+            mirror=mirror,
+        )
+
+    validated = history.rows[-1]["validation_loss"]
+    assert validated == pytest.approx(score(digits.validation, True)["loss"], rel=1e-5)
+    assert validated != pytest.approx(score(digits.validation, False)["loss"], rel=1e-5)
+    tested = summary["last"]["test"]["loss"]
+    assert tested == evaluate_run(tmp_path / "run")["loss"]
+    plain = evaluate_run(tmp_path / "run", mirror=False)
+    assert plain["loss"] == pytest.approx(score(digits.test, False)["loss"], rel=1e-5)
+    assert plain["loss"] != pytest.approx(tested, rel=1e-5)
 
 
 def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):

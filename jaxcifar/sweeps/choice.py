@@ -122,7 +122,7 @@ def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict
     recipe = members[0].recipe
     size = min(len(splits.train), SAMPLE_BATCHES * recipe.batch_size)
     train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
-    state = first_state(recipe, None, None)
+    state = first_state(recipe, None, None, splits)
     data = stage_data(recipe, dataclasses.replace(splits, train=train, validation=one), state, 1)
     step, augment = stage_step(recipe, 1, data.cut)
     single = make_train_epoch(

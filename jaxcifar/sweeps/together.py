@@ -153,7 +153,7 @@ def _begin(
                 state = restore_state(recipe, checkpoints)
             else:
                 if seed not in fresh:
-                    fresh[seed] = first_state(recipe, starts.get(seed), run)
+                    fresh[seed] = first_state(recipe, starts.get(seed), run, splits)
                 state = fresh[seed]
         if resume:
             run.keep_history(int(state.step))

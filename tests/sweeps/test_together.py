@@ -90,6 +90,30 @@ def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
         assert abs(first - second) > 1e-3, "the members differ"
 
 
+def test_members_of_fast_training_are_their_own_runs(recipe, digits):
+    """Muon, lookahead and scaled biases, with their state side by side."""
+    fast = dataclasses.replace(
+        recipe, optimizer="muon", lookahead_steps=2, bias_scale=4.0, dropout_rate=0.0, epochs=1
+    )
+    members = make_members(fast, "seed", [0, 3])
+    data = to_device(digits.train)
+
+    def begin(recipe):
+        return init_state(
+            recipe.make_model(), recipe.make_optimizer(), seed=recipe.seed, image_size=32
+        )
+
+    program = build_members("seed", members, None, size=120)
+    states, _ = program.run(stack([begin(member.recipe) for member in members]), data)
+    step, augment = stage_step(fast, 1, None)
+    alone = make_train_epoch(step, size=120, batch_size=40, augment=augment)
+    for i, member in enumerate(members):
+        state, _ = alone.run(begin(member.recipe), data)
+        for name, leaf in named_leaves((state.params, state.opt_state)).items():
+            of_member = named_leaves((states.params, states.opt_state))[name][i]
+            np.testing.assert_allclose(of_member, leaf, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
     """All fields that can be traced, in one program."""
     numbers = {
