@@ -10,10 +10,9 @@ filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). Two schemes
 * For maps of up to 2x2, of which the kernel sees every pixel at once: 9 products for 4 outputs in
   place of 16 (a 2x2 Toeplitz matrix takes three multiplications per direction).
 
-The transforms are products with small constant matrices, too: as sums of slices they took longer
-(32x32x64 maps: 133 ms against 112), and so did tiles of 4x4 (259 against 163, before chunks).
-
-What a map passes through is 2.25 times its size or more: `conv` takes large batches in parts.
+Cutting, padding and transforming are one product with a banded constant matrix for each direction:
+copying tiles took longer than all products together. The images lie innermost but for the channels,
+so that these products are long; XLA keeps them so from one convolution to the next.
 """
 
 from typing import NamedTuple
@@ -24,18 +23,20 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
+Matrix = NDArray[np.float64]
+
 
 class Scheme(NamedTuple):
-    """Tiles of `size` outputs a side, seen through `padding` more pixels on the left and top.
+    """Tiles of `size` outputs, seen through `padding` more pixels at the beginning.
 
     ``outputs @ ((kernel @ w) * (inputs @ x))`` is the correlation of x with the three taps w.
     """
 
     size: int
     padding: int
-    inputs: NDArray[np.float64]  # [products, pixels of a tile's input]
-    kernel: NDArray[np.float64]  # [products, 3]
-    outputs: NDArray[np.float64]  # [size, products]
+    inputs: Matrix  # [products, pixels of a tile's input]
+    kernel: Matrix  # [products, 3]
+    outputs: Matrix  # [size, products]
 
 
 # Points 0, 1, -1, 2, -2 and infinity.
@@ -74,6 +75,15 @@ WHOLE_MAP = Scheme(
 )
 
 
+class Axis(NamedTuple):
+    """A scheme along an axis of a map, all tiles at once; products are [product, tile]."""
+
+    products: int
+    tiles: int
+    inputs: Matrix  # [products * tiles, length]
+    outputs: Matrix  # [length, products * tiles]
+
+
 @jax.custom_vjp
 def winograd(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3 cross-correlation, stride 1, padding 1: [n, h, w, c_in] to [n, h, w, c_out].
@@ -102,81 +112,71 @@ winograd.defvjp(_forward, _backward)
 
 
 def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    n, height, width, _ = images.shape
-    scheme = _scheme(images)
-    transformed = _products(scheme.kernel, _wide(kernel).reshape(9, -1))
-    weights = transformed.reshape(-1, *kernel.shape[2:])
-    tiles = _input_tiles(_wide(images), scheme)
-    products = lax.dot_general(tiles, weights, (((2,), (1,)), ((0,), (0,))))
-    outputs = _products(scheme.outputs, products.reshape(len(products), -1))
-    shape = (n, height, width, kernel.shape[3])
-    return _joined(outputs, shape, scheme.size).astype(images.dtype)
+    scheme, down, across = _scheme(images)
+    tiles = _tiles(down.inputs, across.inputs, images, down, across)
+    weights = _products(scheme.kernel, _wide(kernel).reshape(9, -1))
+    weights = weights.reshape(down.products, 1, across.products, *kernel.shape[2:])
+    weights = jnp.broadcast_to(weights, (*tiles.shape[:3], *kernel.shape[2:]))
+    products = lax.dot_general(tiles, weights, (((4,), (3,)), ((0, 1, 2), (0, 1, 2))))
+    products = products.reshape(len(down.inputs), len(across.inputs), -1)
+    outputs = _in_both_directions(down.outputs, across.outputs, products)
+    outputs = outputs.reshape(*images.shape[1:3], len(images), kernel.shape[3])
+    return outputs.transpose(2, 0, 1, 3).astype(images.dtype)
 
 
 def _correlate_images(images: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The kernel's gradient [3, 3, c_in, c_out]: tiles of the images times tiles of the output."""
-    scheme = _scheme(images)
-    tiles = _input_tiles(_wide(images), scheme)
-    outputs = _products(scheme.outputs.T, _cut(_wide(cotangent), scheme.size))
-    cut = outputs.reshape(len(tiles), -1, cotangent.shape[3])
-    products = lax.dot_general(tiles, cut, (((1,), (1,)), ((0,), (0,))))
-    gradient = _products(scheme.kernel.T, products.reshape(len(products), -1))
-    return gradient.reshape(3, 3, *products.shape[1:]).astype(images.dtype)
+    scheme, down, across = _scheme(images)
+    tiles = _tiles(down.inputs, across.inputs, images, down, across)
+    of_output = _tiles(down.outputs.T, across.outputs.T, cotangent, down, across)
+    products = lax.dot_general(tiles, of_output, (((3,), (3,)), ((0, 1, 2), (0, 1, 2))))
+    products = jnp.sum(products, axis=1)  # over the tiles down; those across are in the product
+    gradient = _products(scheme.kernel.T, products.reshape(down.products * across.products, -1))
+    return gradient.reshape(3, 3, *products.shape[2:]).astype(images.dtype)
+
+
+def _tiles(rows: Matrix, columns: Matrix, images: jax.Array, down: Axis, across: Axis) -> jax.Array:
+    """Transformed tiles, [products down, tiles down, products across, tiles across * n, c]."""
+    n, height, width, channels = images.shape
+    innermost = _wide(images).transpose(1, 2, 0, 3).reshape(height, width, -1)
+    products = _in_both_directions(rows, columns, innermost)
+    return products.reshape(down.products, down.tiles, across.products, across.tiles * n, channels)
+
+
+def _in_both_directions(rows: Matrix, columns: Matrix, x: jax.Array) -> jax.Array:
+    """Matrices [a, h] and [b, w] on [h, w, k]: [a, b, k]."""
+    height, width, numbers = x.shape
+    down = jnp.asarray(rows, x.dtype) @ x.reshape(height, -1)
+    across = jnp.broadcast_to(jnp.asarray(columns, x.dtype), (len(rows), *columns.shape))
+    return lax.batch_matmul(across, down.reshape(len(rows), width, numbers))
+
+
+def _products(matrix: Matrix, x: jax.Array) -> jax.Array:
+    """A transform of both directions of a kernel: [a, b] twice on [b * b, k] gives [a * a, k]."""
+    return jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x
 
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def tile_size(height: int, width: int) -> int:
-    """Outputs of a tile in each direction, for maps of that size."""
-    return 2 if max(height, width) <= 2 else 4
+def _scheme(images: jax.Array) -> tuple[Scheme, Axis, Axis]:
+    """The scheme for maps of that size, along their height and their width."""
+    height, width = images.shape[1:3]
+    scheme = WHOLE_MAP if max(height, width) <= 2 else F4
+    return scheme, _axis(scheme, height), _axis(scheme, width)
 
 
-def _scheme(images: jax.Array) -> Scheme:
-    return WHOLE_MAP if tile_size(*images.shape[1:3]) == 2 else F4
-
-
-def _products(matrix: NDArray[np.float64], x: jax.Array) -> jax.Array:
-    """The transform of both directions: [a, b] twice on [b * b, k] gives [a * a, k]."""
-    return jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x
-
-
-def _input_tiles(images: jax.Array, scheme: Scheme) -> jax.Array:
-    """Transformed tiles of the input: [products, n * tiles, c]."""
-    size, side = scheme.size, scheme.inputs.shape[1]
-    _, height, width, channels = images.shape
-    rows, columns = -(-height // size), -(-width // size)
-
-    def margins(length: int, tiles: int) -> tuple[int, int]:
-        return scheme.padding, (tiles - 1) * size + side - length - scheme.padding
-
-    padded = jnp.pad(images, ((0, 0), margins(height, rows), margins(width, columns), (0, 0)))
-
-    def seen(i: int, j: int) -> jax.Array:
-        """The pixel (i, j) of every tile."""
-        down = slice(i, i + size * (rows - 1) + 1, size)
-        across = slice(j, j + size * (columns - 1) + 1, size)
-        return padded[:, down, across]
-
-    pixels = jnp.stack([seen(i, j) for i in range(side) for j in range(side)])
-    transformed = _products(scheme.inputs, pixels.reshape(side * side, -1))
-    return transformed.reshape(len(transformed), -1, channels)
-
-
-def _cut(outputs: jax.Array, size: int) -> jax.Array:
-    """[n, h, w, c] to its tiles' pixels, [size * size, n * tiles * c]."""
-    _, height, width, _ = outputs.shape
-    margins = ((0, 0), (0, -height % size), (0, -width % size), (0, 0))
-    padded = jnp.pad(outputs, margins)
-    # Not as one transposition, which took 50 ms in place of 14 for 32x32x64 maps.
-    pixels = [padded[:, i::size, j::size] for i in range(size) for j in range(size)]
-    return jnp.stack(pixels).reshape(size * size, -1)
-
-
-def _joined(pixels: jax.Array, shape: tuple[int, int, int, int], size: int) -> jax.Array:
-    """What `_cut` makes of an array of this shape, put together again."""
-    n, height, width, channels = shape
-    rows, columns = -(-height // size), -(-width // size)
-    tiles = pixels.reshape(size, size, n, rows, columns, channels).transpose(2, 3, 0, 4, 1, 5)
-    return tiles.reshape(n, rows * size, columns * size, channels)[:, :height, :width]
+def _axis(scheme: Scheme, length: int) -> Axis:
+    products, tiles = len(scheme.kernel), -(-length // scheme.size)
+    inputs = np.zeros((products, tiles, length))
+    outputs = np.zeros((length, products, tiles))
+    for tile in range(tiles):
+        first = tile * scheme.size
+        for pixel in range(scheme.inputs.shape[1]):
+            at = first + pixel - scheme.padding
+            if 0 <= at < length:
+                inputs[:, tile, at] = scheme.inputs[:, pixel]
+        for at in range(first, min(first + scheme.size, length)):
+            outputs[at, :, tile] = scheme.outputs[at - first]
+    return Axis(products, tiles, inputs.reshape(-1, length), outputs.reshape(length, -1))

@@ -5,7 +5,7 @@ import ast
 import pytest
 
 FLOORS = (
-    "interruption manifest parallel traced untrusted",
+    "interruption manifest parallel traced untrusted winograd",
     "image_file",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
