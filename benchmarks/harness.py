@@ -46,12 +46,13 @@ class Variant(NamedTuple):
 # The command line.
 
 
-def make_parser(doc: str | None, *, repeats: int, result: str) -> argparse.ArgumentParser:
+def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argparse.ArgumentParser:
     """The options of every benchmark; its docstring is the help."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=repeats, help="default: %(default)s")
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="default: %(default)s")
     parser.add_argument(
         "--out",
         type=Path,
@@ -191,6 +192,17 @@ def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = 
     model, tx = recipe.make_model(1), recipe.make_optimizer()
     state = state_shapes(model, tx, image_size=recipe.image_size)  # the same at any size
     return count_flops(plain_step(recipe, cut), state, dict(batch))
+
+
+def memory_of(lowered: jax.stages.Lowered) -> int:
+    """Bytes a program needs while it runs, its arguments included."""
+    memory: Any = lowered.compile().memory_analysis()
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
 
 
 def matrix_peak(dtype: str, *, repeats: int = 5) -> float:
