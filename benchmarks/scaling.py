@@ -143,7 +143,9 @@ def draw(axes_of: dict[str, dict[str, Any]]) -> Figure:
             values, medians, yerr=spread, color=BAR_COLOR, marker="o", capsize=3, label="measured"
         )
         ideal = [row["ideal_ms"] for row in rows.values()]
-        axes.plot(values, ideal, color=IDEAL_COLOR, linestyle="--", label="in proportion")
+        axes.plot(
+            values, ideal, color=IDEAL_COLOR, linestyle="--", label="in proportion to the work"
+        )
         axes.set_xlabel(title)
         axes.set_xticks(values)
         axes.set_ylabel("a training step, ms (median, quartiles)")

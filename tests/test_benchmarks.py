@@ -11,8 +11,11 @@ import pytest
 
 from benchmarks import harness, time_to_accuracy
 from jaxcifar.conv import conv2d
+from jaxcifar.evaluation import to_device
 from jaxcifar.partition import count_params
 from jaxcifar.resnet import resnet18
+from jaxcifar.stage import stage_step
+from jaxcifar.train import fit
 from tests.conftest import random_variables
 
 SCRIPTS = (
@@ -145,6 +148,9 @@ def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
     batch = {"image": np.zeros((40, side, side, 3), np.uint8), "label": np.zeros(40, np.int32)}
     flops = harness.algorithm_flops(recipe, batch)
     assert harness.algorithm_flops(replace(recipe, dtype="bfloat16"), batch) == flops
+    # Not of the CPU's forms, which do more.
+    step, _ = stage_step(recipe, 1, None)
+    assert harness.count_flops(step, harness.new_state(recipe), batch) > 1.05 * flops
     # All but what the optimizer and the means over the batch take.
     half = harness.algorithm_flops(recipe, {name: values[:20] for name, values in batch.items()})
     assert 0.5 <= half / flops < 0.52
@@ -227,6 +233,17 @@ def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe, digits):
     assert found["accuracy"] == pytest.approx(np.mean(plain.argmax(-1) == test["label"]))
     averaged = (plain + mirrored).argmax(-1)
     assert found["accuracy_mirrored"] == pytest.approx(np.mean(averaged == test["label"]))
+
+
+def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
+    recipe = replace(recipe, epochs=2)
+    data = to_device(digits.train)
+    epoch = time_to_accuracy.make_epoch(recipe, len(digits.train))
+    rows = time_to_accuracy.train(recipe, 3, epoch, data, lambda state: {"accuracy": 0.5})
+    _, history = fit(replace(recipe, seed=3), digits)
+    losses = [row["train_loss"] for row in rows]
+    assert losses == pytest.approx(history.column("train_loss"), abs=1e-4)
+    assert 0 < rows[0]["seconds"] < rows[1]["seconds"]
 
 
 def test_an_interrupted_measurement_keeps_its_seeds(tmp_path, recipe):
