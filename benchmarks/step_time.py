@@ -18,6 +18,7 @@ from itertools import combinations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -153,7 +154,8 @@ def flax(case: Case) -> Variant:
     from benchmarks.peers import flax_resnet
 
     recipe = case.recipe
-    model = flax_resnet.ResNet(width=recipe.width, stem=recipe.stem, dtype=recipe.dtype)
+    dtype = jnp.dtype(recipe.dtype)
+    model = flax_resnet.ResNet(width=recipe.width, stem=recipe.stem, dtype=dtype)
     images = case.normalized
     state = flax_resnet.create_train_state(model, images, recipe.learning_rate)
     batch = {"image": images, "label": case.batch["label"]}
