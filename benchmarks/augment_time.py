@@ -8,23 +8,27 @@ several sets of it; and, since on a noisy machine the difference of two epochs d
 itself, on ten batches in one program. At another side than 32 every variant is resized.
 """
 
-import argparse
 import dataclasses
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.harness import compare, interleave, save, show
-from jaxcifar.epoch import make_train_epoch
-from jaxcifar.experiments import get_experiment
+from benchmarks.harness import (
+    Variant,
+    compare,
+    epoch_variant,
+    interleave,
+    make_parser,
+    new_state,
+    random_data,
+    save,
+    scratch_recipe,
+    show,
+)
 from jaxcifar.recipe import Recipe
-from jaxcifar.state import init_state
-from jaxcifar.steps import make_train_step
+from jaxcifar.stage import stage_step
 
 STEPS = 10  # in one timed program
 TURN = {"flip_rate": 0.4, "rotate_degrees": 30.0}
@@ -39,24 +43,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def variant(recipe: Recipe, data: dict[str, jax.Array]) -> tuple[Callable[[], None], float]:
-    """An epoch of `STEPS` steps, and the seconds it took to compile."""
-    model, tx = recipe.make_model(), recipe.make_optimizer()
-    epoch = make_train_epoch(
-        make_train_step(model, tx, normalize=recipe.make_preprocess()),
-        size=STEPS * recipe.batch_size,
-        batch_size=recipe.batch_size,
-        augment=recipe.make_augment(),
+def variant(recipe: Recipe, data: dict[str, jax.Array]) -> Variant:
+    """An epoch of `STEPS` steps."""
+    step, augment = stage_step(recipe, 1, None)
+    size, batch_size = STEPS * recipe.batch_size, recipe.batch_size
+    return epoch_variant(
+        step, new_state(recipe), data, size=size, batch_size=batch_size, augment=augment
     )
-    begun = time.perf_counter()
-    state = init_state(model, tx, seed=0, image_size=recipe.image_size)
-    holder = [epoch.compile(state, data)]
-    seconds = time.perf_counter() - begun
-
-    def run() -> None:
-        holder[0], _ = jax.block_until_ready(epoch.run(holder[0], data))
-
-    return run, seconds
 
 
 def alone(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
@@ -84,30 +77,17 @@ def alone(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, repeats=9, result="augment_time_SIDE")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--side", type=int, default=32, help="pixels (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=9, help="default: %(default)s")
-    parser.add_argument(
-        "--out", type=Path, help="default: benchmarks/results/augment_time_SIDE_....json"
-    )
     parsed = parser.parse_args()
     n = parsed.batch_size
-    base = dataclasses.replace(
-        get_experiment("scratch").recipe,
-        batch_size=n,
-        resize=None if parsed.side == 32 else parsed.side,
-    )
-    rng = np.random.default_rng(0)
-    data = {
-        "image": jnp.asarray(rng.integers(0, 256, (STEPS * n, 32, 32, 3), dtype=np.uint8)),
-        "label": jnp.asarray(rng.integers(0, 10, STEPS * n, dtype=np.int32)),
-    }
+    base = scratch_recipe(batch_size=n, resize=None if parsed.side == 32 else parsed.side)
+    data = random_data(STEPS * n, 32)
     runs, compile_seconds = {}, {}
     for name, settings in VARIANTS.items():
-        runs[name], compile_seconds[name] = variant(dataclasses.replace(base, **settings), data)
+        epoch = variant(dataclasses.replace(base, **settings), data)
+        runs[name], compile_seconds[name] = epoch.run, epoch.compile_seconds
         print(f"compiled {name} in {compile_seconds[name]:.1f} s", flush=True)
     augmented = [name for name in VARIANTS if name != "none"]
     for name in augmented:

@@ -9,7 +9,6 @@ begins until both are done, is compared with one without. The save itself, and r
 verify it against its manifest, and to restore it) are timed apart, with nothing beside them.
 """
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.harness import compare, interleave, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show
 from jaxcifar import manifest
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import DataError, Source, load_dataset
@@ -90,16 +89,12 @@ class Run:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, repeats=5, result="checkpoint_time")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--images", type=int, help="an epoch; default: all there are")
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, help="where prepared CIFAR-10 lies")
     parser.add_argument("--directory", type=Path, help="the disk to save on; default: temporary")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/checkpoint_....json")
     parsed = parser.parse_args()
     name, dataset = training_images(parsed.data_dir)
     dataset = dataset.read(np.arange(parsed.images or len(dataset)))

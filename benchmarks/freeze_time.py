@@ -1,56 +1,71 @@
-"""What freezing saves: FLOPs and time of a training step, with and without cached features.
+"""What freezing saves: FLOPs, time and memory of training, and whether the time follows the FLOPs.
 
   python -m benchmarks.freeze_time                 ResNet-18 at 32x32, batch 128, float32, Adam
+  python -m benchmarks.freeze_time --images 6400
 
-Every variant is the shipped step of a preset with clipping and the gradient's norm switched on
-(both read every gradient there is, which is where freezing by the optimizer alone loses its
-savings), on the same random images, already on the device. A cached variant's step takes features
-in their place; the pass that makes them is timed once, apart. What is timed is the shipped epoch
-over ten batches: on one batch repeated XLA would take the frozen front out of the loop.
+Every variant is the shipped epoch of a preset over --images random images on the device, with
+clipping and the gradient's norm switched on (both read every gradient there is, which is where
+freezing by the optimizer alone loses its savings). A frozen BatchNorm follows the batch ("batch")
+or is frozen, too; a cached variant trains on features in place of images, and the pass that makes
+them is timed once, apart. FLOPs are those of the algorithm (`harness.algorithm_flops`). "Off by" is
+the ratio of times to finetune over the ratio of FLOPs: 1 where all that is saved is time, too.
 """
 
 import argparse
-import dataclasses
-import time
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.harness import compare, interleave, save, show
+from benchmarks.harness import (
+    Variant,
+    add_network_options,
+    algorithm_flops,
+    compare,
+    epoch_variant,
+    interleave,
+    make_parser,
+    memory_of,
+    new_state,
+    random_data,
+    save,
+    show,
+    timed,
+)
 from jaxcifar.epoch import make_train_epoch
 from jaxcifar.experiments import get_experiment
 from jaxcifar.features import cache_features, cut_point
 from jaxcifar.partition import count_params, split_params
-from jaxcifar.state import init_state
-from jaxcifar.steps import make_train_step
+from jaxcifar.stage import stage_step
 
-# (preset, on cached features)
-VARIANTS = (
-    ("finetune", False),
-    ("freeze_a", False),
-    ("freeze_b", False),
-    ("freeze_a_bn_frozen", True),
-    ("freeze_b_bn_frozen", True),
-)
-STEPS = 10  # in one timed program: a step on cached features is too short to time alone
+BASE = "finetune"
+# Name -> (preset, on cached features)
+VARIANTS = {
+    BASE: ("finetune", False),
+    "freeze_a, bn batch": ("freeze_a", False),
+    "freeze_a, bn frozen": ("freeze_a_bn_frozen", False),
+    "freeze_a, bn frozen, cached": ("freeze_a_bn_frozen", True),
+    "freeze_b, bn batch": ("freeze_b", False),
+    "freeze_b, bn frozen": ("freeze_b_bn_frozen", False),
+    "freeze_b, bn frozen, cached": ("freeze_b_bn_frozen", True),
+}
 
 
 def variant(
-    preset: str, data: dict[str, Any], batch_size: int, *, cached: bool
-) -> tuple[Callable[[], None], dict[str, Any]]:
-    """An epoch of `STEPS` steps, and what is known of it without running."""
-    recipe = dataclasses.replace(get_experiment(preset).recipe, clip_norm=1.0)
-    model, tx, labels = recipe.make_model(1), recipe.make_optimizer(), recipe.make_labels(1)
-    normalize = recipe.make_preprocess()
-    cut = cut_point(model, labels) if cached else None
-    step = make_train_step(
-        model, tx, normalize=normalize, labels=labels, start=cut, log_gradient_norm=True
+    preset: str, cached: bool, data: dict[str, Any], parsed: argparse.Namespace
+) -> tuple[Variant, dict[str, Any]]:
+    """The epoch, and what is known of it without running."""
+    recipe = replace(
+        get_experiment(preset).recipe,
+        clip_norm=1.0,
+        log_gradient_norm=True,
+        stem=parsed.stem,
+        width=parsed.width,
+        batch_size=parsed.batch_size,
     )
-    state = init_state(model, tx, seed=0, image_size=recipe.image_size)
+    model, labels = recipe.make_model(1), recipe.make_labels(1)
+    cut = cut_point(model, labels) if cached else None
+    state = new_state(recipe, parsed.image_size)
     trainable, _ = split_params(state.params, labels)
     facts: dict[str, Any] = {
         "trainable_parameters": count_params(trainable),
@@ -58,59 +73,70 @@ def variant(
         "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
     }
     if cut is not None:
-        begun = time.perf_counter()
-        data = dict(cache_features(model, state.variables, data, cut, normalize=normalize))
-        facts["features_after"] = cut
-        facts["caching_seconds_with_compiling"] = round(time.perf_counter() - begun, 3)
-    batch = {name: values[:batch_size] for name, values in data.items()}
-    analysis = jax.jit(step).lower(state, batch).compile().cost_analysis()
-    assert analysis is not None
-    facts["step_flops"] = analysis["flops"]
-    begun = time.perf_counter()
-    epoch = make_train_epoch(step, size=STEPS * batch_size, batch_size=batch_size)
-    holder = [epoch.compile(state, data)]
-    facts["compile_seconds"] = round(time.perf_counter() - begun, 1)
+        normalize = recipe.make_preprocess()
+        features, seconds = timed(
+            lambda: cache_features(model, state.variables, data, cut, normalize=normalize)
+        )
+        data = dict(features)
+        facts |= {"features_after": cut, "caching_seconds_with_compiling": round(seconds, 3)}
+    step, _ = stage_step(recipe, 1, cut)
+    sizes = {"size": parsed.images, "batch_size": parsed.batch_size}
+    facts["memory"] = memory_of(make_train_epoch(step, **sizes).lower(state, data))
+    epoch = epoch_variant(step, state, data, **sizes)
+    batch = {name: values[: parsed.batch_size] for name, values in data.items()}
+    facts["step_flops"] = algorithm_flops(recipe, batch, cut)
+    facts["compile_seconds"] = round(epoch.compile_seconds, 1)
+    return epoch, facts
 
-    def run() -> None:
-        holder[0], _ = jax.block_until_ready(epoch.run(holder[0], data))
 
-    return run, facts
+def against_base(compared: dict[str, Any], facts: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """For each variant the ratios to finetune, and by what the time's is off the FLOPs'."""
+    found = {}
+    for name, row in compared["results"].items():
+        flops = facts[name]["step_flops"] / facts[BASE]["step_flops"]
+        seconds = row["median_ms"] / compared["results"][BASE]["median_ms"]
+        found[name] = {
+            "step_ms": round(row["median_ms"] / facts[name]["steps"], 3),
+            "flops": round(flops, 4),
+            "time": round(seconds, 4),
+            "off_by": round(seconds / flops, 3),
+            "memory": round(facts[name]["memory"] / facts[BASE]["memory"], 3),
+            "optimizer": round(facts[name]["optimizer_bytes"] / facts[BASE]["optimizer_bytes"], 3),
+        }
+    return found
 
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, repeats=9, result="freeze_time")
+    add_network_options(parser)
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=9, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/freeze_time_....json")
+    parser.add_argument("--images", type=int, help="in an epoch (default: of ten batches)")
     parsed = parser.parse_args()
-    rng = np.random.default_rng(0)
-    n = parsed.batch_size
-    data = {
-        "image": jnp.asarray(rng.integers(0, 256, (STEPS * n, 32, 32, 3), dtype=np.uint8)),
-        "label": jnp.asarray(rng.integers(0, 10, STEPS * n, dtype=np.int32)),
-    }
-    variants, facts = {}, {}
-    for preset, cached in VARIANTS:
-        name = f"{preset}, cached" if cached else preset
-        variants[name], facts[name] = variant(preset, data, n, cached=cached)
+    parsed.images = parsed.images or 10 * parsed.batch_size
+    data = random_data(parsed.images, parsed.image_size)
+    epochs, facts = {}, {}
+    for name, (preset, cached) in VARIANTS.items():
+        epochs[name], facts[name] = variant(preset, cached, data, parsed)
+        facts[name]["steps"] = epochs[name].steps
         print(f"{name}: {facts[name]}", flush=True)
-    ratios = {f"{name} / finetune": (name, "finetune") for name in variants if name != "finetune"}
-    timed = compare(interleave(variants, repeats=parsed.repeats, warmup=1), ratios)
-    show(f"{STEPS} training steps, batch {n}, float32", timed)
-    flops = {
-        n: round(f["step_flops"] / facts["finetune"]["step_flops"], 4) for n, f in facts.items()
-    }
-    print("FLOPs of a step / finetune's:", flops)
+    ratios = {f"{name} / {BASE}": (name, BASE) for name in epochs if name != BASE}
+    runs = {name: epoch.run for name, epoch in epochs.items()}
+    compared = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
+    show(f"an epoch of {parsed.images} images, batch {parsed.batch_size}, float32", compared)
+    found = against_base(compared, facts)
+    print(f"  {'over finetune':<32}" + "".join(f"{key:>11}" for key in found[BASE]))
+    for name, row in found.items():
+        print(f"  {name:<32}" + "".join(f"{value:>11.4g}" for value in row.values()), flush=True)
+    names = ("stem", "width", "image_size", "batch_size", "images")
+    settings = {name: getattr(parsed, name) for name in names}
     save(
         "freeze_time",
         {
-            "settings": {"batch_size": n, "dtype": "float32", "steps": STEPS, "clip_norm": 1.0},
+            "settings": settings | {"dtype": "float32", "clip_norm": 1.0},
             "variants": facts,
-            "flops_ratio": flops,
-            "steps": timed,
+            "against_finetune": found,
+            "epochs": compared,
         },
         out=parsed.out,
     )

@@ -1,20 +1,143 @@
-"""What the benchmarks share: interleaved repeats in one process, medians, a table, a JSON file.
+"""What the benchmarks share: interleaved repeats in one process, medians, FLOPs, a table, a JSON
+file and the picture beside it.
 
 Machines differ and drift, so the variants take turns and only ratios of medians travel.
 """
 
+import argparse
+import ast
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxcifar.hardware import describe_machine
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxcifar.epoch import Data, make_train_epoch
+from jaxcifar.experiments import get_experiment
+from jaxcifar.hardware import describe_machine, on_host
+from jaxcifar.recipe import Recipe
+from jaxcifar.state import TrainState, init_state, state_shapes
+from jaxcifar.steps import TrainStep, make_train_step
 
 RESULTS = Path(__file__).parent / "results"
+PEERS = ("torch", "keras")  # their versions are noted where they are installed
+DPI = 100
+BAR_COLOR, IDEAL_COLOR = "#1f5fa8", "#999999"
+
+
+class Variant(NamedTuple):
+    """Something to time."""
+
+    run: Callable[[], None]  # blocks until its work is done
+    compile_seconds: float = 0.0  # spent before, apart
+    steps: int = 1  # training steps in a call, by which its time is divided
+
+
+# The command line.
+
+
+def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argparse.ArgumentParser:
+    """The options of every benchmark; its docstring is the help."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH.json",
+        help="a picture of the same name goes beside it (default: "
+        f"benchmarks/results/{result}_BACKEND.json)",
+    )
+    return parser
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """What is trained: the `scratch` preset's ResNet-18, changed so."""
+    parser.add_argument("--stem", choices=("imagenet", "cifar"), default="imagenet")
+    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--image-size", type=int, default=32, help="default: %(default)s")
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """A recipe's fields from "field=value" words; a value that is no Python literal is a text."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not field=value")
+        settings[name.replace("-", "_")] = value
+        with suppress(ValueError, SyntaxError):
+            settings[name.replace("-", "_")] = ast.literal_eval(value)
+    return settings
+
+
+# What is timed.
+
+
+def random_data(images: int, side: int) -> dict[str, jax.Array]:
+    """Fresh noise on the device, as the library keeps a dataset there."""
+    rng = np.random.default_rng()
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8)),
+        "label": jnp.asarray(rng.integers(0, 10, images, dtype=np.int32)),
+    }
+
+
+def scratch_recipe(**changes: Any) -> Recipe:
+    """The report's recipe: Adam on ResNet-18 from random weights."""
+    return replace(get_experiment("scratch").recipe, **changes)
+
+
+def new_state(recipe: Recipe, image_size: int | None = None) -> TrainState:
+    """The state before the first step, from random weights whatever the recipe names."""
+    side = image_size or recipe.image_size
+    return init_state(recipe.make_model(1), recipe.make_optimizer(), seed=0, image_size=side)
+
+
+def plain_step(recipe: Recipe, cut: str | None = None) -> TrainStep:
+    """`stage.stage_step`'s with `lax.conv_general_dilated` in every layer."""
+    return make_train_step(
+        recipe.make_model(1).clone(lowering="xla"),
+        recipe.make_optimizer(),
+        normalize=recipe.make_preprocess(),
+        label_smoothing=recipe.label_smoothing,
+        labels=recipe.make_labels(1),
+        start=cut,
+        log_gradient_norm=recipe.log_gradient_norm,
+    )
+
+
+def epoch_variant(
+    step: TrainStep, state: TrainState, data: Data, *, size: int, batch_size: int, **settings: Any
+) -> Variant:
+    """The shipped epoch over `size` images; `settings` are `make_train_epoch`'s."""
+    epoch = make_train_epoch(step, size=size, batch_size=batch_size, **settings)
+    state, seconds = timed(lambda: epoch.compile(state, data))
+    holder = [state]
+
+    def run() -> None:
+        holder[0], _ = jax.block_until_ready(epoch.run(holder[0], data))
+
+    return Variant(run, seconds, -(-size // batch_size))
+
+
+def timed(f: Callable[[], Any]) -> tuple[Any, float]:
+    """A result and the seconds it took."""
+    begun = time.perf_counter()
+    result = jax.block_until_ready(f())
+    return result, time.perf_counter() - begun
 
 
 def interleave(
@@ -36,10 +159,80 @@ def interleave(
     return seconds
 
 
-def statistics_of(seconds: Sequence[float]) -> dict[str, float]:
+def seconds_per_step(
+    variants: Mapping[str, Variant], *, repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """`interleave`, divided by each variant's steps."""
+    runs = {name: variant.run for name, variant in variants.items()}
+    seconds = interleave(runs, repeats=repeats, warmup=warmup)
+    return {name: [s / variants[name].steps for s in values] for name, values in seconds.items()}
+
+
+# What it is credited with.
+
+
+def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
+    """FLOPs of a program as XLA counts them before any backend rewrites it.
+
+    So a GPU's program counts like a CPU's. Compiled for the CPU, a ResNet-18 step counted up to 5 %
+    more at width 8, for what fusions compute twice.
+    """
+    analysis = jax.jit(f).lower(*arguments).cost_analysis()
+    assert analysis is not None
+    return float(analysis["flops"])
+
+
+def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = None) -> float:
+    """FLOPs of the recipe's training step on a batch (or its shapes), its optimizer included.
+
+    Of float32 convolutions as such: `jaxcifar.conv`'s forms for the CPU do 8 to 17 % more
+    arithmetic, for which nobody is to be credited.
+    """
+    recipe = replace(recipe, dtype="float32")
+    model, tx = recipe.make_model(1), recipe.make_optimizer()
+    state = state_shapes(model, tx, image_size=recipe.image_size)  # the same at any size
+    return count_flops(plain_step(recipe, cut), state, dict(batch))
+
+
+def memory_of(lowered: jax.stages.Lowered) -> int:
+    """Bytes a program needs while it runs, its arguments included."""
+    memory: Any = lowered.compile().memory_analysis()
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def matrix_peak(dtype: str, *, repeats: int = 5) -> float:
+    """FLOP/s of a large square matrix product on the default device, the best of several.
+
+    float32 is at JAX's default precision, at which the training steps run, too.
+    """
+    n, products = (2048 if on_host() else 4096), 4  # several in a program: a call costs time, too
+    key = jax.random.key(0)
+    matrix = jax.random.normal(key, (n, n), jnp.dtype(dtype)) / jnp.sqrt(n).astype(dtype)
+
+    @jax.jit
+    def program(x: jax.Array) -> jax.Array:
+        for _ in range(products):
+            x = x @ matrix
+        return x
+
+    jax.block_until_ready(program(matrix))
+    seconds = min(timed(lambda: program(matrix))[1] for _ in range(repeats))
+    return products * 2 * n**3 / seconds
+
+
+# What is reported.
+
+
+def statistics_of(seconds: Sequence[float]) -> dict[str, Any]:
     """n, median and spread (quartiles and extremes), in milliseconds."""
     milliseconds = sorted(1e3 * value for value in seconds)
-    quartiles = statistics.quantiles(milliseconds, n=4)
+    # As NumPy's: the other way puts the quartiles of few values outside of them.
+    quartiles = statistics.quantiles(milliseconds, n=4, method="inclusive")
     return {
         "n": len(milliseconds),
         "median_ms": round(statistics.median(milliseconds), 3),
@@ -67,21 +260,88 @@ def compare(
 def show(title: str, compared: Mapping[str, Any]) -> None:
     """Print the table."""
     print(title)
-    print(f"  {'variant':<44}{'n':>4}{'median ms':>12}{'quartiles':>22}")
+    print(f"  {'variant':<44}{'n':>4}{'median ms':>12}{'quartiles':>22}{'of peak':>9}")
     for name, row in compared["results"].items():
         quartiles = f"{row['quartile_1_ms']:.1f} to {row['quartile_3_ms']:.1f}"
-        print(f"  {name:<44}{row['n']:>4}{row['median_ms']:>12.1f}{quartiles:>22}")
+        share = f"{row['share_of_peak']:9.1%}" if "share_of_peak" in row else ""
+        print(f"  {name:<44}{row['n']:>4}{row['median_ms']:>12.1f}{quartiles:>22}{share}")
     for name, ratio in compared["ratios"].items():
-        print(f"  {name}: {ratio}")
+        print(f"  {name}: {ratio}", flush=True)
 
 
-def save(name: str, result: Mapping[str, Any], *, out: Path | None = None) -> Path:
-    """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`."""
-    machine = describe_machine()
-    with suppress(PackageNotFoundError):
-        machine["versions"]["torch"] = version("torch")
+def save(
+    name: str, result: Mapping[str, Any], *, out: Path | None = None, figure: Figure | None = None
+) -> Path:
+    """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`, and a picture.
+
+    Without `figure` every table of `compare` in the result is drawn; where there is none, nothing.
+    """
+    machine = describe()
     path = out or RESULTS / f"{name}_{machine['backend']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
-    print(f"wrote {path}")
+    tables = dict(_tables(result))
+    if figure is None and tables:
+        figure = draw_tables(tables)
+    if figure is not None:
+        figure.suptitle(f"{path.stem}: {machine['device']}, {machine['processor']}", fontsize=9)
+        figure.savefig(path.with_suffix(".png"), dpi=DPI)
+    print(f"wrote {path}" + ("" if figure is None else " and its .png"), flush=True)
     return path
+
+
+def describe() -> dict[str, Any]:
+    """The machine, with the peers' versions."""
+    machine = describe_machine()
+    for peer in PEERS:
+        with suppress(PackageNotFoundError):
+            machine["versions"][peer] = version(peer)
+    return machine
+
+
+def draw_tables(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Medians as bars, quartiles as whiskers, ratios to the first row as labels."""
+    rows = [len(results) for results in tables.values()]
+    figure, panels = new_figure(len(tables), sum(0.32 * n + 1.0 for n in rows), rows=rows)
+    for axes, (title, results) in zip(panels, tables.items(), strict=True):
+        names = list(results)
+        medians = np.array([results[name]["median_ms"] for name in names])
+        spread = np.abs([error_bars(results[name]) for name in names]).T
+        axes.barh(names, medians, xerr=spread, color=BAR_COLOR, ecolor="black", capsize=3)
+        for place, median in enumerate(medians):
+            label = f"{median:.3g} ms (x{median / medians[0]:.3g})"
+            axes.text(median + spread[1][place], place, f"  {label}", va="center", fontsize=8)
+        axes.set_xlim(0, 1.35 * (medians + spread[1]).max())
+        axes.invert_yaxis()
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("median, ms; whiskers: quartiles; (x: over the first row)", fontsize=8)
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def error_bars(row: Mapping[str, Any]) -> tuple[float, float]:
+    """From the median down to the first quartile and up to the third."""
+    return row["median_ms"] - row["quartile_1_ms"], row["quartile_3_ms"] - row["median_ms"]
+
+
+def new_figure(
+    panels: int, height: float, *, rows: Sequence[int] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, or below each other where their rows are given."""
+    figure = Figure(figsize=(9, height + 0.3), layout="constrained")
+    if rows is None:
+        return figure, list(figure.subplots(1, panels, squeeze=False).flat)
+    ratios = [n + 2 for n in rows]
+    grid = figure.subplots(panels, 1, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    return figure, list(grid.flat)
+
+
+def _tables(result: Mapping[str, Any], title: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The tables of `compare` in a result, under the names of what they lie in."""
+    for name, value in result.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name == "results":
+            yield title, value
+        else:
+            yield from _tables(value, f"{title}, {name}" if title else name)

@@ -1,15 +1,13 @@
 """Time `import jaxcifar` against importing what it stands on.
 
-python benchmarks/import_time.py
+python -m benchmarks.import_time
 """
 
-import argparse
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
-from benchmarks.harness import compare, interleave, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show
 
 STATEMENTS = {
     "import jaxcifar": "import jaxcifar",
@@ -27,11 +25,7 @@ def run_python(code: str) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/import_time_cpu.json")
+    parser = make_parser(__doc__, repeats=7, result="import_time")
     parsed = parser.parse_args()
     variants = {name: partial(run_python, code) for name, code in STATEMENTS.items()}
     base = "import jax, flax, optax"

@@ -6,15 +6,16 @@
 The shipped epoch, with mini's flip and rotation, over the same rows: on the device; streamed from
 the memory-mapped cache; streamed from TFDS records that are decoded on the way; and a loop that
 hands each jitted step a float32 batch made by NumPy, as notebooks do. The losses of the first three
-must be the same. Then three streamed epochs more, with the process's memory after each.
+must be the same. Where torch is installed, PyTorch trains on what its DataLoader brings, as in a
+notebook: ToTensor and Normalize for one image at a time, two workers, no augmentation. Then three
+streamed epochs more, with the process's memory after each.
 """
 
-import argparse
 import dataclasses
 import gc
+import importlib.util
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.harness import compare, interleave, save, show
+from benchmarks.harness import (
+    compare,
+    interleave,
+    make_parser,
+    new_state,
+    save,
+    scratch_recipe,
+    show,
+    timed,
+)
+from jaxcifar.augment import NORMALIZATIONS
 from jaxcifar.data import Rows, Source
 from jaxcifar.epoch import Data, make_train_epoch
 from jaxcifar.evaluation import to_device
-from jaxcifar.experiments import get_experiment
 from jaxcifar.metrics import compute
 from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.state import init_state
 from jaxcifar.steps import make_train_step
 from jaxcifar.streamed import make_streamed_epoch
 
@@ -44,15 +53,13 @@ def variant(
         "batch_size": recipe.batch_size,
         "augment": recipe.make_augment(),
     }
-    begun = time.perf_counter()
     data: Data = {} if streamed else to_device(source)
     if streamed:
         epoch = make_streamed_epoch(step, source, **settings)
     else:
         epoch = make_train_epoch(step, size=len(source), **settings)
-    state = init_state(model, tx, seed=0, image_size=recipe.image_size)
-    holder = [epoch.compile(state, data)]
-    seconds = time.perf_counter() - begun
+    state, seconds = timed(lambda: epoch.compile(new_state(recipe), data))
+    holder = [state]
     losses: list[float] = []
 
     def run() -> None:
@@ -66,7 +73,7 @@ def host_fed(recipe: Recipe, source: Source) -> Callable[[], None]:
     """One jitted step after another, each given a float32 batch from the host; no augmentation."""
     model, tx = recipe.make_model(), recipe.make_optimizer()
     step = jax.jit(make_train_step(model, tx, normalize=lambda x: x), donate_argnums=0)
-    holder = [init_state(model, tx, seed=0, image_size=recipe.image_size)]
+    holder = [new_state(recipe)]
     rng = np.random.default_rng(0)
 
     def run() -> None:
@@ -76,6 +83,25 @@ def host_fed(recipe: Recipe, source: Source) -> Callable[[], None]:
             images = batch.images.astype(np.float32) / 255 - 0.5
             holder[0], _ = step(holder[0], {"image": images, "label": batch.labels})
         jax.block_until_ready(holder[0])
+
+    return run
+
+
+def torch_loader(recipe: Recipe, source: Source) -> Callable[[], None]:
+    """An epoch of eager PyTorch, channels_last, on the same images."""
+    from benchmarks.peers import torch_training
+
+    held = source.read(np.arange(len(source)))
+    images = torch_training.Images(held.images, held.labels, *NORMALIZATIONS[recipe.normalization])
+    loader = torch_training.make_loader(images, batch_size=recipe.batch_size)
+    step = torch_training.make_step(
+        stem=recipe.stem, width=recipe.width, learning_rate=recipe.learning_rate
+    )
+
+    def run() -> None:
+        for batch in torch_training.on_device(loader):
+            step(*batch)
+        torch_training.synchronize()
 
     return run
 
@@ -90,24 +116,17 @@ def resident_mib() -> float:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, repeats=5, result="input_time_wWIDTH")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
-    parser.add_argument(
-        "--out", type=Path, help="default: benchmarks/results/input_time_wWIDTH_....json"
-    )
     parsed = parser.parse_args()
     if parsed.data_dir is not None:
         os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
     if parsed.images % parsed.batch_size:
         parser.error("--images must be a multiple of --batch-size: the loop has no smaller batch")
-    recipe = dataclasses.replace(
-        get_experiment("scratch").recipe,
+    recipe = scratch_recipe(
         batch_size=parsed.batch_size,
         width=parsed.width,
         train_size=parsed.images,
@@ -129,6 +148,8 @@ def main() -> None:
     ):
         runs[name], losses[name], compile_seconds[name] = variant(recipe, source, streamed=streamed)
     runs["host-fed loop, float32"] = host_fed(recipe, mapped)
+    if importlib.util.find_spec("torch") is not None:
+        runs["PyTorch eager, DataLoader"] = torch_loader(recipe, mapped)
     ratios = {f"{name} / on the device": (name, "on the device") for name in list(runs)[1:]}
     timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
     show(f"an epoch of {parsed.images} images, width {parsed.width}", timed)

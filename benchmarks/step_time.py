@@ -1,163 +1,303 @@
-"""Time one training step of the faithful recipe: ours, with XLA's convolution, and in PyTorch.
+"""Time a training step of ResNet-18 with Adam: ours in several forms, and our peers'.
 
   python -m benchmarks.step_time                  ImageNet stem at 32x32, batch 128, float32
-  python -m benchmarks.step_time --stem cifar --repeats 5
+  python -m benchmarks.step_time --stem cifar --batch-size 128 512 --dtype float32 bfloat16
+  python -m benchmarks.step_time --only one-program flax torch-channels-last
 
-Every variant trains the same ResNet-18 with Adam on the same random images, already on the device.
-"XLA's convolution" is our step with `lax.conv_general_dilated` in every layer, which is what
-`flax.linen.Conv` lowers to. PyTorch runs eagerly where torch is installed. A further comparison
-takes ten steps as one program (the shipped epoch) and one jitted call after another.
+Fresh random images, on the device but in "host-fed". A call is --steps training steps and then a
+wait for the device (of the one-program epoch at least ten), and its time is given for a step. Every
+variant is credited with the same FLOPs: those of the algorithm (`harness.algorithm_flops`). A peer
+that is not installed or does not work is left out, with a line that says why.
 """
 
-import argparse
-import dataclasses
+import importlib.util
 import os
-import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from benchmarks.harness import compare, interleave, save, show
-from jaxcifar.conv import Lowering
-from jaxcifar.epoch import make_train_epoch
-from jaxcifar.experiments import get_experiment
-from jaxcifar.resnet import Stem
-from jaxcifar.state import TrainState, init_state
-from jaxcifar.steps import TrainStep, make_train_step
+from benchmarks.harness import (
+    Variant,
+    add_network_options,
+    algorithm_flops,
+    compare,
+    epoch_variant,
+    make_parser,
+    matrix_peak,
+    new_state,
+    plain_step,
+    random_data,
+    save,
+    scratch_recipe,
+    seconds_per_step,
+    show,
+    timed,
+)
+from jaxcifar.hardware import on_host
+from jaxcifar.parallel import AXIS, Layout
+from jaxcifar.recipe import Recipe
+from jaxcifar.stage import stage_step
+from jaxcifar.state import TrainState
 
-STEPS = 10  # in one program against one after another
+EPOCH_STEPS = 10  # at least, in one program
 
 
-class Training:
-    """A state and the jitted step that advances it (the step donates the state it is given)."""
-
-    def __init__(self, stem: Stem, lowering: Lowering) -> None:
-        """Initialise as the `scratch` run does."""
-        recipe = dataclasses.replace(get_experiment("scratch").recipe, stem=stem)
-        model = recipe.make_model().clone(lowering=lowering)
-        tx = recipe.make_optimizer()
-        self.step: TrainStep = make_train_step(model, tx, normalize=recipe.make_preprocess())
-        self.state: TrainState = init_state(model, tx, seed=0, image_size=recipe.image_size)
-        self.jitted = jax.jit(self.step, donate_argnums=0)
+class LeftOut(Exception):
+    """Why a variant cannot be had here."""
 
 
-def step_variant(training: Training, batch: dict[str, Any]) -> tuple[Callable[[], None], float]:
-    """One step, and the seconds its compilation took."""
-    begun = time.perf_counter()
-    compiled = training.jitted.lower(training.state, batch).compile()
-    seconds = time.perf_counter() - begun
+@dataclass(frozen=True)
+class Case:
+    """What every variant trains on."""
+
+    recipe: Recipe
+    image_size: int
+    steps: int  # in a call
+    data: dict[str, jax.Array]  # of the one-program epoch
+
+    @property
+    def batch(self) -> dict[str, jax.Array]:
+        """The first images."""
+        return {name: values[: self.recipe.batch_size] for name, values in self.data.items()}
+
+    @property
+    def normalized(self) -> jax.Array:
+        """The images of that batch as a peer takes them."""
+        return self.recipe.make_preprocess()(self.batch["image"])
+
+    def state(self) -> TrainState:
+        """A new one."""
+        return new_state(self.recipe, self.image_size)
+
+
+def jitted(
+    case: Case, step: Callable[..., Any], state: Any, batch: dict[str, jax.Array]
+) -> Variant:
+    """One jitted call after another, each donating its state."""
+    program = jax.jit(step, donate_argnums=0)
+    compiled, seconds = timed(lambda: program.lower(state, batch).compile())
+    holder = [state]
 
     def run() -> None:
-        training.state, _ = jax.block_until_ready(compiled(training.state, batch))
+        for _ in range(case.steps):
+            holder[0], _ = compiled(holder[0], batch)
+        jax.block_until_ready(holder[0])
 
-    return run, seconds
+    return Variant(run, seconds, case.steps)
 
 
-def torch_variants(stem: Stem, batch: dict[str, Any]) -> dict[str, Callable[[], None]]:
-    """The same step in PyTorch, eager, in both memory formats; empty without torch."""
+def one_program(case: Case) -> Variant:
+    """The shipped epoch."""
+    step, _ = stage_step(case.recipe, 1, None)
+    size, batch_size = len(case.data["label"]), case.recipe.batch_size
+    return epoch_variant(step, case.state(), case.data, size=size, batch_size=batch_size)
+
+
+def one_program_pmap(case: Case) -> Variant:
+    """The shipped epoch under pmap on all devices, be it one."""
+    batch_size, size = case.recipe.batch_size, len(case.data["label"])
+    layout = Layout("pmap", Mesh(np.array(jax.devices()), (AXIS,)))
+    if not layout.divides(batch_size):
+        raise LeftOut(f"a batch of {batch_size} cannot be shared by {layout.size} devices")
+    host = {name: np.asarray(values) for name, values in case.data.items()}
+    return epoch_variant(
+        stage_step(case.recipe, 1, None)[0],
+        layout.replicate(case.state()),
+        layout.share_rows(lambda rows: {name: v[rows] for name, v in host.items()}, size),
+        size=size,
+        batch_size=batch_size,
+        layout=layout,
+        axis_step=stage_step(case.recipe, 1, None, axis_name=layout.axis_name)[0],
+    )
+
+
+def jitted_step(case: Case) -> Variant:
+    """The shipped step by itself."""
+    return jitted(case, stage_step(case.recipe, 1, None)[0], case.state(), case.batch)
+
+
+def xla_step(case: Case) -> Variant:
+    """The shipped step with XLA's own convolutions."""
+    return jitted(case, plain_step(case.recipe), case.state(), case.batch)
+
+
+def host_fed(case: Case) -> Variant:
+    """The shipped step fed as in notebooks: NumPy takes a batch, makes it float32 and scales it."""
+    step = jax.jit(stage_step(case.recipe, 1, None)[0], donate_argnums=0)
+    images, labels = (np.asarray(case.data[name]) for name in ("image", "label"))
+    rng = np.random.default_rng()
+
+    def batch() -> dict[str, Any]:
+        rows = rng.integers(0, len(labels), case.recipe.batch_size)
+        return {"image": images[rows].astype(np.float32) / 255, "label": labels[rows]}
+
+    state = case.state()
+    compiled, seconds = timed(lambda: step.lower(state, batch()).compile())
+    holder = [state]
+
+    def run() -> None:
+        for _ in range(case.steps):
+            holder[0], _ = compiled(holder[0], batch())
+        jax.block_until_ready(holder[0])
+
+    return Variant(run, seconds, case.steps)
+
+
+def flax(case: Case) -> Variant:
+    """flax.linen's layers and optax.adam."""
+    from benchmarks.peers import flax_resnet
+
+    recipe = case.recipe
+    dtype = jnp.dtype(recipe.dtype)
+    model = flax_resnet.ResNet(width=recipe.width, stem=recipe.stem, dtype=dtype)
+    images = case.normalized
+    state = flax_resnet.create_train_state(model, images, recipe.learning_rate)
+    batch = {"image": images, "label": case.batch["label"]}
+    return jitted(case, flax_resnet.train_step, state, batch)
+
+
+def keras(case: Case) -> Variant:
+    """`fit` of a Keras model on the JAX backend."""
+    if importlib.util.find_spec("keras") is None:
+        raise LeftOut("keras is not installed")
+    from benchmarks.peers.keras_resnet import make_model
+
+    recipe = case.recipe
+    model = make_model(
+        stem=recipe.stem,
+        width=recipe.width,
+        image_size=case.image_size,
+        dtype=recipe.dtype,
+        learning_rate=recipe.learning_rate,
+    )
+    # Each fit has some milliseconds of its own, which a user pays once an epoch.
+    steps = case.steps if on_host() else 10 * case.steps
+    images = np.tile(np.asarray(case.normalized), (steps, 1, 1, 1))
+    labels = np.tile(np.asarray(case.batch["label"]), steps)
+
+    def run() -> None:
+        model.fit(images, labels, batch_size=recipe.batch_size, shuffle=False, verbose=0)
+
+    return Variant(run, timed(run)[1], steps)
+
+
+def torch(case: Case, **form: bool) -> Variant:
+    """PyTorch in one of its forms; bfloat16 is autocast."""
+    if importlib.util.find_spec("torch") is None:
+        raise LeftOut("torch is not installed")
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # or compiling would take no time
+    from benchmarks.peers import torch_training
+
+    recipe = case.recipe
+    step = torch_training.make_step(
+        stem=recipe.stem,
+        width=recipe.width,
+        learning_rate=recipe.learning_rate,
+        autocast=recipe.dtype == "bfloat16",
+        **form,
+    )
+    images, labels = torch_training.to_device(
+        np.asarray(case.normalized),
+        np.asarray(case.batch["label"]),
+        channels_last=form.get("channels_last", True),
+    )
+
+    def run(steps: int = case.steps) -> None:
+        for _ in range(steps):
+            step(images, labels)
+        torch_training.synchronize()
+
     try:
-        import torch
-    except ImportError:
-        print("torch is not installed: no PyTorch rows")
-        return {}
-    from benchmarks.peers.torch_resnet import ResNet
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    recipe = get_experiment("scratch").recipe
-    normalized = np.array(recipe.make_preprocess()(batch["image"]))
-
-    def variant(memory_format: Any) -> Callable[[], None]:
-        model = ResNet((2, 2, 2, 2), stem=stem).to(memory_format=memory_format)
-        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
-        images = torch.from_numpy(normalized.transpose(0, 3, 1, 2).copy())
-        images = images.to(memory_format=memory_format)
-        labels = torch.from_numpy(np.array(batch["label"])).long()
-
-        def run() -> None:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-
-        return run
-
-    return {
-        "PyTorch eager, channels_last": variant(torch.channels_last),
-        "PyTorch eager, contiguous": variant(torch.contiguous_format),
-    }
+        _, seconds = timed(lambda: run(1))
+    except Exception as error:  # of whatever class: a compiler that is not there has its own
+        if not form.get("compiled"):
+            raise
+        raise LeftOut(str(error).strip().split("\n")[0][:200]) from error
+    return Variant(run, seconds if form.get("compiled") else 0.0, case.steps)
 
 
-def epoch_variants(stem: Stem, data: dict[str, Any], batch_size: int) -> dict[str, Any]:
-    """`STEPS` steps as one program and as one jitted call after another, each with its gather."""
-    size = STEPS * batch_size
-    one, loop = Training(stem, "auto"), Training(stem, "auto")
-    epoch = make_train_epoch(one.step, size=size, batch_size=batch_size)
-    one.state = epoch.compile(one.state, data)
+VARIANTS: dict[str, tuple[str, Callable[[Case], Variant]]] = {
+    "one-program": ("jaxcifar, epoch as one program", one_program),
+    "pmap": ("jaxcifar, epoch as one program, pmap", one_program_pmap),
+    "step": ("jaxcifar, jitted step", jitted_step),
+    "host-fed": ("jaxcifar, jitted step, host-fed float32", host_fed),
+    "xla": ("jaxcifar, jitted step, XLA's convolution", xla_step),
+    "flax": ("flax.linen layers, optax, jitted step", flax),
+    "torch-channels-last": ("PyTorch eager, channels_last", torch),
+    "torch-contiguous": ("PyTorch eager, contiguous", lambda c: torch(c, channels_last=False)),
+    "torch-compile": ("PyTorch torch.compile, channels_last", lambda c: torch(c, compiled=True)),
+    "keras": ("Keras 3 on JAX, fit", keras),
+}
 
-    @jax.jit
-    def gather(index: jax.Array) -> dict[str, jax.Array]:
-        return {name: values[index] for name, values in data.items()}
 
-    def run_epoch() -> None:
-        one.state, _ = jax.block_until_ready(epoch.run(one.state, data))
-
-    def run_loop() -> None:
-        order = np.random.default_rng(int(loop.state.step)).permutation(size)
-        for i in range(STEPS):
-            batch = gather(jnp.asarray(order[i * batch_size : (i + 1) * batch_size]))
-            loop.state, _ = loop.jitted(loop.state, batch)
-        jax.block_until_ready(loop.state)
-
-    return {f"{STEPS} steps as one program": run_epoch, f"{STEPS} jitted steps": run_loop}
+def measure(case: Case, only: list[str], peak: float, *, repeats: int) -> dict[str, Any]:
+    """The table of one case, with what each variant makes of the device."""
+    variants: dict[str, Variant] = {}
+    for key in only:
+        name, build = VARIANTS[key]
+        try:
+            variants[name] = build(case)
+        except LeftOut as reason:
+            print(f"left out: {name}: {reason}", flush=True)
+            continue
+        print(f"{name}: compiled in {variants[name].compile_seconds:.1f} s", flush=True)
+    ours = (VARIANTS["one-program"][0], VARIANTS["step"][0])
+    pairs = [(a, b) for a, b in combinations(variants, 2) if a in ours]
+    ratios = {f"{a} / {b}": (a, b) for a, b in pairs}
+    compared = compare(seconds_per_step(variants, repeats=repeats), ratios)
+    flops = algorithm_flops(case.recipe, case.batch)
+    for name, row in compared["results"].items():
+        achieved = 1e3 * flops / row["median_ms"]
+        row |= {
+            "compile_seconds": round(variants[name].compile_seconds, 2),
+            "flops": flops,
+            "flops_per_second": achieved,
+            "share_of_peak": round(achieved / peak, 4),
+        }
+    return compared
 
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__, repeats=15, result="step_time_STEM")
+    add_network_options(parser)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[128])
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument(
+        "--steps", type=int, help="in a call (default: 1 on a CPU, else 20, which are enqueued)"
     )
-    parser.add_argument("--stem", choices=("imagenet", "cifar"), default="imagenet")
-    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/step_time_....json")
     parsed = parser.parse_args()
-
-    rng = np.random.default_rng(0)
-    size = STEPS * parsed.batch_size
-    data = {
-        "image": jnp.asarray(rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)),
-        "label": jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
-    }
-    batch = {name: values[: parsed.batch_size] for name, values in data.items()}
-
-    ours, xla = "jaxcifar", "XLA's convolution (flax.linen.Conv)"
-    variants, compile_seconds = {}, {}
-    lowerings: dict[str, Lowering] = {ours: "auto", xla: "xla"}
-    for name, lowering in lowerings.items():
-        variants[name], compile_seconds[name] = step_variant(Training(parsed.stem, lowering), batch)
-        print(f"{name}: compiled in {compile_seconds[name]:.1f} s")
-    variants |= torch_variants(parsed.stem, batch)
-    ratios = {f"jaxcifar / {other}": (ours, other) for other in variants if other != ours}
-    steps = compare(interleave(variants, repeats=parsed.repeats), ratios)
-    show(f"One training step, {parsed.stem} stem, batch {parsed.batch_size}, float32", steps)
-
-    pair = epoch_variants(parsed.stem, data, parsed.batch_size)
-    one, loop = pair
-    program = compare(
-        interleave(pair, repeats=max(3, parsed.repeats // 2), warmup=1),
-        {"one program / one after another": (one, loop)},
-    )
-    show(f"{STEPS} steps", program)
+    steps = parsed.steps or (1 if on_host() else 20)
+    peaks = {dtype: matrix_peak(dtype) for dtype in parsed.dtype}
+    print({f"matrix peak, {dtype}, GFLOP/s": round(p / 1e9, 1) for dtype, p in peaks.items()})
+    cases = {}
+    for dtype in parsed.dtype:
+        for n in parsed.batch_size:
+            recipe = scratch_recipe(stem=parsed.stem, width=parsed.width, batch_size=n, dtype=dtype)
+            data = random_data(max(steps, EPOCH_STEPS) * n, parsed.image_size)
+            case = Case(recipe, parsed.image_size, steps, data)
+            title = f"batch {n}, {dtype}"
+            cases[title] = measure(case, parsed.only, peaks[dtype], repeats=parsed.repeats)
+            show(f"a training step, {parsed.stem} stem, {title}", cases[title])
     save(
         f"step_time_{parsed.stem}",
         {
-            "settings": {"stem": parsed.stem, "batch_size": parsed.batch_size, "dtype": "float32"},
-            "compile_seconds": compile_seconds,
-            "step": steps,
-            "epoch_program": program,
+            "settings": {
+                "stem": parsed.stem,
+                "width": parsed.width,
+                "image_size": parsed.image_size,
+                "steps_in_a_call": steps,
+                "steps_in_one_program": max(steps, EPOCH_STEPS),
+            },
+            "matrix_peak_flops_per_second": peaks,
+            "cases": cases,
         },
         out=parsed.out,
     )

@@ -8,16 +8,14 @@ The cases: the whole ResNet-18 (full, and narrow: 16 channels), and its head alo
 features. Compiling is timed apart.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import compare, interleave, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show
 from jaxcifar.data import Dataset, Splits
 from jaxcifar.experiments import get_experiment
 from jaxcifar.recipe import Recipe
@@ -74,16 +72,12 @@ def case(
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, repeats=7, result="sweep_time")
     parser.add_argument("--members", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
     parser.add_argument(
         "--only", nargs="+", choices=CASES, default=list(CASES), help="default: all cases"
     )
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/sweep_time_....json")
     parsed = parser.parse_args()
     facts, timed = {}, {}
     for name in parsed.only:

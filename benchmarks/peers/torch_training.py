@@ -1,0 +1,120 @@
+"""Training the PyTorch twin: on CUDA where there is one, else on all cores of the CPU."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.peers.torch_resnet import ResNet
+
+Step = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def device() -> torch.device:
+    """Where PyTorch trains."""
+    if torch.cuda.is_available():
+        # TensorFloat-32, which JAX uses by default, too; PyTorch by itself only in convolutions.
+        torch.set_float32_matmul_precision("high")
+        return torch.device("cuda")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.device("cpu")
+
+
+def synchronize() -> None:
+    """Wait until the device is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def make_step(
+    *,
+    stem: str,
+    width: int,
+    learning_rate: float,
+    channels_last: bool = True,
+    autocast: bool = False,
+    compiled: bool = False,
+) -> Step:
+    """A training step with Adam on images [n, 3, h, w] and labels, which are on the device."""
+    where = device()
+    model: Any = ResNet((2, 2, 2, 2), stem=stem, width=width)
+    model = model.to(where, memory_format=memory_format(channels_last))
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    forward = torch.compile(model) if compiled else model
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(where.type, torch.bfloat16) if autocast else nullcontext():
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """PyTorch's name of it."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def to_device(
+    images: NDArray[np.float32], labels: NDArray[np.int32], *, channels_last: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch [n, h, w, 3] as PyTorch wants it."""
+    placed = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    return (
+        placed.to(device(), memory_format=memory_format(channels_last)),
+        torch.from_numpy(labels.copy()).long().to(device()),
+    )
+
+
+class Images(Dataset):
+    """A Dataset as notebooks have it: ToTensor and Normalize for one image at a time."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int32],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """uint8 [n, h, w, 3] and int32 [n]."""
+        self.images, self.labels = images, labels
+        self.mean = torch.tensor(mean).reshape(3, 1, 1)
+        self.std = torch.tensor(std).reshape(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        image = torch.from_numpy(self.images[i]).permute(2, 0, 1).float().div(255)
+        return (image - self.mean) / self.std, int(self.labels[i])
+
+
+def make_loader(images: Images, *, batch_size: int) -> DataLoader:
+    """Two workers that read ahead.
+
+    They are kept from epoch to epoch, and spawned: a fork of a process in which JAX has its threads
+    can hang.
+    """
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def on_device(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch's batches."""
+    for images, labels in loader:
+        placed = images.to(device(), memory_format=torch.channels_last, non_blocking=True)
+        yield placed, labels.to(device(), non_blocking=True)

@@ -1,0 +1,210 @@
+"""How the time of a training step grows with the batch, the image and the number of devices.
+
+  python -m benchmarks.scaling                                  ResNet-18, float32, ImageNet stem
+  python -m benchmarks.scaling --devices --batch-sizes 32 64    without devices; two batch sizes
+
+The shipped epoch as one program over fresh random images, its time given for a step, beside the
+straight line through the first point: in proportion to the images of a batch, to the pixels of an
+image, and, the global batch being what it is, to one over the number of devices. Devices that a CPU
+is only made to look like (each number of them in a process of its own) share its cores: there the
+line is flat.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.harness import (
+    BAR_COLOR,
+    IDEAL_COLOR,
+    Variant,
+    add_network_options,
+    compare,
+    epoch_variant,
+    error_bars,
+    make_parser,
+    new_figure,
+    new_state,
+    random_data,
+    save,
+    scratch_recipe,
+    seconds_per_step,
+    show,
+)
+from jaxcifar.hardware import on_host
+from jaxcifar.parallel import DeviceOptions, make_layout
+from jaxcifar.stage import stage_step
+
+READY = "ready"
+
+
+def variant(
+    parsed: argparse.Namespace, *, batch_size: int = 0, image_size: int = 0, devices: int = 1
+) -> Variant:
+    """The epoch, as the options say but for what is given."""
+    n, side = batch_size or parsed.batch_size, image_size or parsed.image_size
+    recipe = scratch_recipe(stem=parsed.stem, width=parsed.width, batch_size=n, dtype=parsed.dtype)
+    layout = make_layout(DeviceOptions(devices=devices), n)
+    host = {
+        name: np.asarray(values) for name, values in random_data(parsed.steps * n, side).items()
+    }
+    size = parsed.steps * n
+    return epoch_variant(
+        stage_step(recipe, 1, None)[0],
+        layout.replicate(new_state(recipe, side)),
+        layout.share_rows(lambda rows: {name: v[rows] for name, v in host.items()}, size),
+        size=size,
+        batch_size=n,
+        layout=layout,
+    )
+
+
+def on_devices(parsed: argparse.Namespace, count: int) -> Variant:
+    """The epoch on so many devices; on a CPU that has not so many, by a process that sees them."""
+    if count <= jax.device_count():
+        return variant(parsed, devices=count)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.scaling", *sys.argv[1:], "--worker", str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    requests, replies = worker.stdin, worker.stdout
+
+    def wait() -> float:
+        word, _, seconds = replies.readline().partition(" ")
+        if word != READY:
+            raise RuntimeError(f"the process of {count} devices ended with {worker.wait()}")
+        return float(seconds)
+
+    def run() -> None:
+        requests.write("\n")
+        requests.flush()
+        wait()
+
+    return Variant(run, wait(), parsed.steps)
+
+
+def work(parsed: argparse.Namespace) -> None:
+    """In that process: an epoch for every line read, until there are no more."""
+    own = variant(parsed, devices=parsed.worker)
+    print(READY, own.compile_seconds, flush=True)
+    for _ in sys.stdin:
+        own.run()
+        print(READY, 0, flush=True)
+
+
+def measure(
+    title: str,
+    values: list[int],
+    build: Callable[[int], Variant],
+    ideal: Callable[[int], float],
+    *,
+    repeats: int,
+) -> dict[str, Any]:
+    """The table along one axis; `ideal` is in proportion to the time there ought to be."""
+    variants = {}
+    for value in values:
+        variants[str(value)] = build(value)
+        print(f"{title} {value}: compiled in {variants[str(value)].compile_seconds:.1f} s")
+    names = list(variants)
+    ratios = {f"{name} / {names[0]}": (name, names[0]) for name in names[1:]}
+    compared = compare(seconds_per_step(variants, repeats=repeats), ratios)
+    first = compared["results"][names[0]]["median_ms"]
+    for value in values:
+        row = compared["results"][str(value)]
+        row["compile_seconds"] = round(variants[str(value)].compile_seconds, 1)
+        row["ideal_ms"] = round(first * ideal(value) / ideal(values[0]), 3)
+        row["over_ideal"] = round(row["median_ms"] / row["ideal_ms"], 3)
+    show(f"a training step by {title}", compared)
+    print("  over the straight line:", {n: r["over_ideal"] for n, r in compared["results"].items()})
+    return compared
+
+
+def draw(axes_of: dict[str, dict[str, Any]]) -> Figure:
+    """Medians and quartiles beside the straight lines."""
+    figure, panels = new_figure(len(axes_of), 3.5)
+    for axes, (title, compared) in zip(panels, axes_of.items(), strict=True):
+        rows = compared["results"]
+        values, medians = [int(name) for name in rows], [r["median_ms"] for r in rows.values()]
+        spread = np.abs([error_bars(row) for row in rows.values()]).T
+        axes.errorbar(
+            values, medians, yerr=spread, color=BAR_COLOR, marker="o", capsize=3, label="measured"
+        )
+        ideal = [row["ideal_ms"] for row in rows.values()]
+        axes.plot(
+            values, ideal, color=IDEAL_COLOR, linestyle="--", label="in proportion to the work"
+        )
+        axes.set_xlabel(title)
+        axes.set_xticks(values)
+        axes.set_ylabel("a training step, ms (median, quartiles)")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=9, result="scaling_STEM")
+    add_network_options(parser)
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[32, 64, 128, 256])
+    parser.add_argument("--image-sizes", type=int, nargs="*", default=[16, 32, 48, 64])
+    parser.add_argument("--devices", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--batch-size", type=int, default=128, help="of the other two axes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--steps", type=int, default=10, help="of an epoch (default: %(default)s)")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.worker:
+        work(parsed)
+        return
+    shared = on_host()
+    devices = [n for n in parsed.devices if shared or n <= jax.device_count()]
+    if devices != parsed.devices:
+        print(f"there are {jax.device_count()} devices: only {devices} is measured", flush=True)
+    axes: dict[str, tuple[list[int], Callable[[int], Variant], Callable[[int], float]]] = {
+        "images in a batch": (
+            parsed.batch_sizes,
+            lambda n: variant(parsed, batch_size=n),
+            float,
+        ),
+        "height and width of an image, pixels": (
+            parsed.image_sizes,
+            lambda side: variant(parsed, image_size=side),
+            lambda side: float(side**2),
+        ),
+        f"devices{' (sharing the cores)' if shared else ''}": (
+            devices,
+            lambda n: on_devices(parsed, n),
+            lambda n: 1.0 if shared else 1 / n,
+        ),
+    }
+    measured = {
+        title: measure(title, values, build, ideal, repeats=parsed.repeats)
+        for title, (values, build, ideal) in axes.items()
+        if values
+    }
+    names = ("stem", "width", "image_size", "batch_size", "dtype", "steps")
+    settings = {name: getattr(parsed, name) for name in names}
+    save(
+        f"scaling_{parsed.stem}",
+        {"settings": settings, "axes": measured},
+        out=parsed.out,
+        figure=draw(measured),
+    )
+
+
+if __name__ == "__main__":
+    main()

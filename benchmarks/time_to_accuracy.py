@@ -1,0 +1,252 @@
+"""How long training takes to reach an accuracy on the test images, over several seeds.
+
+  python -m benchmarks.time_to_accuracy                       the preset "speedrun", five seeds
+  python -m benchmarks.time_to_accuracy scratch --set width=16 epochs=8 --seeds 0 1
+  python -m benchmarks.time_to_accuracy --resume              with the seeds already in the JSON
+
+The recipe's own step, epoch and data, one program for all seeds. Compiling and scoring are outside
+the clock; the test images are scored after every epoch, as they are and with the logits averaged
+over image and mirror image. A recipe's FLOPs are those of the algorithm's steps
+(`harness.algorithm_flops`), without augmentation. The JSON is written after every seed.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.harness import (
+    BAR_COLOR,
+    IDEAL_COLOR,
+    RESULTS,
+    algorithm_flops,
+    describe,
+    make_parser,
+    new_figure,
+    parse_settings,
+    save,
+    timed,
+)
+from jaxcifar.epoch import Data, TrainEpoch, make_train_epoch
+from jaxcifar.evaluation import to_device
+from jaxcifar.experiments import get_experiment
+from jaxcifar.metrics import compute
+from jaxcifar.recipe import Recipe, load_splits
+from jaxcifar.stage import stage_step, stored_views
+from jaxcifar.state import TrainState
+from jaxcifar.train import first_state
+
+SCORES = ("accuracy", "accuracy_mirrored")
+Score = Callable[[TrainState], dict[str, float]]
+
+
+def initial_state(recipe: Recipe, seed: int) -> TrainState:
+    """The state before the first step, as `fit` begins."""
+    return first_state(replace(recipe, seed=seed), None, None)
+
+
+def make_epoch(recipe: Recipe, size: int) -> TrainEpoch:
+    """The shipped epoch of the shipped step."""
+    step, augment = stage_step(recipe, 1, None)
+    return make_train_epoch(
+        step,
+        size=size,
+        batch_size=recipe.batch_size,
+        augment=augment,
+        views=stored_views(recipe),
+        stop_at_nonfinite=recipe.on_nonfinite == "stop",
+    )
+
+
+def make_score(recipe: Recipe, data: Data) -> Score:
+    """Build the accuracy on all images, without and with mirror averaging."""
+    model, normalize = recipe.make_model(1), recipe.make_preprocess()
+
+    @jax.jit
+    def correct(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+        seen = (images, images[:, :, ::-1])
+        plain, mirrored = (
+            jnp.asarray(model.apply(variables, normalize(x), train=False)) for x in seen
+        )
+        logits = jnp.stack([plain, (plain + mirrored) / 2])
+        return jnp.sum(jnp.argmax(logits, -1) == labels, -1)
+
+    def score(state: TrainState) -> dict[str, float]:
+        n, total = recipe.eval_batch_size, np.zeros(2, np.int64)
+        for i in range(0, len(data["label"]), n):
+            total += np.asarray(
+                correct(state.variables, data["image"][i : i + n], data["label"][i : i + n])
+            )
+        shares = total / len(data["label"])
+        return dict(zip(SCORES, (float(share) for share in shares), strict=True))
+
+    return score
+
+
+def epoch_flops(recipe: Recipe, data: Data) -> float:
+    """Of an epoch's steps, the last batch perhaps being smaller."""
+
+    def of_batch(n: int) -> float:
+        return algorithm_flops(recipe, {name: values[:n] for name, values in data.items()})
+
+    whole, rest = divmod(len(data["label"]), recipe.batch_size)
+    return whole * of_batch(recipe.batch_size) + (of_batch(rest) if rest else 0)
+
+
+def train(
+    recipe: Recipe, seed: int, epoch: TrainEpoch, data: Data, score: Score
+) -> list[dict[str, Any]]:
+    """A row for each epoch of a seed; "seconds" are of training, from the first step on."""
+    state, seconds = initial_state(recipe, seed), 0.0
+    rows = []
+    for number in range(1, recipe.epochs + 1):
+        (state, sums), passed = timed(lambda state=state: epoch.run(state, data))  # type: ignore[misc]
+        if int(state.step) != number * recipe.steps_per_epoch:
+            raise FloatingPointError(f"seed {seed}: not finite at step {int(state.step)}")
+        seconds += passed
+        row = {
+            "epoch": number,
+            "seconds": round(seconds, 4),
+            "train_loss": round(compute(sums)["loss"], 5),
+            **score(state),
+        }
+        rows.append(row)
+        print(
+            f"seed {seed}:", ", ".join(f"{name} {value}" for name, value in row.items()), flush=True
+        )
+    return rows
+
+
+def summarize(
+    seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float], flops: float
+) -> dict[str, Any]:
+    """Mean and spread at the end, and where the mean first reaches each target.
+
+    Args:
+        seeds: the rows of each.
+        targets: accuracies.
+        flops: of an epoch.
+    """
+    found: dict[str, Any] = {}
+    for score in SCORES:
+        means = mean_curve(seeds, score)
+        last = [rows[-1][score] for rows in seeds.values()]
+        found[score] = {
+            "final_mean": round(statistics.mean(last), 5),
+            "final_std": round(statistics.stdev(last), 5) if len(last) > 1 else None,
+            "reached": {},
+        }
+        for target in targets:
+            epoch = next((i for i, (_, mean) in enumerate(means, 1) if mean >= target), None)
+            found[score]["reached"][str(target)] = epoch and {
+                "epoch": epoch,
+                "seconds": round(means[epoch - 1][0], 3),
+                "flops": epoch * flops,
+            }
+    return found
+
+
+def mean_curve(seeds: dict[str, list[dict[str, Any]]], score: str) -> list[tuple[float, float]]:
+    """(seconds, accuracy) after each epoch, means over the seeds."""
+    return [
+        (statistics.mean(r["seconds"] for r in rows), statistics.mean(r[score] for r in rows))
+        for rows in zip(*seeds.values(), strict=True)
+    ]
+
+
+def draw(seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float]) -> Figure:
+    """Accuracy over seconds: each seed thin, the mean thick, the targets dashed."""
+    figure, panels = new_figure(len(SCORES), 3.8)
+    for axes, score in zip(panels, SCORES, strict=True):
+        for rows in seeds.values():
+            axes.plot(
+                [r["seconds"] for r in rows], [r[score] for r in rows], color=BAR_COLOR, lw=0.6
+            )
+        axes.plot(*zip(*mean_curve(seeds, score), strict=True), color=BAR_COLOR, lw=2.4, marker="o")
+        for target in targets:
+            axes.axhline(target, color=IDEAL_COLOR, linestyle="--", lw=0.8)
+        axes.set_xlabel("seconds of training")
+        axes.set_ylabel(f"test {score.replace('_', ', ')} (fraction)")
+        axes.set_title(f"{len(seeds)} seeds and their mean", fontsize=9)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def settings_of(experiment: str, recipe: Recipe) -> dict[str, Any]:
+    """What must be the same for a seed to be used again; where weights lay says nothing."""
+    values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
+    if recipe.weights is not None and Path(recipe.weights).exists():
+        values["weights"] = Path(recipe.weights).name
+    return {"experiment": experiment, "recipe": values}
+
+
+def finished_seeds(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The result at `path`, if it is of the same settings and machine; else of no seed."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    if found["settings"] != settings or found["machine"] != describe():
+        raise SystemExit(f"{path} is of other settings or another machine: choose another --out")
+    return found
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what is not one program over images."""
+    if recipe.cache_features or recipe.stage_of(1)[1] != recipe.epochs:
+        raise SystemExit("only recipes without cached features and thawing layers are timed here")
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=None, result="time_to_accuracy_EXPERIMENT")
+    parser.add_argument("experiment", nargs="?", default="speedrun", help="default: %(default)s")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--target", type=float, nargs="+", default=[0.94, 0.95, 0.96])
+    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--resume", action="store_true", help="keep the seeds in the JSON")
+    parsed = parser.parse_args()
+    recipe = replace(get_experiment(parsed.experiment).recipe, **parse_settings(parsed.set))
+    check(recipe)
+    name, settings = f"time_to_accuracy_{parsed.experiment}", settings_of(parsed.experiment, recipe)
+    out = parsed.out or RESULTS / f"{name}_{jax.default_backend()}.json"
+    earlier = finished_seeds(out, settings) if parsed.resume else {}
+    seeds = earlier.get("seeds", {})
+    left = [seed for seed in parsed.seeds if str(seed) not in seeds]
+
+    splits = load_splits(recipe, parsed.data_dir)
+    data, test = to_device(splits.train), to_device(splits.test)
+    epoch, score = make_epoch(recipe, len(splits.train)), make_score(recipe, test)
+    flops = epoch_flops(recipe, data)
+    compile_seconds = earlier.get("compile_seconds", 0.0)
+    if left:
+        state = initial_state(recipe, left[0])
+        state, compile_seconds = timed(lambda: epoch.compile(state, data))
+        print(f"compiled in {compile_seconds:.1f} s; an epoch is {flops:.4g} FLOPs", flush=True)
+        score(state)
+    for seed in left:
+        seeds[str(seed)] = train(recipe, seed, epoch, data, score)
+        result = {
+            "settings": settings,
+            "compile_seconds": round(compile_seconds, 2),
+            "epoch_flops": flops,
+            "training_flops": recipe.epochs * flops,
+            "steps": recipe.epochs * recipe.steps_per_epoch,
+            "training_seconds_mean": mean_curve(seeds, SCORES[0])[-1][0],
+            "test": summarize(seeds, parsed.target, flops),
+            "seeds": seeds,
+        }
+        save(name, result, out=out, figure=draw(seeds, parsed.target))
+    for score_name, found in summarize(seeds, parsed.target, flops).items():
+        print(f"{score_name}: {json.dumps(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Seconds from the command to the first training step and to the first epoch's end, cold and warm.
+
+  python -m benchmarks.warm_start                                    the demo, one epoch
+  python -m benchmarks.warm_start --experiment scratch --set train_size=1280 validation_size=500
+
+Each repeat runs `scripts/train.py` twice in processes of their own: with an empty
+$JAXCIFAR_CACHE_DIR, and with what the first one left there (compiled programs and decoded images).
+The moments are those at which its lines come: the opening line (imports, data and the initial
+weights are done), "compiled in" (the first step comes next) and the first epoch's line (behind its
+validation).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import compare, make_parser, parse_settings, save, show
+
+ROOT = Path(__file__).parents[1]
+# Moment -> how its line begins, behind which the architecture or the number follows
+MOMENTS = {"opening": "resnet", "first step": "compiled in", "first epoch": "epoch "}
+TEMPERATURES = ("cold", "warm")
+
+
+def train(experiment: str, settings: dict[str, Any], cache: str) -> dict[str, float]:
+    """The seconds after which each of `MOMENTS` came."""
+    # JAX's own cache, if the user has one, would make every start a warm one.
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    options = [word for name, value in settings.items() for word in option(name, value)]
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, "-u", "scripts/train.py", experiment, "--epochs", "1", *options]
+        found: dict[str, float] = {}
+        begun = time.perf_counter()
+        with subprocess.Popen(
+            [*command, "--workdir", f"{workdir}/run"],
+            cwd=ROOT,
+            env=environment | {"JAXCIFAR_CACHE_DIR": cache},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                for moment, beginning in MOMENTS.items():
+                    if line.startswith(beginning):
+                        found.setdefault(moment, time.perf_counter() - begun)
+    if process.returncode or len(found) < len(MOMENTS):
+        raise RuntimeError(f"{' '.join(command)}: status {process.returncode}, saw {list(found)}")
+    return found
+
+
+def option(name: str, value: Any) -> list[str]:
+    """A recipe's field on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=3, result="warm_start_EXPERIMENT")
+    parser.add_argument("--experiment", default="demo", help="default: %(default)s")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parsed = parser.parse_args()
+    settings = parse_settings(parsed.set)
+    seconds: dict[str, list[float]] = {f"{t}, {m}": [] for m in MOMENTS for t in TEMPERATURES}
+    # The first process of all reads the libraries from the disk.
+    help_command = [sys.executable, "scripts/train.py", "--help"]
+    subprocess.run(help_command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for _ in range(parsed.repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for temperature in TEMPERATURES:
+                found = train(parsed.experiment, settings, cache)
+                print(temperature, {m: round(s, 2) for m, s in found.items()}, flush=True)
+                for moment, passed in found.items():
+                    seconds[f"{temperature}, {moment}"].append(passed)
+    ratios = {f"{m}: warm / cold": (f"warm, {m}", f"cold, {m}") for m in MOMENTS}
+    compared = compare(seconds, ratios)
+    show(f"{parsed.experiment}: from the command to", compared)
+    about = {"experiment": parsed.experiment, "set": settings}
+    save(f"warm_start_{parsed.experiment}", {"settings": about, "to": compared}, out=parsed.out)
+
+
+if __name__ == "__main__":
+    main()

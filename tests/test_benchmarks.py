@@ -1,0 +1,255 @@
+import json
+import runpy
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import harness, time_to_accuracy
+from jaxcifar.conv import conv2d
+from jaxcifar.evaluation import to_device
+from jaxcifar.partition import count_params
+from jaxcifar.resnet import resnet18
+from jaxcifar.stage import stage_step
+from jaxcifar.train import fit
+from tests.conftest import random_variables
+
+SCRIPTS = (
+    "augment_time",
+    "checkpoint_time",
+    "collect_run",
+    "damaged_checkpoints",
+    "freeze_time",
+    "import_time",
+    "input_time",
+    "kill_and_resume",
+    "scaling",
+    "step_time",
+    "sweep_time",
+    "time_to_accuracy",
+    "warm_start",
+)
+
+
+def seconds(n, seed):
+    return list(np.random.default_rng(seed).uniform(0.01, 0.2, n))
+
+
+def test_every_script_is_in_the_list(root):
+    found = {path.stem for path in (root / "benchmarks").glob("*.py")}
+    assert found == {*SCRIPTS, "harness", "__init__"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_says_what_it_measures(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert stopped.value.code == 0
+    assert f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+def test_variants_take_turns_and_warming_up_is_not_counted():
+    calls = []
+    variants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timed = harness.interleave(variants, repeats=3, warmup=1)
+    assert calls == list("ab" * 4)
+    assert [len(values) for values in timed.values()] == [3, 3]
+    with pytest.raises(ValueError, match="at least 2"):
+        harness.interleave(variants, repeats=1)
+
+
+def test_a_call_of_several_steps_counts_as_several(monkeypatch):
+    monkeypatch.setattr(
+        harness, "interleave", lambda runs, **_: {name: [1.0, 2.0] for name in runs}
+    )
+    variants = {
+        "one": harness.Variant(lambda: None),
+        "four": harness.Variant(lambda: None, steps=4),
+    }
+    found = harness.seconds_per_step(variants, repeats=2)
+    assert found == {"one": [1.0, 2.0], "four": [0.25, 0.5]}
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_median_and_quartiles(n):
+    values = seconds(n, seed=n)
+    row = harness.statistics_of(values)
+    assert row["n"] == n
+    assert row["median_ms"] == pytest.approx(1e3 * np.median(values), abs=1e-3)
+    first, third = np.percentile(values, [25, 75])
+    assert row["quartile_1_ms"] == pytest.approx(1e3 * first, abs=1e-3)
+    assert row["quartile_3_ms"] == pytest.approx(1e3 * third, abs=1e-3)
+    assert (row["min_ms"], row["max_ms"]) == pytest.approx(
+        (1e3 * min(values), 1e3 * max(values)), abs=1e-3
+    )
+
+
+def test_ratios_are_of_medians():
+    compared = harness.compare({"a": [1.0, 2.0, 9.0], "b": [4.0, 4.0, 4.0]}, {"a / b": ("a", "b")})
+    assert compared["ratios"] == {"a / b": 0.5}
+
+
+def test_a_result_is_saved_with_its_machine_and_drawn(tmp_path):
+    compared = harness.compare({"a": seconds(5, 0), "b": seconds(5, 1)}, {"a / b": ("a", "b")})
+    out = tmp_path / "new" / "result.json"
+    assert harness.save("unused", {"cases": {"one": compared}}, out=out) == out
+    found = json.loads(out.read_text())
+    assert found["cases"]["one"] == compared
+    assert found["machine"]["backend"] == jax.default_backend()
+    assert found["machine"]["versions"]["jax"] == jax.__version__
+    picture = out.with_suffix(".png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) < 100_000
+    assert str(tmp_path) not in out.read_text()
+
+
+def test_a_bar_is_as_long_as_its_median_and_whiskers_reach_the_quartiles():
+    compared = harness.compare({"a": seconds(5, 0), "b": seconds(5, 1)}, {})
+    (axes,) = harness.draw_tables({"one": compared["results"]}).axes
+    bars = [patch.get_width() for patch in axes.patches]
+    assert bars == [row["median_ms"] for row in compared["results"].values()]
+    (whiskers,) = [c for c in axes.collections if len(c.get_segments()) == 2]
+    ends = [[x for x, _ in segment] for segment in whiskers.get_segments()]
+    rows = compared["results"].values()
+    np.testing.assert_allclose(ends, [[r["quartile_1_ms"], r["quartile_3_ms"]] for r in rows])
+    assert "(x1)" in axes.texts[0].get_text()
+
+
+def test_a_result_without_a_table_has_no_picture(tmp_path):
+    harness.save("unused", {"refused": 3}, out=tmp_path / "result.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_settings_are_read_as_python_values():
+    found = harness.parse_settings(
+        ["width=16", "learning-rate=0.1", "dtype=bfloat16", "views=None"]
+    )
+    assert found == {"width": 16, "learning_rate": 0.1, "dtype": "bfloat16", "views": None}
+    with pytest.raises(ValueError, match="field=value"):
+        harness.parse_settings(["width"])
+
+
+def test_flops_of_a_convolution_and_of_its_step_are_the_closed_form():
+    n, side, k, c_in, c_out = 3, 9, 3, 5, 7
+    images, kernel = jnp.ones((n, side, side, c_in)), jnp.ones((k, k, c_in, c_out))
+    out = side - k + 1  # without padding, of which XLA does not count what is multiplied by it
+    counted = harness.count_flops(lambda x, w: conv2d(x, w, lowering="xla"), images, kernel)
+    assert counted == 2 * n * out * out * k * k * c_in * c_out
+
+
+def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
+    side = recipe.image_size
+    batch = {"image": np.zeros((40, side, side, 3), np.uint8), "label": np.zeros(40, np.int32)}
+    flops = harness.algorithm_flops(recipe, batch)
+    assert harness.algorithm_flops(replace(recipe, dtype="bfloat16"), batch) == flops
+    # Not of the CPU's forms, which do more.
+    step, _ = stage_step(recipe, 1, None)
+    assert harness.count_flops(step, harness.new_state(recipe), batch) > 1.05 * flops
+    # All but what the optimizer and the means over the batch take.
+    half = harness.algorithm_flops(recipe, {name: values[:20] for name, values in batch.items()})
+    assert 0.5 <= half / flops < 0.52
+
+
+def test_memory_is_at_least_what_goes_in_and_out():
+    lowered = jax.jit(lambda x: x + 1).lower(jnp.ones(1000, jnp.float32))
+    assert 8_000 <= harness.memory_of(lowered) < 16_000
+
+
+def test_the_matrix_peak_is_what_the_clock_says(monkeypatch):
+    monkeypatch.setattr(harness, "timed", lambda f: (f(), 0.5))
+    assert harness.matrix_peak("float32", repeats=1) == 4 * 2 * 2048**3 / 0.5
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("train", [False, True])
+def test_the_flax_peer_is_the_same_network(stem, train):
+    from benchmarks.peers import flax_resnet
+
+    ours, peer = resnet18(width=4, stem=stem), flax_resnet.ResNet(width=4, stem=stem)
+    variables = random_variables(ours)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
+    # Also the same parameters: flax refuses a tree that does not fit.
+    shapes = jax.eval_shape(lambda: peer.init(jax.random.key(0), images, train=False))
+    assert jax.tree.map(jnp.shape, dict(shapes)) == jax.tree.map(jnp.shape, dict(variables))
+    logits = [
+        jax.jit(lambda model=model: model.apply(variables, images, train=train, mutable=True)[0])()
+        for model in (ours, peer)
+    ]
+    np.testing.assert_allclose(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_torch_peer_has_as_many_parameters():
+    torch_resnet = pytest.importorskip("benchmarks.peers.torch_resnet")
+    params = random_variables(resnet18(width=4))["params"]
+    peer = torch_resnet.ResNet((2, 2, 2, 2), width=4)
+    assert sum(p.numel() for p in peer.parameters()) == count_params(params)
+
+
+def test_the_keras_peer_has_as_many_parameters():
+    pytest.importorskip("keras")
+    from benchmarks.peers.keras_resnet import make_model
+
+    for stem in ("imagenet", "cifar"):
+        params = random_variables(resnet18(width=4, stem=stem))["params"]
+        weights = make_model(stem=stem, width=4).trainable_weights
+        assert sum(int(np.prod(w.shape)) for w in weights) == count_params(params)
+
+
+def rows(*accuracies):
+    return [
+        {"epoch": i, "seconds": 10.0 * i, "accuracy": a, "accuracy_mirrored": a + 0.1}
+        for i, a in enumerate(accuracies, 1)
+    ]
+
+
+def test_a_target_is_reached_when_the_mean_is():
+    seeds = {"0": rows(0.2, 0.9, 0.9), "1": rows(0.2, 0.5, 0.8)}
+    found = time_to_accuracy.summarize(seeds, [0.7, 0.8, 0.96], flops=5.0)
+    plain, mirrored = found["accuracy"], found["accuracy_mirrored"]
+    assert plain["reached"]["0.7"] == {"epoch": 2, "seconds": 20.0, "flops": 10.0}
+    assert plain["reached"]["0.8"] == {"epoch": 3, "seconds": 30.0, "flops": 15.0}
+    assert plain["reached"]["0.96"] is None
+    assert mirrored["reached"]["0.8"]["epoch"] == 2
+    assert (plain["final_mean"], plain["final_std"]) == (0.85, pytest.approx(0.07071))
+
+
+def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe, digits):
+    test = {"image": jnp.asarray(digits.test.images[:70]), "label": digits.test.labels[:70]}
+    variables = random_variables(recipe.make_model())
+    state = harness.new_state(recipe).replace(**variables)
+    found = time_to_accuracy.make_score(recipe, test)(state)  # batches of 64 and 6
+
+    def logits(images):
+        images = recipe.make_preprocess()(images)
+        return recipe.make_model().apply(variables, images, train=False)
+
+    plain, mirrored = logits(test["image"]), logits(test["image"][:, :, ::-1])
+    assert found["accuracy"] == pytest.approx(np.mean(plain.argmax(-1) == test["label"]))
+    averaged = (plain + mirrored).argmax(-1)
+    assert found["accuracy_mirrored"] == pytest.approx(np.mean(averaged == test["label"]))
+
+
+def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
+    recipe = replace(recipe, epochs=2)
+    data = to_device(digits.train)
+    epoch = time_to_accuracy.make_epoch(recipe, len(digits.train))
+    rows = time_to_accuracy.train(recipe, 3, epoch, data, lambda state: {"accuracy": 0.5})
+    _, history = fit(replace(recipe, seed=3), digits)
+    losses = [row["train_loss"] for row in rows]
+    assert losses == pytest.approx(history.column("train_loss"), abs=1e-4)
+    assert 0 < rows[0]["seconds"] < rows[1]["seconds"]
+
+
+def test_an_interrupted_measurement_keeps_its_seeds(tmp_path, recipe):
+    out, settings = tmp_path / "result.json", time_to_accuracy.settings_of("demo", recipe)
+    assert time_to_accuracy.finished_seeds(out, settings) == {}
+    harness.save("unused", {"settings": settings, "seeds": {"0": rows(0.5)}}, out=out)
+    assert time_to_accuracy.finished_seeds(out, settings)["seeds"] == {"0": rows(0.5)}
+    other = time_to_accuracy.settings_of("demo", replace(recipe, epochs=4))
+    with pytest.raises(SystemExit, match="other settings"):
+        time_to_accuracy.finished_seeds(out, other)
