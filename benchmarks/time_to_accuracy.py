@@ -34,6 +34,7 @@ from benchmarks.harness import (
     save,
     timed,
 )
+from jaxcifar.data import Splits
 from jaxcifar.epoch import Data, TrainEpoch, make_train_epoch
 from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
@@ -47,9 +48,9 @@ SCORES = ("accuracy", "accuracy_mirrored")
 Score = Callable[[TrainState], dict[str, float]]
 
 
-def initial_state(recipe: Recipe, seed: int) -> TrainState:
+def initial_state(recipe: Recipe, seed: int, splits: Splits) -> TrainState:
     """The state before the first step, as `fit` begins."""
-    return first_state(replace(recipe, seed=seed), None, None)
+    return first_state(replace(recipe, seed=seed), None, None, splits)
 
 
 def make_epoch(recipe: Recipe, size: int) -> TrainEpoch:
@@ -101,10 +102,10 @@ def epoch_flops(recipe: Recipe, data: Data) -> float:
 
 
 def train(
-    recipe: Recipe, seed: int, epoch: TrainEpoch, data: Data, score: Score
+    recipe: Recipe, seed: int, state: TrainState, epoch: TrainEpoch, data: Data, score: Score
 ) -> list[dict[str, Any]]:
     """A row for each epoch of a seed; "seconds" are of training, from the first step on."""
-    state, seconds = initial_state(recipe, seed), 0.0
+    seconds = 0.0
     rows = []
     for number in range(1, recipe.epochs + 1):
         (state, sums), passed = timed(lambda state=state: epoch.run(state, data))  # type: ignore[misc]
@@ -227,12 +228,14 @@ def main() -> None:
     flops = epoch_flops(recipe, data)
     compile_seconds = earlier.get("compile_seconds", 0.0)
     if left:
-        state = initial_state(recipe, left[0])
+        state = initial_state(recipe, left[0], splits)
         state, compile_seconds = timed(lambda: epoch.compile(state, data))
         print(f"compiled in {compile_seconds:.1f} s; an epoch is {flops:.4g} FLOPs", flush=True)
         score(state)
     for seed in left:
-        seeds[str(seed)] = train(recipe, seed, epoch, data, score)
+        seeds[str(seed)] = train(
+            recipe, seed, initial_state(recipe, seed, splits), epoch, data, score
+        )
         result = {
             "settings": settings,
             "compile_seconds": round(compile_seconds, 2),

@@ -458,7 +458,11 @@ def average_pool(x: jax.Array) -> jax.Array:
     return jnp.mean(widened(x), axis=(1, 2))
 
 
-_PLAIN = {"relu": nn.relu, "maxpool": max_pool, "avgpool": average_pool}
+_PLAIN: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "maxpool": max_pool,
+    "avgpool": average_pool,
+}
 
 
 def batch_norm_names(model: ResNet) -> Iterator[str]:

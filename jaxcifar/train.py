@@ -26,7 +26,6 @@ from jaxcifar.interruption import Interrupted, Interruption, watch_signals
 from jaxcifar.metrics import Metrics
 from jaxcifar.parallel import DeviceOptions, Input, Layout, explain_lost_process, make_layout
 from jaxcifar.partition import count_params, split_params, summarize
-from jaxcifar.plots import plot_curves, save_figure
 from jaxcifar.pretrained import LoadReport
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.recipe import Recipe, read_recipe
@@ -208,6 +207,9 @@ def fit(
                     "test": metrics.compute(sums),
                 }
             if layout.is_main:
+                # Only here: matplotlib takes 0.4 s to import, a tenth of a warm start.
+                from jaxcifar.plots import plot_curves, save_figure
+
                 save_figure(plot_curves(history, title=name), files.figures / "curves.png")
                 summary = _summarize(recipe, name, state, history, files)
                 files.write_summary(

@@ -28,6 +28,10 @@ def test_training_pieces_import_no_checkpointing_or_plotting():
     assert not loaded & {"orbax", "matplotlib", "tensorflow_datasets", "torch", "tensorflow"}
 
 
+def test_a_run_begins_without_plotting():
+    assert "matplotlib" not in modules_after("import jaxcifar.cli, jaxcifar.train")
+
+
 def test_listing_the_experiments_starts_no_device():
     """On a GPU it would take the memory before anything was asked for."""
     code = (

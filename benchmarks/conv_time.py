@@ -1,0 +1,131 @@
+"""Time every form of every convolution of a ResNet-18, pass by pass: the table of `jaxcifar.conv`.
+
+  python -m benchmarks.conv_time                 both stems at 32x32, batch 128, float32
+  python -m benchmarks.conv_time --only 16x16x128
+
+A pass is run four times in one program on operands that change from time to time (or XLA would do
+part of it once, before the loop). "chosen" is what `conv2d` takes on a CPU.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.harness import Variant, compare, make_parser, save, seconds_per_step, timed
+from jaxcifar.conv import conv2d, cpu_forms
+
+TIMES = 4  # in one program
+PASSES = ("forward", "weight", "input")
+
+
+class Layer(NamedTuple):
+    """A convolution of a square map."""
+
+    side: int
+    c_in: int
+    c_out: int
+    size: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """Input map, kernel, stride."""
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        kernel = f"{self.size}x{self.size}{stride}"
+        return f"{self.side}x{self.side}x{self.c_in} {kernel} -> {self.c_out}"
+
+
+def layers() -> list[Layer]:
+    """Those of a ResNet-18 at 32x32, with the ImageNet stem and with the CIFAR stem."""
+    stages = [
+        Layer(side // 2**i, 64 * 2**i, 64 * 2 ** (i + down), 3, 1 + down)
+        for side in (32, 8)
+        for i in range(4)
+        for down in ((0, 1) if i < 3 else (0,))
+    ]
+    return [Layer(32, 3, 64, 7, 2), Layer(32, 3, 64, 3, 1), *stages, Layer(32, 64, 128, 1, 2)]
+
+
+def forms_of(layer: Layer) -> list[str]:
+    """Those that can be timed in reasonable time."""
+    forms = ["xla", "patches"]
+    if layer.side <= 4 and layer.size == 3:
+        forms.append("dense")
+    if layer.size == 3 and layer.stride == 1:
+        forms.append("winograd")
+    return forms
+
+
+def variant(layer: Layer, lowering: str, which: str, batch_size: int) -> Variant:
+    """`TIMES` times a pass of a layer, its operands changed a little by each result."""
+    rng = np.random.default_rng()
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    conv = partial(
+        conv2d,
+        stride=layer.stride,
+        padding=layer.size // 2,
+        lowering=lowering,  # type: ignore[arg-type]
+    )
+    images = draw(batch_size, layer.side, layer.side, layer.c_in)
+    kernel = draw(layer.size, layer.size, layer.c_in, layer.c_out)
+    cotangent = draw(*jax.eval_shape(conv, images, kernel).shape)
+    passes: dict[str, Callable[..., jax.Array]] = {
+        "forward": lambda x, w, y: conv(x, w),
+        "weight": lambda x, w, y: jax.vjp(lambda w: conv(x, w), w)[1](y)[0],
+        "input": lambda x, w, y: jax.vjp(lambda x: conv(x, w), x)[1](y)[0],
+    }
+
+    def once(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        *operands, _ = carry
+        result = passes[which](*operands)
+        change = 1 + 1e-6 * result.ravel()[0]
+        return (*(operand * change for operand in operands), result)
+
+    @jax.jit
+    def program(*operands: jax.Array) -> jax.Array:
+        result = jax.eval_shape(passes[which], *operands)
+        nothing = jnp.zeros(result.shape, result.dtype)
+        return jax.lax.fori_loop(0, TIMES, once, (*operands, nothing))[-1]
+
+    operands = (images, kernel, cotangent)
+    compiled, seconds = timed(lambda: program.lower(*operands).compile())
+    return Variant(lambda: jax.block_until_ready(compiled(*operands)), seconds, TIMES)
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=3, result="conv_time")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--only", default="", help="layers whose name has this in it")
+    parsed = parser.parse_args()
+    timings, table = {}, []
+    for layer in [layer for layer in layers() if parsed.only in layer.name]:
+        variants = {
+            f"{form}, {which}": variant(layer, form, which, parsed.batch_size)
+            for form in forms_of(layer)
+            for which in PASSES
+        }
+        timings[layer.name] = compare(seconds_per_step(variants, repeats=parsed.repeats), {})
+        medians = {k: row["median_ms"] for k, row in timings[layer.name]["results"].items()}
+        shape = (parsed.batch_size, layer.side, layer.side, layer.c_in)
+        kernel = (layer.size, layer.size, layer.c_in, layer.c_out)
+        forms = cpu_forms(shape, kernel, layer.stride, layer.size // 2)
+        cells = [
+            f"{form} " + " / ".join(f"{medians[f'{form}, {which}']:.3g}" for which in PASSES)
+            for form in forms_of(layer)
+        ]
+        table.append(f"{layer.name:<28}" + " | ".join(cells) + f" | chosen: {'/'.join(forms[:3])}")
+        print(table[-1], flush=True)
+    settings = {"batch_size": parsed.batch_size, "dtype": "float32", "times": TIMES}
+    save("conv_time", {"settings": settings, "table": table, "layers": timings}, out=parsed.out)
+
+
+if __name__ == "__main__":
+    main()
