@@ -185,8 +185,8 @@ def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
 def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = None) -> float:
     """FLOPs of the recipe's training step on a batch (or its shapes), its optimizer included.
 
-    Of float32 convolutions as such: `jaxcifar.conv`'s forms for the CPU do 8 to 17 % more
-    arithmetic, for which nobody is to be credited.
+    Of float32 convolutions as such: `jaxcifar.conv`'s forms for the CPU do more or less arithmetic,
+    for which nobody is to be credited or charged.
     """
     recipe = replace(recipe, dtype="float32")
     model, tx = recipe.make_model(1), recipe.make_optimizer()
@@ -309,7 +309,8 @@ def draw_tables(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
         spread = np.abs([error_bars(results[name]) for name in names]).T
         axes.barh(names, medians, xerr=spread, color=BAR_COLOR, ecolor="black", capsize=3)
         for place, median in enumerate(medians):
-            label = f"{median:.3g} ms (x{median / medians[0]:.3g})"
+            shown = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            label = f"{shown} ms (x{median / medians[0]:.3g})"
             axes.text(median + spread[1][place], place, f"  {label}", va="center", fontsize=8)
         axes.set_xlim(0, 1.35 * (medians + spread[1]).max())
         axes.invert_yaxis()

@@ -10,9 +10,10 @@ filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). Two schemes
 * For maps of up to 2x2, of which the kernel sees every pixel at once: 9 products for 4 outputs in
   place of 16 (a 2x2 Toeplitz matrix takes three multiplications per direction).
 
-Cutting, padding and transforming are one product with a banded constant matrix for each direction:
-copying tiles took longer than all products together. The images lie innermost but for the channels,
-so that these products are long; XLA keeps them so from one convolution to the next.
+Cutting, padding and transforming are one product with a banded constant matrix in each direction.
+Tiles cut out as 36 slices made a ResNet-18 step no faster at the ImageNet stem's sizes (215 and 234,
+244 and 245 ms in two runs), 5 to 10 % faster at the CIFAR stem's, and took twice as long to compile.
+The images lie innermost but for the channels, so that the products are long.
 """
 
 from typing import NamedTuple

@@ -21,6 +21,7 @@ SCRIPTS = (
     "augment_time",
     "checkpoint_time",
     "collect_run",
+    "conv_time",
     "damaged_checkpoints",
     "freeze_time",
     "import_time",
