@@ -1,10 +1,12 @@
 """Time every form of every convolution of a ResNet-18, pass by pass: the table of `jaxcifar.conv`.
 
   python -m benchmarks.conv_time                 both stems at 32x32, batch 128, float32
-  python -m benchmarks.conv_time --only 16x16x128
+  python -m benchmarks.conv_time --only "16x16x128 3x3 ->"
+  python -m benchmarks.conv_time --width 16 --image-size 64
 
 A pass is run four times in one program on operands that change from time to time (or XLA would do
-part of it once, before the loop). "chosen" is what `conv2d` takes on a CPU.
+part of it once, before the loop). "auto" is what the library runs: on a CPU the forms named behind
+it, a large batch in parts; the others are done at once.
 """
 
 from collections.abc import Callable
@@ -39,20 +41,21 @@ class Layer(NamedTuple):
         return f"{self.side}x{self.side}x{self.c_in} {kernel} -> {self.c_out}"
 
 
-def layers() -> list[Layer]:
-    """Those of a ResNet-18 at 32x32, with the ImageNet stem and with the CIFAR stem."""
+def layers(image_size: int, width: int) -> list[Layer]:
+    """Those of a ResNet-18, with the CIFAR stem and with the ImageNet stem."""
+    stems = [Layer(image_size, 3, width, 3, 1), Layer(image_size, 3, width, 7, 2)]
     stages = [
-        Layer(side // 2**i, 64 * 2**i, 64 * 2 ** (i + down), 3, 1 + down)
-        for side in (32, 8)
+        Layer(side // 2**i, width * 2**i, width * 2 ** (i + down), 3, 1 + down)
+        for side in (image_size, image_size // 4)
         for i in range(4)
         for down in ((0, 1) if i < 3 else (0,))
     ]
-    return [Layer(32, 3, 64, 7, 2), Layer(32, 3, 64, 3, 1), *stages, Layer(32, 64, 128, 1, 2)]
+    return [*stems, *stages, Layer(image_size, width, 2 * width, 1, 2)]
 
 
 def forms_of(layer: Layer) -> list[str]:
     """Those that can be timed in reasonable time."""
-    forms = ["xla", "patches"]
+    forms = ["auto", "xla", "patches"]
     if layer.side <= 4 and layer.size == 3:
         forms.append("dense")
     if layer.size == 3 and layer.stride == 1:
@@ -103,10 +106,13 @@ def main() -> None:
     """Measure, print, save."""
     parser = make_parser(__doc__, repeats=3, result="conv_time")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--image-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--only", default="", help="layers whose name has this in it")
     parsed = parser.parse_args()
     timings, table = {}, []
-    for layer in [layer for layer in layers() if parsed.only in layer.name]:
+    wanted = layers(parsed.image_size, parsed.width)
+    for layer in [layer for layer in wanted if parsed.only in layer.name]:
         variants = {
             f"{form}, {which}": variant(layer, form, which, parsed.batch_size)
             for form in forms_of(layer)
@@ -121,9 +127,15 @@ def main() -> None:
             f"{form} " + " / ".join(f"{medians[f'{form}, {which}']:.3g}" for which in PASSES)
             for form in forms_of(layer)
         ]
-        table.append(f"{layer.name:<28}" + " | ".join(cells) + f" | chosen: {'/'.join(forms[:3])}")
+        table.append(f"{layer.name:<28}" + " | ".join(cells) + f" | auto: {'/'.join(forms[:3])}")
         print(table[-1], flush=True)
-    settings = {"batch_size": parsed.batch_size, "dtype": "float32", "times": TIMES}
+    settings = {
+        "batch_size": parsed.batch_size,
+        "image_size": parsed.image_size,
+        "width": parsed.width,
+        "dtype": "float32",
+        "times": TIMES,
+    }
     save("conv_time", {"settings": settings, "table": table, "layers": timings}, out=parsed.out)
 
 

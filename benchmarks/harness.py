@@ -52,7 +52,9 @@ def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argpars
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if repeats is not None:
-        parser.add_argument("--repeats", type=int, default=repeats, help="default: %(default)s")
+        parser.add_argument(
+            "--repeats", type=_repeats, default=repeats, help="at least 2; default: %(default)s"
+        )
     parser.add_argument(
         "--out",
         type=Path,
@@ -61,6 +63,13 @@ def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argpars
         f"benchmarks/results/{result}_BACKEND.json)",
     )
     return parser
+
+
+def _repeats(text: str) -> int:
+    repeats = int(text)
+    if repeats < 2:
+        raise argparse.ArgumentTypeError(f"a spread needs at least 2 repeats, not {repeats}")
+    return repeats
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +90,18 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         with suppress(ValueError, SyntaxError):
             settings[name.replace("-", "_")] = ast.literal_eval(value)
     return settings
+
+
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the last part of every path alone: where it lay says nothing elsewhere."""
+
+    def shorten(value: Any) -> Any:
+        if not isinstance(value, str) or "/" not in value:
+            return value
+        kind, colon, path = value.rpartition(":")
+        return f"{kind}{colon}{Path(path).name}" if Path(path).exists() else value
+
+    return {name: shorten(value) for name, value in settings.items()}
 
 
 # What is timed.

@@ -33,6 +33,7 @@ from benchmarks.harness import (
     parse_settings,
     save,
     timed,
+    without_paths,
 )
 from jaxcifar.data import Splits
 from jaxcifar.epoch import Data, TrainEpoch, make_train_epoch
@@ -181,11 +182,9 @@ def draw(seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float]) -> Fi
 
 
 def settings_of(experiment: str, recipe: Recipe) -> dict[str, Any]:
-    """What must be the same for a seed to be used again; where weights lay says nothing."""
+    """What must be the same for a seed to be used again."""
     values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
-    if recipe.weights is not None and Path(recipe.weights).exists():
-        values["weights"] = Path(recipe.weights).name
-    return {"experiment": experiment, "recipe": values}
+    return {"experiment": experiment, "recipe": without_paths(values)}
 
 
 def finished_seeds(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import compare, make_parser, parse_settings, save, show
+from benchmarks.harness import compare, make_parser, parse_settings, save, show, without_paths
 
 ROOT = Path(__file__).parents[1]
 # Moment -> how its line begins, behind which the architecture or the number follows
@@ -81,7 +81,7 @@ def main() -> None:
     ratios = {f"{m}: warm / cold": (f"warm, {m}", f"cold, {m}") for m in MOMENTS}
     compared = compare(seconds, ratios)
     show(f"{parsed.experiment}: from the command to", compared)
-    about = {"experiment": parsed.experiment, "set": settings}
+    about = {"experiment": parsed.experiment, "set": without_paths(settings)}
     save(f"warm_start_{parsed.experiment}", {"settings": about, "to": compared}, out=parsed.out)
 
 

@@ -180,18 +180,30 @@ _conv_by_pass.defvjp(_forward, _backward)
 def _in_parts(
     f: Callable[..., jax.Array], most: int, *batches: jax.Array, summed: bool = False
 ) -> jax.Array:
-    """`f` of equal parts of the batches in turn, put together again, or summed."""
+    """`f` of parts of the batches, of at most so many images each, put together again or summed
+    (in float32 at least).
+    """
     n = len(batches[0])
-    size = max(size for size in range(1, min(n, most) + 1) if n % size == 0)
-    if size == n or 4 * size < most:  # a prime number of images goes through as a whole
+    if n <= most:
         return f(*batches)
-    parts = tuple(batch.reshape(n // size, size, *batch.shape[1:]) for batch in batches)
+    even = max(size for size in range(1, most + 1) if n % size == 0)
+    size = even if 2 * even >= most else most
+    whole = n - n % size
+    # A part takes every so many-th image: where a batch is shared out, each device keeps its own.
+    parts = tuple(
+        jnp.swapaxes(batch[:whole].reshape(size, whole // size, *batch.shape[1:]), 0, 1)
+        for batch in batches
+    )
+    rest = tuple(batch[whole:] for batch in batches)
     if not summed:
-        done = lax.map(lambda part: f(*part), parts)
-        return done.reshape(n, *done.shape[2:])
+        done = jnp.swapaxes(lax.map(lambda part: f(*part), parts), 0, 1)
+        done = done.reshape(whole, *done.shape[2:])
+        return done if whole == n else jnp.concatenate([done, f(*rest)])
     shape = jax.eval_shape(f, *(part[0] for part in parts))
-    zero = jnp.zeros(shape.shape, shape.dtype)
-    return lax.scan(lambda total, part: (total + f(*part), None), zero, parts)[0]
+    wide = jnp.promote_types(shape.dtype, jnp.float32)
+    begun = jnp.zeros(shape.shape, wide) if whole == n else f(*rest).astype(wide)
+    total, _ = lax.scan(lambda total, part: (total + f(*part).astype(wide), None), begun, parts)
+    return total.astype(shape.dtype)
 
 
 def output_size(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tuple[int, int]:

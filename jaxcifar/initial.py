@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.data import Source
+from jaxcifar.parallel import of_main
 from jaxcifar.partition import is_kernel, path_name
 
 PyTree = Any
@@ -87,12 +88,12 @@ def whitening_filters(
     variance plus `WHITENING_EPSILON`, and behind each its negative, which a ReLU does not lose.
 
     The components of largest variance come first. A function of the images alone (up to the last
-    bits of the machine's eigensolver).
+    bits of the machine's eigensolver, which of several processes the first one uses).
     """
     values, vectors = np.linalg.eigh(patch_covariance(source, normalize))
     whitening = (vectors / np.sqrt(np.maximum(values, 0) + WHITENING_EPSILON))[:, ::-1]
     both = np.stack([whitening, -whitening], axis=-1)
-    return both.reshape(_SIZE, _SIZE, 3, -1).astype(np.float32)
+    return of_main(both.reshape(_SIZE, _SIZE, 3, -1).astype(np.float32))
 
 
 def patch_covariance(

@@ -42,8 +42,9 @@ def make_optimizer(
     * muon: on convolution kernels optax's `contrib.muon` (Jordan et al. 2024,
       kellerjordan.github.io/posts/muon): the Nesterov momentum of a kernel, as a matrix
       [k k c_in, c_out], is replaced by one of the same singular vectors whose singular values are
-      all about 1, and decay is decoupled as in adamw. On everything else it is sgd, at the same
-      rate and momentum: their usual rates (0.02 to 0.4) are alike, Adam's are not.
+      all alike (about 1; more for a wide one, by optax's scale), and decay is decoupled as in
+      adamw. On everything else it is sgd, at the same rate and momentum: their usual rates (0.02
+      to 0.4) are alike, Adam's are not.
 
     Decay acts on kernels alone, not on biases and BatchNorm's parameters (He et al. 2019,
     arXiv:1812.01187, section 3.1); torch's optimizers decay everything they are given.

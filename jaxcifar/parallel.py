@@ -408,6 +408,15 @@ def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
     return Layout(options.parallel, Mesh(np.array(found[:wanted]), (AXIS,)))
 
 
+def of_main(array: NDArray[Any]) -> NDArray[Any]:
+    """The first process's array, in all of them. All must call it."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
     """Say in one line what a collective's failure means where there are several processes.

@@ -244,7 +244,14 @@ class Recipe:
             self,
             "start_scale",
             self.start_scale == 0 or self.warmup_epochs > 0,
-            "is where a warm-up starts: it needs --warmup-epochs",
+            "is where a warm-up starts: with no --warmup-epochs it must be 0",
+        )
+        default = type(self).lookahead_share
+        _check(
+            self,
+            "lookahead_share",
+            self.lookahead_share == default or self.lookahead_steps is not None,
+            f"is for --lookahead-steps: without them it must be {default}",
         )
         _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
         for name in ("learning_rate", "bias_scale"):
@@ -316,16 +323,17 @@ class Recipe:
             not self.adapt_stem or self.stem == "cifar",
             "is for --stem cifar, which 7x7 kernels do not fit",
         )
-        for name, asked in (("init", self.init != "kaiming"), ("whiten", self.whiten)):
-            if asked and self.weights is not None:
-                raise RecipeError(
-                    f"{name} {getattr(self, name)} changes random weights, and these come from "
-                    f"{shown(self.weights)}: leave out --{name} or --weights"
-                )
+        if self.weights is not None and (self.whiten or self.init != "kaiming"):
+            raise RecipeError(
+                f"init {self.init}, whiten {self.whiten} change random weights, and these come "
+                f"from {shown(self.weights)}: use --init kaiming --no-whiten"
+            )
         if self.whiten and self.stem != "cifar":
             raise RecipeError(
-                f"whiten is for 3x3 patches, not for the stem {self.stem}: use --stem cifar"
+                f"whiten is for 3x3 patches, not for the stem {self.stem}: use --stem cifar or "
+                "--no-whiten"
             )
+        _check(self, "resize", not self.whiten or self.image_size >= 3, "must be 3 for --whiten")
         augmented = self.make_augment() is not None
         if self.views is not None and not augmented:
             raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")

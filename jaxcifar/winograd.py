@@ -11,9 +11,9 @@ filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). Two schemes
   place of 16 (a 2x2 Toeplitz matrix takes three multiplications per direction).
 
 Cutting, padding and transforming are one product with a banded constant matrix in each direction.
-Tiles cut out as 36 slices made a ResNet-18 step no faster at the ImageNet stem's sizes (215 and 234,
-244 and 245 ms in two runs), 5 to 10 % faster at the CIFAR stem's, and took twice as long to compile.
-The images lie innermost but for the channels, so that the products are long.
+Tiles cut out as 36 slices made a step of ResNet-18 no faster with the ImageNet stem (215 against
+234, 244 against 245 ms in two runs), 5 to 10 % faster with the CIFAR stem, and took twice as long
+to compile. The images lie innermost but for the channels, so that the products are long.
 """
 
 from typing import NamedTuple

@@ -148,9 +148,11 @@ def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
     batch = {"image": np.zeros((40, side, side, 3), np.uint8), "label": np.zeros(40, np.int32)}
     flops = harness.algorithm_flops(recipe, batch)
     assert harness.algorithm_flops(replace(recipe, dtype="bfloat16"), batch) == flops
-    # Not of the CPU's forms, which do more.
+    # Not of the CPU's forms, which do more or less.
+    plain = harness.plain_step(recipe)
+    assert harness.count_flops(plain, harness.new_state(recipe), batch) == flops
     step, _ = stage_step(recipe, 1, None)
-    assert harness.count_flops(step, harness.new_state(recipe), batch) > 1.05 * flops
+    assert harness.count_flops(step, harness.new_state(recipe), batch) != flops
     # All but what the optimizer and the means over the batch take.
     half = harness.algorithm_flops(recipe, {name: values[:20] for name, values in batch.items()})
     assert 0.5 <= half / flops < 0.52
@@ -239,7 +241,8 @@ def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
     recipe = replace(recipe, epochs=2)
     data = to_device(digits.train)
     epoch = time_to_accuracy.make_epoch(recipe, len(digits.train))
-    rows = time_to_accuracy.train(recipe, 3, epoch, data, lambda state: {"accuracy": 0.5})
+    state = time_to_accuracy.initial_state(recipe, 3, digits)
+    rows = time_to_accuracy.train(recipe, 3, state, epoch, data, lambda _: {"accuracy": 0.5})
     _, history = fit(replace(recipe, seed=3), digits)
     losses = [row["train_loss"] for row in rows]
     assert losses == pytest.approx(history.column("train_loss"), abs=1e-4)

@@ -203,13 +203,24 @@ def test_parts_make_the_whole(summed, n, most):
     np.testing.assert_allclose(whole, f(x), rtol=1e-6)
 
 
-def test_a_batch_in_parts_never_makes_more_than_a_part_at_once():
-    def largest(images):
-        jaxpr = jax.make_jaxpr(lambda x: _in_parts(lambda x: x @ jnp.ones((4, 99)), 8, x))(images)
-        return [e.primitive.name for e in jaxpr.eqns].count("scan")
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(n=st.integers(1, 40), most=st.integers(1, 12))
+def test_no_part_is_larger_than_it_may_be(n, most):
+    sizes = []
 
-    assert largest(jnp.ones((8, 4))) == 0
-    assert largest(jnp.ones((16, 4))) == 1
+    def f(x):
+        sizes.append(len(x))
+        return x
+
+    _in_parts(f, most, jnp.zeros((n, 2)))
+    assert max(sizes) <= most
+
+
+def test_parts_are_summed_in_float32():
+    x = jnp.ones((4096, 1), jnp.bfloat16)  # one after another in bfloat16 they stop at 256
+    total = _in_parts(lambda x: jnp.sum(x, axis=0), 1, x, summed=True)
+    assert total.dtype == jnp.bfloat16
+    assert total[0] == 4096
 
 
 @pytest.mark.parametrize("lowering", ["auto", *FORMS])

@@ -3,7 +3,7 @@
 The modules carry torchvision's names as ours do, so that our parameters fit as they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -130,7 +130,3 @@ def train_step(
     state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
     return state, {"loss": loss, "accuracy": accuracy}
-
-
-# Given away, as ours is: a peer is granted what is one word to write.
-jitted_train_step: Callable[..., Any] = jax.jit(train_step, donate_argnums=0)

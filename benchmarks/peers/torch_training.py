@@ -20,6 +20,7 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         # TensorFloat-32, which JAX uses by default, too; PyTorch by itself only in convolutions.
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True  # as XLA, it may try its convolutions out
         return torch.device("cuda")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.device("cpu")
