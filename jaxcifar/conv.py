@@ -131,7 +131,12 @@ def cpu_forms(images: tuple[int, ...], kernel: tuple[int, ...], stride: int, pad
         return Forms("xla", "patches", "patches", max(1, STEM_NUMBERS // columns))
     if c_in > 4 and size == 3 and stride == padding == 1:
         tiles = 3 * height * width * max(kernel[2:])  # 2.25 times, and more at the borders
-        return Forms("winograd", "winograd", "winograd", max(1, PART_NUMBERS // tiles))
+        part = max(1, PART_NUMBERS // tiles)
+        # The transforms' share of the arithmetic grows with the side over the channels: forward,
+        # XLA's own is faster for 32x32x16 maps (9 against 29 ms), as fast for 16x16x32.
+        if max(height, width) > max(2, 0.75 * min(kernel[2:])):
+            return Forms("xla", "winograd", "xla", part)
+        return Forms("winograd", "winograd", "winograd", part)
     return Forms("patches", "patches", "patches", max(1, PART_NUMBERS // columns))
 
 
@@ -161,6 +166,10 @@ def _backward(
     images, kernel = residuals
 
     def of_images(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+        if forms.input == "xla" and stride == 1:
+            # As a forward pass: XLA's own gradient took 127 ms in place of 9 for 32x32x16 maps.
+            turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+            return xla_form(cotangent, turned, 1, kernel.shape[0] - 1 - padding)
         _, pull = jax.vjp(lambda x: FORMS[forms.input](x, kernel, stride, padding), x)
         return pull(cotangent)[0]
 

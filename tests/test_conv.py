@@ -111,6 +111,14 @@ def test_auto_is_the_convolution_in_every_layer_of_resnet18(stem, distinct, monk
         assert_equal_passes(*case, "auto")
 
 
+@pytest.mark.parametrize("channels", [5, 40])
+def test_wide_maps_of_few_channels_keep_xlas_own_form_but_for_the_weights(channels):
+    shapes = (2, 12, 9, channels), (3, 3, channels, channels)
+    forms = cpu_forms(*shapes, 1, 1)[:3]
+    assert (forms == ("xla", "winograd", "xla")) == (channels == 5)
+    assert_equal_passes(*shapes, 1, 1, "auto")
+
+
 def test_resnet18_meets_every_rule_of_the_cpu(monkeypatch):
     met = {
         cpu_forms(*case)[:3]
