@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
-from jaxcifar.data import load_dataset
+from jaxcifar.data import digits, load_dataset
 from jaxcifar.data.digits import TEST, TRAIN, load_digits
 
 
@@ -12,6 +13,15 @@ def test_every_digit_is_in_the_pool_or_the_test_data():
     np.testing.assert_array_equal(np.bincount(labels), np.bincount(sklearn_digits().target))
     images = {image.tobytes() for image in np.concatenate([train.images, test.images])}
     assert len(images) == TRAIN + TEST  # all 1,797 differ, so none is in both
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["read", "asked of scikit-learn"])
+def test_the_originals_are_scikit_learns(moved, monkeypatch):
+    if moved:
+        monkeypatch.setattr(digits.Path, "is_file", lambda path: False)
+    images, labels = digits._originals()
+    np.testing.assert_array_equal(images, sklearn_digits().images)
+    np.testing.assert_array_equal(labels, sklearn_digits().target)
 
 
 def test_images_are_the_originals_enlarged():
