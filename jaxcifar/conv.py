@@ -1,43 +1,45 @@
 """One convolution, lowered the fast way for the backend and shape.
 
 On a GPU or TPU this is `lax.conv_general_dilated`, untouched. On the CPU XLA's own convolution
-makes a ResNet-18 step at 32x32 five times slower than PyTorch's: it is slow on small maps, and its
-weight gradient is slow everywhere. Each of the three passes (forward, weight gradient, input
-gradient) is therefore computed by the form that was fastest for its shape.
+makes a ResNet-18 step at 32x32 five times slower than PyTorch's: it is slow on small maps and for
+few channels, and its gradients are slow everywhere. There each of the three passes (forward, weight
+gradient, input gradient) is computed by a form that suits its shape.
 
 Forms, all equal up to rounding:
 
 * ``xla``: `lax.conv_general_dilated`.
-* ``taps``: one matrix product for each kernel position, over the strided slice of the padded input
-  that this position sees, summed.
-* ``rows``: one matrix product for each kernel row, over the slices of its positions side by side.
-* ``patches``: the slices of all kernel positions side by side, then one matrix product. (Slices and
-  not `conv_general_dilated_patches`, which is itself a convolution.)
-* ``dense``: the whole linear map from input pixels to output pixels as one matrix. For maps up to
-  2x2 it does less arithmetic than the others, which multiply padding.
+* ``patches``: the slices that all kernel positions see side by side, then one matrix product.
+  (Slices and not `conv_general_dilated_patches`, which is itself a convolution.)
+* ``dense``: the whole linear map from input pixels to output pixels as one matrix. For maps of a
+  pixel or two it does less arithmetic than the others, which multiply padding.
+* ``winograd``: 3x3 kernels with stride 1 in a quarter of the multiplications, see `winograd`.
 
-Milliseconds, forward / weight gradient / input gradient, batch 128, float32, 2 cores of an AVX2
-EPYC, JAX 0.10.2 single layers, medians of 7; `cpu_forms` follows it but for near ties:
+Milliseconds, forward / weight gradient / input gradient, batch 128, float32, 2 cores of an AVX-512
+EPYC, JAX 0.10.2, each four times in a loop, medians of 2 (`python -m benchmarks.conv_time`; a second
+measurement of the same program differs by up to 40 %). "auto" is `cpu_forms`. XLA's weight gradient,
+left out, took 1 to 2.4 s for the two stems.
 
-==========================  ===================  ===================  ===================  ===================  ================
-input map, kernel           xla                  taps                 rows                 patches              dense
-==========================  ===================  ===================  ===================  ===================  ================
-32x32x3    7x7/2 -> 64       10 /   40 /  21      264 /  22 /  40       43 /  27 /  20       41 /  71 /  21
-32x32x3    3x3   -> 64       32 /   63 /  53      183 /  37 /  23       77 /  18 /  13       28 /  15 /  10
-32x32x64   3x3   -> 64      224 / 3050 / 222      282 / 337 / 258      345 / 351 / 250      414 / 427 / 248
-32x32x64   3x3/2 -> 128     125 /  308 / 147      131 / 125 /  88      103 / 109 /  85      139 / 143 / 104
-16x16x128  3x3   -> 128      87 /  451 /  96      182 / 199 / 170      216 / 237 / 170      240 / 289 / 192
-8x8x256    3x3   -> 256      87 /  184 /  91      114 / 118 / 108      142 / 148 / 140      150 / 161 / 123
-8x8x64     3x3   -> 64       11 /   19 /  13        8 /  14 /   7       11 /  11 /   7       11 /  10 /   6
-8x8x64     3x3/2 -> 128       4 /    5 /   4        4 /   4 /   3        4 /   5 /   4        4 /   4 /   3
-4x4x512    3x3   -> 512      93 /  112 /  90      102 / 107 / 104      146 / 129 / 113      115 / 117 /  90      540 / 517 / 582
-4x4x128    3x3   -> 128       6 /    8 /   7        6 /   8 /   8        6 /   9 /   6        7 /   7 /   6       15 /  21 /  13
-4x4x128    3x3/2 -> 256       6 /    5 /  78        4 /   3 /   3        4 /   3 /   3        4 /   3 /   3        9 /   7 /   7
-2x2x256    3x3   -> 256     135 /    7 / 134        8 /   6 /   6        6 /   7 /   8        6 /   7 /   5        4 /   9 /   4
-2x2x256    3x3/2 -> 512     130 /    3 /  63        5 /   3 /   4        4 /   3 /   5        4 /   3 /   3        2 /   3 /   2
-1x1x512    3x3   -> 512      47 /    6 /  52        7 /   4 /  10        8 /   9 /   9       10 /   6 /   5        2 /   2 /   2
-32x32x64   1x1/2 -> 128      10 /  140 /  32                                                  7 /   8 /  25
-==========================  ===================  ===================  ===================  ===================  ================
+======================  ==================  ==================  ==================  ==================  ==================
+input map, kernel       auto                xla                 patches             dense               winograd
+======================  ==================  ==================  ==================  ==================  ==================
+32x32x3 3x3 -> 64         19 /   22 /   21    18 /    - /   23    17 /   24 /   18                        68 /   59 /   59
+32x32x3 7x7/2 -> 64      8.1 /   12 /   21   8.1 /    - /   28    14 /   18 /   36
+32x32x64 3x3 -> 64       112 /  129 /  141   168 /    - /  358   158 /  254 /  223                       158 /  136 /  148
+32x32x64 3x3/2 -> 128     98 /  103 /  111   102 /    - /  133    77 /   90 /  127
+16x16x128 3x3 -> 128      76 /   70 /   81    68 /    - /  355   118 /  153 /  154                        83 /   68 /   74
+16x16x128 3x3/2 -> 256    57 /   52 /   82    47 /    - /  131    54 /   56 /   84
+8x8x256 3x3 -> 256        42 /   50 /   56    87 /    - /  357   100 /  133 /  129                        53 /   41 /   40
+8x8x256 3x3/2 -> 512      45 /   42 /   51    46 /    - /  150    43 /   44 /   58
+4x4x512 3x3 -> 512        36 /   37 /   43    72 /    - /  447   107 /  111 /  101   296 /  358 /  291    47 /   34 /   42
+8x8x64 3x3 -> 64         5.2 /  7.0 /  4.1   7.5 /    - /   21   9.9 /   13 /  9.2                       4.8 /  6.5 /  5.6
+8x8x64 3x3/2 -> 128      3.5 /  3.5 /  5.6   4.3 /    - /  7.7   3.5 /  4.4 /  5.5
+4x4x128 3x3 -> 128       3.2 /  2.4 /  2.8   3.9 /    - /   16   4.7 /  6.4 /  8.1    11 /   22 /   11   3.4 /  2.8 /  3.4
+4x4x128 3x3/2 -> 256     2.2 /  2.6 /  4.6   3.4 /    - /  6.8   3.1 /  3.3 /  4.9   5.8 /  7.5 /  5.5
+2x2x256 3x3 -> 256       1.7 /  1.8 /  2.6   107 /    - /   10   4.4 /  5.4 /  5.4   2.8 /  6.2 /  2.6   1.6 /  1.9 /  2.2
+2x2x256 3x3/2 -> 512     1.2 /  1.3 /  1.2   113 /    - /  4.2   2.5 /  3.0 /  4.4   1.7 /  1.8 /  1.6
+1x1x512 3x3 -> 512       1.0 /  0.8 /  0.9    51 /    - /  2.6   5.2 /  4.9 /  5.9   1.1 /  0.6 /  0.9   6.4 /  6.5 /   10
+32x32x64 1x1/2 -> 128     13 /   17 /  9.5    15 /    - /   11    12 /   17 /   11
+======================  ==================  ==================  ==================  ==================  ==================
 """
 
 from collections.abc import Callable
