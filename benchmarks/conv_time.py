@@ -6,23 +6,34 @@
 
 A pass is run four times in one program on operands that change from time to time (or XLA would do
 part of it once, before the loop). "auto" is what the library runs: on a CPU the forms named behind
-it, a large batch in parts; the others are done at once. XLA's own weight gradient is timed only with
---all: in a loop it takes seconds where the others take milliseconds.
+it, a large batch in parts; the others are done at once. XLA's own weight gradient is timed only
+with --all: in a loop it takes seconds where the others take milliseconds.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
-from benchmarks.harness import Variant, compare, make_parser, save, seconds_per_step, timed
+from benchmarks.harness import (
+    IDEAL_COLOR,
+    Variant,
+    compare,
+    make_parser,
+    new_figure,
+    save,
+    seconds_per_step,
+    timed,
+)
 from jaxcifar.conv import conv2d, cpu_forms
 
 TIMES = 4  # in one program
 PASSES = ("forward", "weight", "input")
+MARKERS = {"xla": "x", "patches": "s", "dense": "^", "winograd": "o"}
 
 
 class Layer(NamedTuple):
@@ -108,6 +119,27 @@ def cell(median: float | None) -> str:
     return "-" if median is None else f"{median:.3g}"
 
 
+def draw(timings: dict[str, Any]) -> Figure:
+    """For each layer the three passes of a form together, over what "auto" takes."""
+    figure, (axes,) = new_figure(1, 0.35 * len(timings) + 1)
+    for form, marker in MARKERS.items():
+        points = []
+        for place, layer in enumerate(timings.values()):
+            medians = {k: row["median_ms"] for k, row in layer["results"].items()}
+            if all(f"{form}, {which}" in medians for which in PASSES):
+                total, base = (sum(medians[f"{f}, {p}"] for p in PASSES) for f in (form, "auto"))
+                points.append((total / base, place))
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, label=form)
+    axes.axvline(1, color=IDEAL_COLOR, lw=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(timings)), list(timings), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of the three passes over that of auto")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = make_parser(__doc__, repeats=3, result="conv_time")
@@ -144,7 +176,8 @@ def main() -> None:
         "dtype": "float32",
         "times": TIMES,
     }
-    save("conv_time", {"settings": settings, "table": table, "layers": timings}, out=parsed.out)
+    result = {"settings": settings, "table": table, "layers": timings}
+    save("conv_time", result, out=parsed.out, figure=draw(timings))
 
 
 if __name__ == "__main__":
