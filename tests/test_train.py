@@ -234,6 +234,7 @@ def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
         fit(dataclasses.replace(short, epochs=3), digits, workdir=tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, tmp_path):
     fast = dataclasses.replace(
         recipe,

@@ -90,6 +90,7 @@ def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
         assert abs(first - second) > 1e-3, "the members differ"
 
 
+@pytest.mark.slow
 def test_members_of_fast_training_are_their_own_runs(recipe, digits):
     """Muon, lookahead and scaled biases, with their state side by side."""
     fast = dataclasses.replace(
