@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.harness import (
@@ -36,13 +34,14 @@ from benchmarks.harness import (
     without_paths,
 )
 from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, TrainEpoch, make_train_epoch
+from jaxcifar.epoch import Data, TrainEpoch, make_evaluation, make_train_epoch
 from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
 from jaxcifar.metrics import compute
 from jaxcifar.recipe import Recipe, load_splits
 from jaxcifar.stage import stage_step, stored_views
 from jaxcifar.state import TrainState
+from jaxcifar.steps import make_eval_step
 from jaxcifar.train import first_state
 
 SCORES = ("accuracy", "accuracy_mirrored")
@@ -69,25 +68,20 @@ def make_epoch(recipe: Recipe, size: int) -> TrainEpoch:
 
 def make_score(recipe: Recipe, data: Data) -> Score:
     """Build the accuracy on all images, without and with mirror averaging."""
-    model, normalize = recipe.make_model(1), recipe.make_preprocess()
-
-    @jax.jit
-    def correct(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        seen = (images, images[:, :, ::-1])
-        plain, mirrored = (
-            jnp.asarray(model.apply(variables, normalize(x), train=False)) for x in seen
+    evaluations = {
+        name: make_evaluation(
+            make_eval_step(recipe.make_model(1), normalize=recipe.make_preprocess(), mirror=mirror),
+            size=len(data["label"]),
+            batch_size=recipe.eval_batch_size,
         )
-        logits = jnp.stack([plain, (plain + mirrored) / 2])
-        return jnp.sum(jnp.argmax(logits, -1) == labels, -1)
+        for name, mirror in zip(SCORES, (False, True), strict=True)
+    }
 
     def score(state: TrainState) -> dict[str, float]:
-        n, total = recipe.eval_batch_size, np.zeros(2, np.int64)
-        for i in range(0, len(data["label"]), n):
-            total += np.asarray(
-                correct(state.variables, data["image"][i : i + n], data["label"][i : i + n])
-            )
-        shares = total / len(data["label"])
-        return dict(zip(SCORES, (float(share) for share in shares), strict=True))
+        return {
+            name: compute(evaluation.run(state.variables, data))["accuracy"]
+            for name, evaluation in evaluations.items()
+        }
 
     return score
 

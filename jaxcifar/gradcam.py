@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcifar.resnet import ResNet, widened
+from jaxcifar.precision import widened
+from jaxcifar.resnet import ResNet
 from jaxcifar.suggest import did_you_mean
 
 # Fewer rows of a map can hardly say where something is: at 32x32 with the ImageNet stem the last

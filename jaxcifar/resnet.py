@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxcifar.conv import Lowering, conv2d
+from jaxcifar.precision import widened
 from jaxcifar.traced import is_zero
 
 Stem = Literal["imagenet", "cifar"]
@@ -145,11 +146,6 @@ def _batch_statistics(
     if axis_name is not None:
         var = lax.pmean(var, axis_name)
     return mean, var, count
-
-
-def widened(x: jax.Array) -> jax.Array:
-    """`x` in float32, or in float64 where it is already."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def is_below(name: str, modules: frozenset[str]) -> bool:

@@ -5,8 +5,8 @@ import ast
 import pytest
 
 FLOORS = (
-    "interruption manifest parallel traced untrusted winograd",
-    "image_file",
+    "interruption manifest parallel precision traced untrusted",
+    "image_file winograd",
     "augment conv data hardware metrics run_files schedules suggest weights",
     "compilation_cache partition plots progress resnet state stream",
     "activations checkpoint gradcam initial optim pretrained steps",
