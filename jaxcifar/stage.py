@@ -7,14 +7,22 @@ own, and the state is carried over.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxcifar.augment import Augment
-from jaxcifar.data import Source, Splits
-from jaxcifar.epoch import Data, Evaluation, Progress, make_train_epoch
-from jaxcifar.evaluation import make_scoring, to_device, too_large
+from jaxcifar.data import Splits
+from jaxcifar.epoch import (
+    Data,
+    Evaluation,
+    Progress,
+    TrainEpoch,
+    make_evaluation,
+    make_train_epoch,
+)
+from jaxcifar.evaluation import to_device, too_large
 from jaxcifar.features import cache_features, check_memory, cut_point
 from jaxcifar.hardware import on_host
 from jaxcifar.metrics import Metrics
@@ -22,8 +30,8 @@ from jaxcifar.optim import carry_over
 from jaxcifar.parallel import ONE_DEVICE, DeviceError, Input, Layout
 from jaxcifar.recipe import Recipe
 from jaxcifar.state import TrainState, state_shapes
-from jaxcifar.steps import TrainStep, make_eval_step, make_train_step
-from jaxcifar.streamed import make_streamed_epoch
+from jaxcifar.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from jaxcifar.streamed import make_streamed_epoch, make_streamed_evaluation
 
 
 class Stage(NamedTuple):
@@ -112,28 +120,29 @@ def begin_stage(
 
     The state is donated: use the returned one.
     """
-    _, last_epoch = recipe.stage_of(epoch)
+    first_epoch, last_epoch = recipe.stage_of(epoch)
     tx = recipe.make_optimizer(epoch)
     data = stage_data(recipe, splits, state, epoch, layout=layout, input=input, verbose=verbose)
 
     begun = time.perf_counter()
-    train_step, augment = stage_step(recipe, epoch, data.cut)
-    axis_step = None
-    if layout.axis_name is not None:
-        axis_step, _ = stage_step(recipe, epoch, data.cut, axis_name=layout.axis_name)
-    settings: dict[str, Any] = {
-        "batch_size": recipe.batch_size,
-        "augment": augment,
-        "views": stored_views(recipe),
-        "layout": layout,
-        "axis_step": axis_step,
-        "stop_at_nonfinite": recipe.on_nonfinite == "stop",
-    }
     if data.train:
-        train_epoch = make_train_epoch(train_step, size=len(splits.train), **settings)
+        train_epoch, evaluation = resident_programs(
+            replace(recipe, seed=0),  # is not in the program: the state holds the run's key
+            first_epoch,
+            data.cut,
+            layout,
+            len(splits.train),
+            len(splits.validation),
+        )
     else:
+        train_step, settings = _train_settings(recipe, epoch, None, layout)
         train_epoch = make_streamed_epoch(train_step, splits.train, **settings)
-    evaluation = stage_evaluation(recipe, splits.validation, epoch, data, layout=layout)
+        evaluation = make_streamed_evaluation(
+            stage_eval_step(recipe, epoch, None),
+            splits.validation,
+            batch_size=recipe.eval_batch_size,
+            layout=layout,
+        )
     fresh = jax.eval_shape(tx.init, state.params)
     thaws = jax.tree.structure(fresh) != jax.tree.structure(state.opt_state)  # type: ignore[operator]
     if thaws:
@@ -222,23 +231,54 @@ def stage_step(
     return step, recipe.make_augment() if cut is None else None
 
 
-def stage_evaluation(
-    recipe: Recipe, source: Source, epoch: int, data: StageData, *, layout: Layout = ONE_DEVICE
-) -> Evaluation:
-    """The scoring of the stage's validation data."""
-    step = make_eval_step(
+def stage_eval_step(recipe: Recipe, epoch: int, cut: str | None) -> EvalStep:
+    """The scoring of a batch of the stage's validation data."""
+    return make_eval_step(
         recipe.make_model(epoch),
         normalize=recipe.make_preprocess(),
-        start=data.cut,
+        start=cut,
         mirror=recipe.test_mirror,
     )
-    return make_scoring(
-        step,
-        source,
+
+
+def _train_settings(
+    recipe: Recipe, epoch: int, cut: str | None, layout: Layout
+) -> tuple[TrainStep, dict[str, Any]]:
+    """The step, and what else an epoch is made of wherever its images come from."""
+    train_step, augment = stage_step(recipe, epoch, cut)
+    axis_step = None
+    if layout.axis_name is not None:
+        axis_step, _ = stage_step(recipe, epoch, cut, axis_name=layout.axis_name)
+    return train_step, {
+        "batch_size": recipe.batch_size,
+        "augment": augment,
+        "views": stored_views(recipe),
+        "layout": layout,
+        "axis_step": axis_step,
+        "stop_at_nonfinite": recipe.on_nonfinite == "stop",
+    }
+
+
+@lru_cache(maxsize=4)
+def resident_programs(
+    recipe: Recipe,
+    epoch: int,
+    cut: str | None,
+    layout: Layout,
+    train_size: int,
+    validation_size: int,
+) -> tuple[TrainEpoch, Evaluation]:
+    """The programs over data on the devices, the same ones for runs that differ in the seed alone:
+    the later ones of a sweep, or a run that is resumed, begin without tracing them again.
+    """
+    train_step, settings = _train_settings(recipe, epoch, cut, layout)
+    evaluation = make_evaluation(
+        stage_eval_step(recipe, epoch, cut),
+        size=validation_size,
         batch_size=recipe.eval_batch_size,
-        streamed=not data.validation,
         layout=layout,
     )
+    return make_train_epoch(train_step, size=train_size, **settings), evaluation
 
 
 def stored_views(recipe: Recipe) -> int | None:

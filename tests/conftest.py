@@ -44,6 +44,14 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(autouse=True)
+def own_programs():
+    """What a test puts in the place of parts of the library is in its own programs only."""
+    stage = sys.modules.get("jaxcifar.stage")
+    if stage is not None:
+        stage.resident_programs.cache_clear()
+
+
 @pytest.fixture
 def root():
     return ROOT
