@@ -1,0 +1,21 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcifar.precision import widened
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32")],
+)
+def test_narrow_floats_become_float32_and_keep_their_values(dtype, wide):
+    x = jnp.asarray([1 / 3, -2.0, 6e4], dtype)
+    assert widened(x).dtype == wide
+    np.testing.assert_array_equal(np.asarray(widened(x), np.float64), np.asarray(x, np.float64))
+
+
+def test_float64_is_left_alone():
+    with jax.enable_x64(True):
+        assert widened(jnp.ones(1, "float64")).dtype == "float64"
