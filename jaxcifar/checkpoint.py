@@ -545,9 +545,10 @@ def _uncommitted(leaf: jax.Array) -> jax.Array:
     steps anew in spite of the cache, and once more within the first epoch.
     """
     if _is_key(leaf):
-        words = jnp.array(np.asarray(jax.random.key_data(leaf)))
+        words = _uncommitted(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-    return jnp.array(np.asarray(leaf))
+    # A copy by JAX, in memory of its own, since programs are given their state for good.
+    return jnp.copy(jnp.asarray(np.asarray(leaf)))
 
 
 def _placed(target: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import harness, time_to_accuracy
+from benchmarks import ablation, harness, time_to_accuracy
 from jaxcifar.conv import conv2d
 from jaxcifar.evaluation import to_device
 from jaxcifar.partition import count_params
@@ -18,6 +18,7 @@ from jaxcifar.train import fit
 from tests.conftest import random_variables
 
 SCRIPTS = (
+    "ablation",
     "augment_time",
     "checkpoint_time",
     "collect_run",
@@ -263,3 +264,36 @@ def test_an_interrupted_measurement_keeps_its_seeds(tmp_path, recipe):
     other = time_to_accuracy.settings_of("demo", replace(recipe, epochs=4))
     with pytest.raises(SystemExit, match="other settings"):
         time_to_accuracy.finished_seeds(out, other)
+
+
+def scored(variant, seed, accuracy):
+    return {"variant": variant, "seed": seed, "accuracy": accuracy, "accuracy_mirrored": accuracy}
+
+
+def test_an_ingredient_is_worth_the_difference_of_means():
+    rows = [scored("speedrun", 0, 0.7), scored("speedrun", 1, 0.72), scored("plain", 0, 0.65)]
+    summary = ablation.summarize(rows)
+    assert summary["speedrun"]["seeds"] == 2
+    assert summary["speedrun"]["accuracy"] == pytest.approx(0.71)
+    assert summary["plain"]["difference"] == pytest.approx(-0.06)
+    assert "difference" not in ablation.summarize(rows[2:])["plain"]
+
+
+def test_a_variant_differs_in_its_ingredient_alone():
+    base = ablation.variant_recipe("speedrun", 8, {}).to_dict()
+    for name, changes in ablation.VARIANTS.items():
+        recipe = ablation.variant_recipe(name, 8, {}).to_dict()
+        assert {k: v for k, v in recipe.items() if v != base[k]} == changes, name
+    assert base["warmup_epochs"] == pytest.approx(1.6)
+
+
+def test_a_variant_is_trained_as_fit_does_and_kept(recipe, digits, tmp_path):
+    row = ablation.train("plain", replace(recipe, epochs=2), digits)
+    _, history = fit(replace(recipe, epochs=2), digits)
+    assert row["train_losses"] == pytest.approx(history.column("train_loss"), abs=1e-3)
+    out, settings = tmp_path / "ablation.json", ablation.settings_of(2, {})
+    ablation.record([row], settings, out)
+    assert out.with_suffix(".png").is_file()
+    assert ablation.finished_rows(out, settings) == [row]
+    with pytest.raises(SystemExit, match="other settings"):
+        ablation.finished_rows(out, ablation.settings_of(3, {}))

@@ -33,13 +33,9 @@ def torment(root, tmp_path, tiny, monkeypatch):
     return torment
 
 
+@pytest.mark.slow  # a minute each; tests/test_train.py stops a run everywhere in its own process
 @pytest.mark.parametrize(
-    ("number", "kills"),
-    [
-        (signal.SIGKILL, 2),
-        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 3, marks=pytest.mark.slow),
-    ],
+    ("number", "kills"), [(signal.SIGKILL, 2), (signal.SIGTERM, 3), (signal.SIGINT, 3)]
 )
 def test_a_run_killed_at_random_and_during_saves_ends_to_the_bit(torment, number, kills):
     found = torment(number, kills, epochs=25)

@@ -420,7 +420,10 @@ def signal_after(steps, number, monkeypatch, *, in_validation=False):
 
 # The pace is asked at an epoch's beginning, before each of its 3 steps and before its validation;
 # and in the end before the test images are scored.
-@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4, 5, 7, 9, 13, 15])
+@pytest.mark.parametrize(
+    "pieces",
+    [0, 2, 4, 7, 15, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 5, 9, 13))],
+)
 def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_undisturbed_one(
     recipe, digits, tmp_path, monkeypatch, pieces
 ):

@@ -1,0 +1,172 @@
+"""What each ingredient of the preset "speedrun" is worth: left out or changed, one by one.
+
+  python -m benchmarks.ablation                       every variant once: minutes each on a CPU
+  python -m benchmarks.ablation --seeds 0 1 2 --resume       with what the JSON holds already
+  python -m benchmarks.ablation --only plain speedrun --set width=64 resize=32 dtype=bfloat16
+
+All of CIFAR-10, by default at a fraction of the size: width 8 instead of 64, images of 16x16
+instead of 32x32 (shifts and cutouts likewise halved), 8 epochs, float32. Differences under about
+half a percent are one seed's noise. The JSON is written after every run.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+
+from benchmarks.harness import (
+    BAR_COLOR,
+    RESULTS,
+    describe,
+    make_parser,
+    new_figure,
+    parse_settings,
+    save,
+    without_paths,
+)
+from benchmarks.time_to_accuracy import SCORES, initial_state, make_epoch, make_score
+from jaxcifar.data import Splits
+from jaxcifar.evaluation import to_device
+from jaxcifar.experiments import get_experiment
+from jaxcifar.metrics import compute
+from jaxcifar.recipe import Recipe, load_splits
+
+BASE = "speedrun"
+FRACTION: dict[str, Any] = {"width": 8, "resize": 16, "dtype": "float32", "translate_pixels": 1}
+PLAIN: dict[str, Any] = {
+    "learning_rate": 0.2,
+    "init": "kaiming",
+    "whiten": False,
+    "bias_scale": 1.0,
+    "lookahead_steps": None,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "plain": PLAIN,
+    "plain, no smoothing, cutout": PLAIN
+    | {"label_smoothing": 0.0, "translate_pixels": 2, "cutout_pixels": 6},
+    "no whitening": {"whiten": False},
+    "no identities": {"init": "kaiming"},
+    "bias scale 1": {"bias_scale": 1.0},
+    "bias scale 16": {"bias_scale": 16.0},
+    "bias scale 64": {"bias_scale": 64.0},
+    "no lookahead": {"lookahead_steps": None},
+    "learning rate 0.6": {"learning_rate": 0.6},
+    "learning rate 1": {"learning_rate": 1.0},
+    "muon, rate 0.1": {"optimizer": "muon", "learning_rate": 0.1},
+    "muon, rate 0.3": {"optimizer": "muon"},
+}
+Row = dict[str, Any]  # "variant", "seed", "train_losses" by epoch and the `SCORES`
+
+
+def variant_recipe(name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
+    """The preset with the variant's settings, over those of the fraction."""
+    recipe = get_experiment(BASE).recipe
+    share = recipe.warmup_epochs / recipe.epochs
+    length: dict[str, Any] = {
+        "epochs": epochs,
+        "validate_every": epochs,
+        "warmup_epochs": share * epochs,
+    }
+    return replace(recipe, **(FRACTION | length | dict(settings) | VARIANTS[name]))
+
+
+def train(name: str, recipe: Recipe, splits: Splits) -> Row:
+    """One run of a variant, scored behind its last epoch."""
+    data, test = to_device(splits.train), to_device(splits.test)
+    epoch, score = make_epoch(recipe, len(splits.train)), make_score(recipe, test)
+    state, losses = initial_state(recipe, recipe.seed, splits), []
+    for _ in range(recipe.epochs):
+        state, sums = epoch.run(state, data)
+        losses.append(round(compute(sums)["loss"], 3))
+    if int(state.step) != recipe.epochs * recipe.steps_per_epoch:
+        raise FloatingPointError(f"{name}, seed {recipe.seed}: not finite at {int(state.step)}")
+    return {"variant": name, "seed": recipe.seed, **score(state), "train_losses": losses}
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, Row]:
+    """For each variant its seeds, mean accuracies and, beside the preset's, their difference."""
+    found = {}
+    for name in VARIANTS:
+        own = [row for row in rows if row["variant"] == name]
+        if own:
+            means = {score: round(statistics.mean(r[score] for r in own), 4) for score in SCORES}
+            found[name] = {"seeds": len(own), **means}
+    if BASE in found:
+        for summary in found.values():
+            summary["difference"] = round(summary[SCORES[0]] - found[BASE][SCORES[0]], 4)
+    return found
+
+
+def draw(summary: Mapping[str, Row]) -> Figure:
+    """Mean test accuracies as bars."""
+    figure, (axes,) = new_figure(1, 0.4 * len(summary) + 1)
+    values = [row[SCORES[0]] for row in summary.values()]
+    axes.barh(list(summary), values, color=BAR_COLOR)
+    for place, row in enumerate(summary.values()):
+        difference = f" ({row['difference']:+.3f})" if "difference" in row else ""
+        axes.text(values[place], place, f"  {values[place]:.3f}{difference}", va="center")
+    axes.set_xlim(min(values) - 0.05, max(values) + 0.05)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        f"test accuracy (fraction), beside that of {BASE}; the axis does not begin at 0"
+    )
+    return figure
+
+
+def settings_of(epochs: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a row to be used again."""
+    return {"preset": BASE, "epochs": epochs, **without_paths(FRACTION | dict(settings))}
+
+
+def finished_rows(path: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """Those of the result at `path`, if it is of the same settings and machine; else none."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    if found["settings"] != settings or found["machine"] != describe():
+        raise SystemExit(f"{path} is of other settings or another machine: choose another --out")
+    rows: list[Row] = found["rows"]
+    return rows
+
+
+def main() -> None:
+    """Train, score, save."""
+    parser = make_parser(__doc__, repeats=None, result="ablation")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the JSON")
+    parsed = parser.parse_args()
+    changes = parse_settings(parsed.set)
+    settings = settings_of(parsed.epochs, changes)
+    recipes = {name: variant_recipe(name, parsed.epochs, changes) for name in parsed.only}
+    out = parsed.out or RESULTS / f"ablation_{jax.default_backend()}.json"
+    rows = finished_rows(out, settings) if parsed.resume else []
+    done = {(row["variant"], row["seed"]) for row in rows}
+    splits = load_splits(recipes[parsed.only[0]], parsed.data_dir)
+    for seed in parsed.seeds:
+        for name, recipe in recipes.items():
+            if (name, seed) in done:
+                continue
+            rows.append(train(name, replace(recipe, seed=seed), splits))
+            print(json.dumps(rows[-1]), flush=True)
+            record(rows, settings, out)
+
+
+def record(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) -> None:
+    """Save the rows with their summary and its picture."""
+    summary = summarize(rows)
+    result = {"settings": settings, "summary": summary, "rows": rows}
+    save("ablation", result, out=out, figure=draw(summary))
+
+
+if __name__ == "__main__":
+    main()
