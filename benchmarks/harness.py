@@ -7,6 +7,7 @@ Machines differ and drift, so the variants take turns and only ratios of medians
 import argparse
 import ast
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -312,8 +313,10 @@ def save(
 
 
 def describe() -> dict[str, Any]:
-    """The machine, with the peers' versions."""
+    """The machine, with the peers' versions and what the memory allocator was told."""
     machine = describe_machine()
+    if "GLIBC_TUNABLES" in os.environ:
+        machine["glibc_tunables"] = os.environ["GLIBC_TUNABLES"]
     for peer in PEERS:
         with suppress(PackageNotFoundError):
             machine["versions"][peer] = version(peer)

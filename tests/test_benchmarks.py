@@ -110,6 +110,13 @@ def test_a_result_is_saved_with_its_machine_and_drawn(tmp_path):
     assert str(tmp_path) not in out.read_text()
 
 
+def test_what_the_allocator_was_told_is_noted(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "glibc_tunables" not in harness.describe()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    assert harness.describe()["glibc_tunables"] == "glibc.malloc.hugetlb=1"
+
+
 def test_a_bar_is_as_long_as_its_median_and_whiskers_reach_the_quartiles():
     compared = harness.compare({"a": seconds(5, 0), "b": seconds(5, 1)}, {})
     (axes,) = harness.draw_tables({"one": compared["results"]}).axes
