@@ -1,12 +1,12 @@
-"""What each ingredient of the preset "speedrun" is worth: left out or changed, one by one.
+"""What ingredients of fast training are worth: each left out of, or changed in, one recipe.
 
   python -m benchmarks.ablation                       every variant once: minutes each on a CPU
   python -m benchmarks.ablation --seeds 0 1 2 --resume       with what the JSON holds already
-  python -m benchmarks.ablation --only plain speedrun --set width=64 resize=32 dtype=bfloat16
+  python -m benchmarks.ablation --only plain reference --set width=64 resize=32 dtype=bfloat16
 
-All of CIFAR-10, by default at a fraction of the size: width 8 instead of 64, images of 16x16
-instead of 32x32 (shifts and cutouts likewise halved), 8 epochs, float32. Differences under about
-half a percent are one seed's noise. The JSON is written after every run.
+The reference is the preset "speedrun" with SGD. All of CIFAR-10, by default at a fraction of the
+size: width 8 instead of 64, images of 16x16 instead of 32x32 (shifts and cutouts likewise halved),
+8 epochs, float32. The JSON is written after every run.
 """
 
 import json
@@ -36,7 +36,8 @@ from jaxcifar.experiments import get_experiment
 from jaxcifar.metrics import compute
 from jaxcifar.recipe import Recipe, load_splits
 
-BASE = "speedrun"
+PRESET, BASE = "speedrun", "reference"
+REFERENCE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "bias_scale": 4.0}
 FRACTION: dict[str, Any] = {"width": 8, "resize": 16, "dtype": "float32", "translate_pixels": 1}
 PLAIN: dict[str, Any] = {
     "learning_rate": 0.2,
@@ -65,15 +66,15 @@ Row = dict[str, Any]  # "variant", "seed", "train_losses" by epoch and the `SCOR
 
 
 def variant_recipe(name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
-    """The preset with the variant's settings, over those of the fraction."""
-    recipe = get_experiment(BASE).recipe
+    """The reference with the variant's settings, over those of the fraction."""
+    recipe = get_experiment(PRESET).recipe
     share = recipe.warmup_epochs / recipe.epochs
     length: dict[str, Any] = {
         "epochs": epochs,
         "validate_every": epochs,
         "warmup_epochs": share * epochs,
     }
-    return replace(recipe, **(FRACTION | length | dict(settings) | VARIANTS[name]))
+    return replace(recipe, **(FRACTION | REFERENCE | length | dict(settings) | VARIANTS[name]))
 
 
 def train(name: str, recipe: Recipe, splits: Splits) -> Row:
@@ -90,7 +91,7 @@ def train(name: str, recipe: Recipe, splits: Splits) -> Row:
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Row]:
-    """For each variant its seeds, mean accuracies and, beside the preset's, their difference."""
+    """For each variant its seeds, mean accuracies and the difference to the reference's."""
     found = {}
     for name in VARIANTS:
         own = [row for row in rows if row["variant"] == name]
@@ -121,7 +122,11 @@ def draw(summary: Mapping[str, Row]) -> Figure:
 
 def settings_of(epochs: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a row to be used again."""
-    return {"preset": BASE, "epochs": epochs, **without_paths(FRACTION | dict(settings))}
+    return {
+        "preset": PRESET,
+        "epochs": epochs,
+        **without_paths(FRACTION | REFERENCE | dict(settings)),
+    }
 
 
 def finished_rows(path: Path, settings: Mapping[str, Any]) -> list[Row]:

@@ -278,16 +278,16 @@ def scored(variant, seed, accuracy):
 
 
 def test_an_ingredient_is_worth_the_difference_of_means():
-    rows = [scored("speedrun", 0, 0.7), scored("speedrun", 1, 0.72), scored("plain", 0, 0.65)]
+    rows = [scored("reference", 0, 0.7), scored("reference", 1, 0.72), scored("plain", 0, 0.65)]
     summary = ablation.summarize(rows)
-    assert summary["speedrun"]["seeds"] == 2
-    assert summary["speedrun"]["accuracy"] == pytest.approx(0.71)
+    assert summary["reference"]["seeds"] == 2
+    assert summary["reference"]["accuracy"] == pytest.approx(0.71)
     assert summary["plain"]["difference"] == pytest.approx(-0.06)
     assert "difference" not in ablation.summarize(rows[2:])["plain"]
 
 
 def test_a_variant_differs_in_its_ingredient_alone():
-    base = ablation.variant_recipe("speedrun", 8, {}).to_dict()
+    base = ablation.variant_recipe("reference", 8, {}).to_dict()
     for name, changes in ablation.VARIANTS.items():
         recipe = ablation.variant_recipe(name, 8, {}).to_dict()
         assert {k: v for k, v in recipe.items() if v != base[k]} == changes, name
