@@ -269,7 +269,7 @@ def resident_programs(
     validation_size: int,
 ) -> tuple[TrainEpoch, Evaluation]:
     """The programs over data on the devices, the same ones for runs that differ in the seed alone:
-    the later ones of a sweep, or a run that is resumed, begin without tracing them again.
+    the later ones of a sweep begin without tracing them again.
     """
     train_step, settings = _train_settings(recipe, epoch, cut, layout)
     evaluation = make_evaluation(
