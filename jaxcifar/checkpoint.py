@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxcifar import manifest
@@ -469,9 +471,10 @@ class Checkpoints:
             for item, target in targets.items():
                 path = self.directory / str(step) / item
                 self._check_fits(step, item, target, handler.metadata(path))
-                restored[item] = reader.restore(
+                found = reader.restore(
                     path, args=ocp.args.StandardRestore(_placed(target, sharding))
                 )
+                restored[item] = found if sharding else jax.tree.map(_uncommitted, found)
         return restored
 
     def _check_fits(self, step: int, item: str, target: PyTree, metadata: Any) -> None:
@@ -533,6 +536,19 @@ def _stored_shape(leaf: Any) -> tuple[int, ...]:
     if not _is_key(leaf):
         return tuple(leaf.shape)
     return tuple(leaf.shape) + jax.eval_shape(jax.random.key_data, leaf).shape[leaf.ndim :]
+
+
+def _uncommitted(leaf: jax.Array) -> jax.Array:
+    """A copy on the default device that is not bound to it, as a new state's leaves are not.
+
+    Programs are compiled for the one or the other: from bound leaves a resumed run compiled its
+    steps anew in spite of the cache, and once more within the first epoch.
+    """
+    if _is_key(leaf):
+        words = _uncommitted(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    # A copy by JAX, in memory of its own, since programs are given their state for good.
+    return jnp.copy(jnp.asarray(np.asarray(leaf)))
 
 
 def _placed(target: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:

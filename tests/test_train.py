@@ -447,6 +447,28 @@ def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_
     assert ours["last"] == theirs["last"]
 
 
+def compiled_steps(caplog):
+    """How often the loops over steps, of training and of scoring, have been compiled."""
+    return sum("Finished XLA compilation of jit(steps)" in line for line in caplog.messages)
+
+
+def test_a_resumed_run_compiles_what_the_first_one_did_and_nothing_in_mid_epoch(
+    recipe, digits, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("jaxcifar.epoch.SECONDS_PER_PIECE", 0)  # a piece for each step
+    with jax.log_compiles():
+        fit(recipe, digits, workdir=tmp_path / "whole")
+        train_validate_and_test = compiled_steps(caplog)
+        with monkeypatch.context() as patch:
+            signal_after(2, signal.SIGTERM, patch)
+            with pytest.raises(Interrupted):
+                fit(recipe, digits, workdir=tmp_path / "cut")
+        fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert train_validate_and_test == 3
+    # The programs of training and validation serve the other runs of this process, too.
+    assert compiled_steps(caplog) == 4
+
+
 def test_a_run_stopped_twice_in_one_epoch_loses_nothing(recipe, digits, tmp_path, monkeypatch):
     whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
     for resume in (False, True):
