@@ -11,7 +11,7 @@ size: width 8 instead of 64, images of 16x16 instead of 32x32 (shifts and cutout
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,25 @@ from matplotlib.figure import Figure
 from benchmarks.harness import (
     BAR_COLOR,
     RESULTS,
-    describe,
     make_parser,
     new_figure,
     parse_settings,
     save,
     without_paths,
 )
-from benchmarks.time_to_accuracy import SCORES, initial_state, make_epoch, make_score
+from benchmarks.time_to_accuracy import (
+    SCORES,
+    earlier_result,
+    initial_state,
+    make_score,
+    train,
+)
 from jaxcifar.data import Splits
 from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
-from jaxcifar.metrics import compute
 from jaxcifar.recipe import Recipe, load_splits
+from jaxcifar.stage import stage_epoch
+from jaxcifar.state import TrainState
 
 PRESET, BASE = "speedrun", "reference"
 REFERENCE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "bias_scale": 4.0}
@@ -77,17 +83,21 @@ def variant_recipe(name: str, epochs: int, settings: Mapping[str, Any]) -> Recip
     return replace(recipe, **(FRACTION | REFERENCE | length | dict(settings) | VARIANTS[name]))
 
 
-def train(name: str, recipe: Recipe, splits: Splits) -> Row:
-    """One run of a variant, scored behind its last epoch."""
-    data, test = to_device(splits.train), to_device(splits.test)
-    epoch, score = make_epoch(recipe, len(splits.train)), make_score(recipe, test)
-    state, losses = initial_state(recipe, recipe.seed, splits), []
-    for _ in range(recipe.epochs):
-        state, sums = epoch.run(state, data)
-        losses.append(round(compute(sums)["loss"], 3))
-    if int(state.step) != recipe.epochs * recipe.steps_per_epoch:
-        raise FloatingPointError(f"{name}, seed {recipe.seed}: not finite at {int(state.step)}")
-    return {"variant": name, "seed": recipe.seed, **score(state), "train_losses": losses}
+def train_variant(name: str, recipe: Recipe, seeds: Sequence[int], splits: Splits) -> Iterator[Row]:
+    """A row for each seed, scored behind its last epoch."""
+    data, score = to_device(splits.train), make_score(recipe, to_device(splits.test))
+    epoch = stage_epoch(recipe, 1, None, len(splits.train))
+    steps = recipe.epochs * recipe.steps_per_epoch
+
+    def score_the_last(state: TrainState) -> dict[str, float]:
+        return score(state) if int(state.step) == steps else {}
+
+    for seed in seeds:
+        state = initial_state(recipe, seed, splits)
+        epochs = train(recipe, seed, state, epoch, data, score_the_last)
+        losses = [round(row["train_loss"], 3) for row in epochs]
+        scores = {score: epochs[-1][score] for score in SCORES}
+        yield {"variant": name, "seed": seed, **scores, "train_losses": losses}
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Row]:
@@ -129,17 +139,6 @@ def settings_of(epochs: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def finished_rows(path: Path, settings: Mapping[str, Any]) -> list[Row]:
-    """Those of the result at `path`, if it is of the same settings and machine; else none."""
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text())
-    if found["settings"] != settings or found["machine"] != describe():
-        raise SystemExit(f"{path} is of other settings or another machine: choose another --out")
-    rows: list[Row] = found["rows"]
-    return rows
-
-
 def main() -> None:
     """Train, score, save."""
     parser = make_parser(__doc__, repeats=None, result="ablation")
@@ -154,15 +153,14 @@ def main() -> None:
     settings = settings_of(parsed.epochs, changes)
     recipes = {name: variant_recipe(name, parsed.epochs, changes) for name in parsed.only}
     out = parsed.out or RESULTS / f"ablation_{jax.default_backend()}.json"
-    rows = finished_rows(out, settings) if parsed.resume else []
+    rows = earlier_result(out, settings).get("rows", []) if parsed.resume else []
     done = {(row["variant"], row["seed"]) for row in rows}
     splits = load_splits(recipes[parsed.only[0]], parsed.data_dir)
-    for seed in parsed.seeds:
-        for name, recipe in recipes.items():
-            if (name, seed) in done:
-                continue
-            rows.append(train(name, replace(recipe, seed=seed), splits))
-            print(json.dumps(rows[-1]), flush=True)
+    for name, recipe in recipes.items():
+        left = [seed for seed in parsed.seeds if (name, seed) not in done]
+        for row in train_variant(name, recipe, left, splits):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
             record(rows, settings, out)
 
 

@@ -12,7 +12,7 @@ over image and mirror image. A recipe's FLOPs are those of the algorithm's steps
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ from benchmarks.harness import (
     without_paths,
 )
 from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, TrainEpoch, make_evaluation, make_train_epoch
+from jaxcifar.epoch import Data, TrainEpoch, make_evaluation
 from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
 from jaxcifar.metrics import compute
 from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.stage import stage_step, stored_views
+from jaxcifar.stage import stage_epoch
 from jaxcifar.state import TrainState
 from jaxcifar.steps import make_eval_step
 from jaxcifar.train import first_state
@@ -51,19 +51,6 @@ Score = Callable[[TrainState], dict[str, float]]
 def initial_state(recipe: Recipe, seed: int, splits: Splits) -> TrainState:
     """The state before the first step, as `fit` begins."""
     return first_state(replace(recipe, seed=seed), None, None, splits)
-
-
-def make_epoch(recipe: Recipe, size: int) -> TrainEpoch:
-    """The shipped epoch of the shipped step."""
-    step, augment = stage_step(recipe, 1, None)
-    return make_train_epoch(
-        step,
-        size=size,
-        batch_size=recipe.batch_size,
-        augment=augment,
-        views=stored_views(recipe),
-        stop_at_nonfinite=recipe.on_nonfinite == "stop",
-    )
 
 
 def make_score(recipe: Recipe, data: Data) -> Score:
@@ -181,8 +168,8 @@ def settings_of(experiment: str, recipe: Recipe) -> dict[str, Any]:
     return {"experiment": experiment, "recipe": without_paths(values)}
 
 
-def finished_seeds(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The result at `path`, if it is of the same settings and machine; else of no seed."""
+def earlier_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The result at `path`, if it is of the same settings and machine; else an empty one."""
     if not path.is_file():
         return {}
     found = json.loads(path.read_text())
@@ -211,13 +198,13 @@ def main() -> None:
     check(recipe)
     name, settings = f"time_to_accuracy_{parsed.experiment}", settings_of(parsed.experiment, recipe)
     out = parsed.out or RESULTS / f"{name}_{jax.default_backend()}.json"
-    earlier = finished_seeds(out, settings) if parsed.resume else {}
+    earlier = earlier_result(out, settings) if parsed.resume else {}
     seeds = earlier.get("seeds", {})
     left = [seed for seed in parsed.seeds if str(seed) not in seeds]
 
     splits = load_splits(recipe, parsed.data_dir)
     data, test = to_device(splits.train), to_device(splits.test)
-    epoch, score = make_epoch(recipe, len(splits.train)), make_score(recipe, test)
+    epoch, score = stage_epoch(recipe, 1, None, len(splits.train)), make_score(recipe, test)
     flops = epoch_flops(recipe, data)
     compile_seconds = earlier.get("compile_seconds", 0.0)
     if left:

@@ -115,8 +115,8 @@ SPEEDRUN = {
     "learning_rate": 0.3,
     "momentum": 0.9,
     "weight_decay": 5e-4,
-    # There sgd had 0.692 with 1, 0.702 with 4 and 0.704 with 16. Airbench's 64 threw the running
-    # statistics off on digits (validation 0.05 in one run).
+    # There sgd had 0.692 with 1, 0.702 with 4 and 0.704 with 16 (the last two within the noise).
+    # Airbench's 64 threw the running statistics off on digits (validation 0.05 in one run).
     "bias_scale": 16.0,
     "lookahead_steps": 5,
     "schedule": "triangular",

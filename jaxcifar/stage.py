@@ -138,7 +138,7 @@ def begin_stage(
         train_step, settings = _train_settings(recipe, epoch, None, layout)
         train_epoch = make_streamed_epoch(train_step, splits.train, **settings)
         evaluation = make_streamed_evaluation(
-            stage_eval_step(recipe, epoch, None),
+            _eval_step(recipe, epoch, None),
             splits.validation,
             batch_size=recipe.eval_batch_size,
             layout=layout,
@@ -231,7 +231,7 @@ def stage_step(
     return step, recipe.make_augment() if cut is None else None
 
 
-def stage_eval_step(recipe: Recipe, epoch: int, cut: str | None) -> EvalStep:
+def _eval_step(recipe: Recipe, epoch: int, cut: str | None) -> EvalStep:
     """The scoring of a batch of the stage's validation data."""
     return make_eval_step(
         recipe.make_model(epoch),
@@ -259,6 +259,26 @@ def _train_settings(
     }
 
 
+def stage_epoch(
+    recipe: Recipe, epoch: int, cut: str | None, size: int, layout: Layout = ONE_DEVICE
+) -> TrainEpoch:
+    """The stage's training on data on the devices: `size` images, or what `cut` put out of them."""
+    train_step, settings = _train_settings(recipe, epoch, cut, layout)
+    return make_train_epoch(train_step, size=size, **settings)
+
+
+def stage_evaluation(
+    recipe: Recipe, epoch: int, cut: str | None, size: int, layout: Layout = ONE_DEVICE
+) -> Evaluation:
+    """The scoring of the stage's validation data, which are likewise on the devices."""
+    return make_evaluation(
+        _eval_step(recipe, epoch, cut),
+        size=size,
+        batch_size=recipe.eval_batch_size,
+        layout=layout,
+    )
+
+
 @lru_cache(maxsize=4)
 def resident_programs(
     recipe: Recipe,
@@ -269,16 +289,12 @@ def resident_programs(
     validation_size: int,
 ) -> tuple[TrainEpoch, Evaluation]:
     """The programs over data on the devices, the same ones for runs that differ in the seed alone:
-    the later ones of a sweep begin without tracing them again.
+    the later ones of a sweep, or a run that is resumed, begin without tracing them again.
     """
-    train_step, settings = _train_settings(recipe, epoch, cut, layout)
-    evaluation = make_evaluation(
-        stage_eval_step(recipe, epoch, cut),
-        size=validation_size,
-        batch_size=recipe.eval_batch_size,
-        layout=layout,
+    return (
+        stage_epoch(recipe, epoch, cut, train_size, layout),
+        stage_evaluation(recipe, epoch, cut, validation_size, layout),
     )
-    return make_train_epoch(train_step, size=train_size, **settings), evaluation
 
 
 def stored_views(recipe: Recipe) -> int | None:

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import ablation, harness, time_to_accuracy
 from jaxcifar.conv import conv2d
-from jaxcifar.evaluation import to_device
+from jaxcifar.evaluation import evaluate, to_device
 from jaxcifar.partition import count_params
 from jaxcifar.resnet import resnet18
-from jaxcifar.stage import stage_step
+from jaxcifar.stage import stage_epoch, stage_step
 from jaxcifar.train import fit
 from tests.conftest import random_variables
 
@@ -242,9 +242,9 @@ def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe):
     middle = jnp.mean(plain + mirrored, axis=0)  # or all images would be of one class
     fc = variables["params"]["fc"]
     fc["bias"] = fc["bias"] - middle / 2
+    state = harness.new_state(recipe).replace(**variables)
     plain, averaged = plain - middle / 2, plain + mirrored - middle
     test = {"image": jnp.asarray(images), "label": averaged.argmax(-1)}
-    state = harness.new_state(recipe).replace(**variables)
     found = time_to_accuracy.make_score(recipe, test)(state)  # batches of 64 and 6
     assert found["accuracy_mirrored"] == 1
     assert found["accuracy"] == pytest.approx(np.mean(plain.argmax(-1) == test["label"]))
@@ -254,7 +254,7 @@ def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe):
 def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
     recipe = replace(recipe, epochs=2)
     data = to_device(digits.train)
-    epoch = time_to_accuracy.make_epoch(recipe, len(digits.train))
+    epoch = stage_epoch(recipe, 1, None, len(digits.train))
     state = time_to_accuracy.initial_state(recipe, 3, digits)
     rows = time_to_accuracy.train(recipe, 3, state, epoch, data, lambda _: {"accuracy": 0.5})
     _, history = fit(replace(recipe, seed=3), digits)
@@ -265,12 +265,12 @@ def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
 
 def test_an_interrupted_measurement_keeps_its_seeds(tmp_path, recipe):
     out, settings = tmp_path / "result.json", time_to_accuracy.settings_of("demo", recipe)
-    assert time_to_accuracy.finished_seeds(out, settings) == {}
+    assert time_to_accuracy.earlier_result(out, settings) == {}
     harness.save("unused", {"settings": settings, "seeds": {"0": rows(0.5)}}, out=out)
-    assert time_to_accuracy.finished_seeds(out, settings)["seeds"] == {"0": rows(0.5)}
+    assert time_to_accuracy.earlier_result(out, settings)["seeds"] == {"0": rows(0.5)}
     other = time_to_accuracy.settings_of("demo", replace(recipe, epochs=4))
     with pytest.raises(SystemExit, match="other settings"):
-        time_to_accuracy.finished_seeds(out, other)
+        time_to_accuracy.earlier_result(out, other)
 
 
 def scored(variant, seed, accuracy):
@@ -295,12 +295,13 @@ def test_a_variant_differs_in_its_ingredient_alone():
 
 
 def test_a_variant_is_trained_as_fit_does_and_kept(recipe, digits, tmp_path):
-    row = ablation.train("plain", replace(recipe, epochs=2), digits)
-    _, history = fit(replace(recipe, epochs=2), digits)
+    recipe = replace(recipe, epochs=2)
+    (row,) = ablation.train_variant("plain", recipe, [recipe.seed], digits)
+    state, history = fit(recipe, digits)
+    scored = evaluate(recipe.make_model(), state.variables, digits.test, normalize="half")
+    assert row["accuracy"] == pytest.approx(scored["accuracy"], abs=0.01)
     assert row["train_losses"] == pytest.approx(history.column("train_loss"), abs=1e-3)
     out, settings = tmp_path / "ablation.json", ablation.settings_of(2, {})
     ablation.record([row], settings, out)
     assert out.with_suffix(".png").is_file()
-    assert ablation.finished_rows(out, settings) == [row]
-    with pytest.raises(SystemExit, match="other settings"):
-        ablation.finished_rows(out, ablation.settings_of(3, {}))
+    assert time_to_accuracy.earlier_result(out, settings)["rows"] == [row]

@@ -48,10 +48,7 @@ def check_same(found, tolerance):
         assert other["scores"]["loss_sum"] == pytest.approx(one["scores"]["loss_sum"], tolerance)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    ["jit 4", pytest.param("pmap 4", marks=pytest.mark.slow)],  # half a minute each
-)
+@pytest.mark.parametrize("layout", ["jit 4", pytest.param("pmap 4", marks=pytest.mark.slow)])
 def test_training_on_four_devices_is_that_on_one(root, layout):
     found = train_on(root, "float64", 1, "1", layout)
     assert largest_difference(found["1"]["params"], found[layout]["params"]) < 1e-9

@@ -15,7 +15,7 @@ import pytest
 from tests.test_end_to_end import RUN_TINY
 
 TINY = shlex.split(
-    "--architecture tiny --width 4 --train-size 144 --validation-size 40 --batch-size 16 "
+    "--architecture tiny --width 4 --train-size 152 --validation-size 40 --batch-size 16 "
     "--dropout-rate 0.2 --flip-rate 0.5 --translate-pixels 2 --t-max 20 --eval-batch-size 64"
 )
 

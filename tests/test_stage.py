@@ -6,7 +6,7 @@ import pytest
 from jaxcifar import features
 from jaxcifar.features import FeatureError
 from jaxcifar.partition import named_leaves
-from jaxcifar.stage import begin_stage, check_stages
+from jaxcifar.stage import begin_stage, check_stages, resident_programs
 from jaxcifar.train import fit
 from tests.conftest import assert_trees_identical
 from tests.test_train import Stop, numbers, stop_after
@@ -32,6 +32,20 @@ def assert_same_run(a, b, tolerance):
     for one, other in zip(a.rows, b.rows, strict=True):
         for name in ("train_loss", "validation_loss"):
             assert one[name] == pytest.approx(other[name], rel=tolerance), name
+
+
+def test_runs_that_differ_in_the_seed_alone_share_their_programs_and_keep_their_numbers(
+    recipe, digits
+):
+    other = changed(recipe, seed=recipe.seed + 1)
+    alone, _ = fit(other, digits)
+    resident_programs.cache_clear()
+    fit(recipe, digits)
+    shared, _ = fit(other, digits)
+    assert_trees_identical(shared, alone)
+    assert resident_programs.cache_info().hits == 1
+    fit(changed(other, learning_rate=2 * other.learning_rate), digits)
+    assert resident_programs.cache_info().misses == 2
 
 
 @pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])

@@ -13,10 +13,10 @@ import numpy as np
 from jaxcifar import metrics
 from jaxcifar.augment import Augment
 from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, TrainEpoch, make_epoch_of_members, make_train_epoch
+from jaxcifar.epoch import Data, TrainEpoch, make_epoch_of_members
 from jaxcifar.features import USABLE_SHARE
 from jaxcifar.hardware import free_memory, memory_excess
-from jaxcifar.stage import stage_data, stage_step, stored_views
+from jaxcifar.stage import stage_data, stage_epoch, stage_step, stored_views
 from jaxcifar.state import TrainState, state_shapes
 from jaxcifar.steps import TrainStep
 from jaxcifar.sweeps.members import Member
@@ -124,14 +124,7 @@ def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict
     train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
     state = first_state(recipe, None, None, splits)
     data = stage_data(recipe, dataclasses.replace(splits, train=train, validation=one), state, 1)
-    step, augment = stage_step(recipe, 1, data.cut)
-    single = make_train_epoch(
-        step,
-        size=size,
-        batch_size=recipe.batch_size,
-        augment=augment,
-        views=stored_views(recipe),
-    )
+    single = stage_epoch(recipe, 1, data.cut, size)
     together = build_members(field, members, data.cut, size=size)
     states = stack([state] * len(members))
     return {

@@ -13,11 +13,10 @@ import jax
 from jaxcifar import metrics
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.data import Splits
-from jaxcifar.epoch import make_evaluation
 from jaxcifar.metrics import Metrics
 from jaxcifar.progress import ProgressBar, duration
 from jaxcifar.run_files import RunFiles
-from jaxcifar.stage import stage_data, stage_eval_step
+from jaxcifar.stage import stage_data, stage_evaluation
 from jaxcifar.state import TrainState
 from jaxcifar.sweeps.choice import build_members, stack
 from jaxcifar.sweeps.members import Member
@@ -80,11 +79,7 @@ def _train(
 
     begun = time.perf_counter()
     program = build_members(field, members, data.cut, size=len(splits.train))
-    evaluation = make_evaluation(
-        stage_eval_step(recipe, first_epoch, data.cut),
-        size=len(splits.validation),
-        batch_size=recipe.eval_batch_size,
-    )
+    evaluation = stage_evaluation(recipe, first_epoch, data.cut, len(splits.validation))
     states = program.compile(states, data.train)
     evaluation.compile(_take(states, 0).variables, data.validation)
     if verbose:
