@@ -422,11 +422,17 @@ def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Arr
     _, rows, columns, _ = y.shape
     margins = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
     padded = jnp.pad(x, margins, constant_values=-jnp.inf)
-    place = jnp.full(y.shape, 8, jnp.uint8)  # in its window: 3 * row + column
-    for k in reversed(range(8)):
-        i, j = divmod(k, 3)
-        seen = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
-        place = jnp.where(seen == y, jnp.uint8(k), place)
+    windows = [
+        padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        for i in range(3)
+        for j in range(3)
+    ]
+    # Not the place of what equals y: a compiler may compute x twice, with different rounding, and
+    # then nothing does.
+    largest, place = windows[0], jnp.zeros(y.shape, jnp.uint8)  # 3 * row + column
+    for k, seen in enumerate(windows[1:], 1):
+        place = jnp.where(seen > largest, jnp.uint8(k), place)
+        largest = jnp.maximum(largest, seen)
     return y, (place, jnp.zeros((0, height, width, channels), x.dtype))
 
 
