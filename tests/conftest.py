@@ -1,9 +1,11 @@
 import functools
 import os
+import runpy
 import shutil
 import signal
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,17 @@ ROOT = Path(__file__).parents[1]
 # The repository's root holds `benchmarks`, which is not installed.
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Half of the time to compile on JAX 0.10; others abort at an unknown flag. The scripts'
+# tests go without it.
+QUICK_COMPILING = (
+    "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
+)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILING}".strip()
+
+
+def with_devices(count):
+    """The environment's XLA_FLAGS for a process that has so many CPU devices."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
 
 
 def pytest_configure(config):
@@ -36,7 +49,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture
 def optimised():
-    """Programs as users have them."""
+    """Programs compiled with all care, up to the XLA flag above."""
     import jax
 
     jax.config.update("jax_disable_most_optimizations", False)
@@ -45,11 +58,19 @@ def optimised():
 
 
 @pytest.fixture(autouse=True)
-def own_programs():
-    """What a test puts in the place of parts of the library is in its own programs only."""
-    stage = sys.modules.get("jaxcifar.stage")
-    if stage is not None:
-        stage.resident_programs.cache_clear()
+def own_programs(request):
+    """What a test puts in the place of parts of the library is in its own programs only; the other
+    tests share those of a recipe.
+    """
+
+    def clear():
+        stage = sys.modules.get("jaxcifar.stage")
+        if stage is not None and {"monkeypatch", "optimised"} & set(request.fixturenames):
+            stage.resident_programs.cache_clear()
+
+    clear()
+    yield
+    clear()
 
 
 @pytest.fixture
@@ -57,19 +78,39 @@ def root():
     return ROOT
 
 
+@pytest.fixture
+def run_here(root, tmp_path, monkeypatch, capsys):
+    """Run a script in this process, which has it all imported: (status, stdout, stderr)."""
+
+    def run(script, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        status = 0
+        try:
+            runpy.run_path(str(root / "scripts" / script), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory):
     """Decoded data and compiled programs of tests stay apart from the user's."""
-    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny():
     """An architecture small enough to compile in a test."""
     from jaxcifar.resnet import ARCHITECTURES
 
-    monkeypatch.setitem(ARCHITECTURES, "tiny", {"stage_sizes": (1,), "bottleneck": False})
-    return "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", {"stage_sizes": (1,), "bottleneck": False})
+        yield "tiny"
 
 
 @pytest.fixture(scope="session")

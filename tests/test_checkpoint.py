@@ -16,7 +16,7 @@ from jaxcifar import manifest
 from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 from jaxcifar.resnet import ResNet
 from jaxcifar.state import init_state
-from tests.conftest import assert_trees_identical
+from tests.conftest import assert_trees_identical, with_devices
 
 TX = optax.adam(0.1)
 
@@ -585,8 +585,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 
 
 def test_one_device_to_four_and_back_changes_no_bit(root, directory, states):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    env = os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flags}
+    env = os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": with_devices(4)}
     subprocess.run([sys.executable, "-c", FOUR_DEVICES, str(directory)], env=env, check=True)
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert checkpoints.steps() == [20, 30, 40]

@@ -12,6 +12,7 @@ import time
 import jax
 import pytest
 
+from tests.conftest import with_devices
 from tests.test_end_to_end import RUN_TINY
 
 TINY = shlex.split(
@@ -33,7 +34,7 @@ def start(root, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-c", RUN_TINY, str(root / "scripts" / script), *arguments],
             cwd=tmp_path,
-            env=env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+            env=env | {"XLA_FLAGS": with_devices(devices)},
             stdout=(tmp_path / f"{name}.out").open("w"),
             stderr=(tmp_path / f"{name}.err").open("w"),
         )
@@ -51,8 +52,6 @@ def train(start):
     """Start a run of several processes; `name` is also its directory."""
 
     def train(name, processes, *arguments):
-        if processes == 1:
-            return [start(name, "train.py", "demo", "--workdir", name, *arguments)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -68,6 +67,17 @@ def train(start):
         ]
 
     return train
+
+
+@pytest.fixture
+def train_alone(run_here, tiny):
+    """Train in this process, on its one device."""
+
+    def train_alone(name, *arguments):
+        status, _, said = run_here("train.py", "demo", "--workdir", name, *arguments)
+        assert status == 0, said
+
+    return train_alone
 
 
 def finish(tmp_path, processes, timeout=240):
@@ -100,24 +110,24 @@ def wait_for_epochs(run, count, processes, timeout=120):
     "processes",
     [2, pytest.param(4, marks=pytest.mark.slow)],
 )
-def test_several_processes_train_what_one_does_and_leave_one_run(start, train, tmp_path, processes):
-    finish(tmp_path, train("one", 1, *TINY, "--epochs", "2"))
+def test_several_processes_train_what_one_does_and_leave_one_run(
+    train, train_alone, run_here, tmp_path, processes
+):
+    train_alone("one", *TINY, "--epochs", "2")
     finish(tmp_path, train("many", processes, *TINY, "--epochs", "2"))
     check_same_curves(tmp_path / "many", tmp_path / "one", 1e-2)
     assert f"{processes} devices of {processes} processes" in (tmp_path / "many0.out").read_text()
     assert "epoch" not in (tmp_path / "many1.out").read_text(), "the first one speaks for all"
 
-    finish(tmp_path, [start("evaluate", "evaluate.py", "many")])
-    line = json.loads((tmp_path / "evaluate.out").read_text().splitlines()[-1])
+    _, said, _ = run_here("evaluate.py", "many")
+    line = json.loads(said.splitlines()[-1])
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())
     assert line["accuracy"] == summary["best"]["test"]["accuracy"]
     assert line["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-5)
 
-    if processes == 2:
-        return  # a minute less
     # And on one device, with what the processes saved.
-    finish(tmp_path, train("many", 1, "--resume", "--epochs", "3"))
-    finish(tmp_path, train("one", 1, "--resume", "--epochs", "3"))
+    train_alone("many", "--resume", "--epochs", "3")
+    train_alone("one", "--resume", "--epochs", "3")
     check_same_curves(tmp_path / "many", tmp_path / "one", 2e-2)
 
 
@@ -152,8 +162,11 @@ def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(train, tmp_p
     check_same_curves(tmp_path / "run", tmp_path / "whole", 1e-6)
 
 
-def test_devices_of_one_process_share_a_run_and_another_number_goes_on(start, tmp_path):
-    finish(tmp_path, [start("one", "train.py", "demo", *TINY, "--epochs", "3", "--workdir", "one")])
+@pytest.mark.slow  # half a minute; tests/test_parallel.py has four devices, too
+def test_devices_of_one_process_share_a_run_and_another_number_goes_on(
+    start, train_alone, tmp_path
+):
+    train_alone("one", *TINY, "--epochs", "3")
     run = ("demo", "--workdir", "run")
     finish(tmp_path, [start("four", "train.py", *run, *TINY, "--epochs", "2", devices=4)])
     assert "4 devices, jit; images on the devices" in (tmp_path / "four.out").read_text()
