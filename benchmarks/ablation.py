@@ -96,7 +96,7 @@ def train_variant(name: str, recipe: Recipe, seeds: Sequence[int], splits: Split
         state = initial_state(recipe, seed, splits)
         epochs = train(recipe, seed, state, epoch, data, score_the_last)
         losses = [round(row["train_loss"], 3) for row in epochs]
-        scores = {score: epochs[-1][score] for score in SCORES}
+        scores = {which: epochs[-1][which] for which in SCORES}
         yield {"variant": name, "seed": seed, **scores, "train_losses": losses}
 
 

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from jaxcifar.evaluation import restore_run
+from jaxcifar.run_files import RunFiles
 from tests.conftest import QUICK_COMPILING, assert_trees_identical
 
 # The scripts with one small architecture more.
@@ -125,6 +126,9 @@ def assert_same_to_the_bit(run, other):
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (run, other))
     assert ours["best"] == theirs["best"]
     assert ours["last"] == theirs["last"]
+    histories = [RunFiles(path).read_history() for path in (run, other)]
+    for column in ("train_loss", "validation_loss"):
+        assert histories[0].column(column) == histories[1].column(column)
 
 
 @pytest.mark.parametrize(
