@@ -40,7 +40,6 @@ from jaxcifar.evaluation import to_device
 from jaxcifar.experiments import get_experiment
 from jaxcifar.recipe import Recipe, load_splits
 from jaxcifar.stage import stage_epoch
-from jaxcifar.state import TrainState
 
 PRESET, BASE = "speedrun", "reference"
 REFERENCE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "bias_scale": 4.0}
@@ -87,14 +86,9 @@ def train_variant(name: str, recipe: Recipe, seeds: Sequence[int], splits: Split
     """A row for each seed, scored behind its last epoch."""
     data, score = to_device(splits.train), make_score(recipe, to_device(splits.test))
     epoch = stage_epoch(recipe, 1, None, len(splits.train))
-    steps = recipe.epochs * recipe.steps_per_epoch
-
-    def score_the_last(state: TrainState) -> dict[str, float]:
-        return score(state) if int(state.step) == steps else {}
-
     for seed in seeds:
         state = initial_state(recipe, seed, splits)
-        epochs = train(recipe, seed, state, epoch, data, score_the_last)
+        epochs = train(recipe, seed, state, epoch, data, score, score_every=recipe.epochs)
         losses = [round(row["train_loss"], 3) for row in epochs]
         scores = {which: epochs[-1][which] for which in SCORES}
         yield {"variant": name, "seed": seed, **scores, "train_losses": losses}

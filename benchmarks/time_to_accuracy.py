@@ -84,9 +84,18 @@ def epoch_flops(recipe: Recipe, data: Data) -> float:
 
 
 def train(
-    recipe: Recipe, seed: int, state: TrainState, epoch: TrainEpoch, data: Data, score: Score
+    recipe: Recipe,
+    seed: int,
+    state: TrainState,
+    epoch: TrainEpoch,
+    data: Data,
+    score: Score,
+    *,
+    score_every: int = 1,
 ) -> list[dict[str, Any]]:
-    """A row for each epoch of a seed; "seconds" are of training, from the first step on."""
+    """A row for each epoch of a seed, with the scores of each that `score_every` divides; "seconds"
+    are of training, from the first step on.
+    """
     seconds = 0.0
     rows = []
     for number in range(1, recipe.epochs + 1):
@@ -98,7 +107,7 @@ def train(
             "epoch": number,
             "seconds": round(seconds, 4),
             "train_loss": round(compute(sums)["loss"], 5),
-            **score(state),
+            **(score(state) if number % score_every == 0 else {}),
         }
         rows.append(row)
         print(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.data import Dataset, Rows
 from jaxcifar.resnet import ResNet
-from jaxcifar.steps import Normalize
+from jaxcifar.steps import Normalize, evaluation_logits
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     *,
     normalize: Normalize,
     batch_size: int = 500,
+    mirror: bool = False,
 ) -> NDArray[np.float32]:
     """The probability of each class for every image, in evaluation mode: float32 [n, classes].
 
@@ -29,6 +30,7 @@ def predict(
         normalize: uint8 images to what the network sees.
         batch_size: changes the time only. The last batch is filled up with its last image, whose
             copies are left out of the result, so that one program serves all.
+        mirror: of the mean of the logits of an image and its mirror image.
 
     Raises:
         ValueError: there are no images.
@@ -41,16 +43,16 @@ def predict(
     for first in range(0, size, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), size - 1)
         images = jnp.asarray(dataset.read(rows).images)
-        parts.append(class_probabilities(model, variables, normalize(images)))
+        parts.append(class_probabilities(model, variables, normalize(images), mirror))
     return np.concatenate([np.asarray(part) for part in parts])[:size]
 
 
-@partial(jax.jit, static_argnums=0)  # of the module, so that a second call compiles nothing
+@partial(jax.jit, static_argnums=(0, 3))  # of the module: a second call compiles nothing
 def class_probabilities(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
     """Float32 [n, classes] of one batch of normalised images [n, h, w, 3], in evaluation mode."""
-    return jax.nn.softmax(jnp.asarray(model.apply(variables, images, train=False)))
+    return jax.nn.softmax(evaluation_logits(model, variables, images, mirror=mirror))
 
 
 def confusion_matrix(

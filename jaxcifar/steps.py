@@ -125,17 +125,30 @@ def make_eval_step(
     if mirror and start is not None:
         raise ValueError(f"mirror needs images, and the batch is what {start} put out")
 
-    cut: dict[str, Any] = {} if start is None else {"start": start}
-
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
-        def score(images: jax.Array) -> jax.Array:
-            return jnp.asarray(model.apply(variables, images, train=False, **cut))
-
         images = batch["image"] if start is not None else normalize(batch["image"])
-        logits = score(images)
-        if mirror:
-            logits = (logits + score(images[:, :, ::-1])) / 2
+        logits = evaluation_logits(model, variables, images, start=start, mirror=mirror)
         loss = cross_entropy(logits, batch["label"])
         return measure(loss, logits, batch["label"], batch["mask"])
 
     return eval_step
+
+
+def evaluation_logits(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    *,
+    start: str | None = None,
+    mirror: bool = False,
+) -> jax.Array:
+    """Logits [n, classes] in evaluation mode; `images` are normalised, `start` and `mirror` as in
+    `make_eval_step`.
+    """
+    cut: dict[str, Any] = {} if start is None else {"start": start}
+
+    def score(images: jax.Array) -> jax.Array:
+        return jnp.asarray(model.apply(variables, images, train=False, **cut))
+
+    logits = score(images)
+    return (logits + score(images[:, :, ::-1])) / 2 if mirror else logits

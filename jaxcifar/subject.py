@@ -36,6 +36,7 @@ class Subject:
         preprocess: uint8 images of the dataset to what it sees, resized and normalised.
         normalize: uint8 images of any size to what it sees at that size.
         batch_size: of images, in evaluation.
+        mirror: a split is scored by the mean logits of image and mirror image.
         figures: where its pictures go.
         tag: ends their names, so that those of another checkpoint do not take their place.
         trained_on: fingerprint of the data whose splits it knows; None where that is not known.
@@ -51,6 +52,7 @@ class Subject:
     preprocess: Normalize
     normalize: Normalize
     batch_size: int
+    mirror: bool
     figures: Path
     tag: str
     trained_on: str | None
@@ -95,6 +97,7 @@ def run_subject(
         preprocess=recipe.make_preprocess(),
         normalize=make_normalize(recipe.normalization),
         batch_size=recipe.eval_batch_size,
+        mirror=recipe.test_mirror,
         figures=files.figures,
         tag="" if which == "best" else f"_{which}",
         trained_on=trained_on,
@@ -161,6 +164,7 @@ def weights_subject(
         preprocess=preprocess,
         normalize=normalize,
         batch_size=batch_of(side),
+        mirror=False,
         figures=Path("figures") / Path(weights).stem,
         tag="",
         trained_on=None,

@@ -181,7 +181,7 @@ def draw_mistakes(
     ]
     title = (
         f"The {_number(len(rows), 'most confident mistake')} among {wrong:,} on {len(dataset):,} "
-        f"{split} images; {subject.name}"
+        f"{split} images; {_scored_by(subject)}"
     )
     return save_figure(plot_images(list(dataset.read(rows).images), captions, title=title), path)
 
@@ -214,7 +214,7 @@ def draw_confusion(
     right = int(np.trace(confusion))
     title = (
         f"{split} accuracy {right / len(dataset):.4f} ({right:,} of {len(dataset):,} images); "
-        f"{subject.name}"
+        f"{_scored_by(subject)}"
     )
     save_figure(plot_confusion(confusion, accuracy, names, title=title), path)
     numbers = {
@@ -370,13 +370,19 @@ def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[l
 
 
 def _score(subject: Subject, split: SplitName) -> tuple[Dataset | Rows, NDArray[np.float32]]:
-    """A split, and the probabilities that the network gives its images."""
+    """A split, and the probabilities by which `evaluate_run` would score its images."""
     _check_classes(subject)
     dataset = subject.split(split)
-    return dataset, _predict(subject, dataset, None)
+    return dataset, _predict(subject, dataset, None, mirror=subject.mirror)
 
 
-def _predict(subject: Subject, dataset: Dataset | Rows, size: int | None) -> NDArray[np.float32]:
+def _scored_by(subject: Subject) -> str:
+    return f"{subject.name}, mean with the mirror image" if subject.mirror else subject.name
+
+
+def _predict(
+    subject: Subject, dataset: Dataset | Rows, size: int | None, *, mirror: bool = False
+) -> NDArray[np.float32]:
     normalize = subject.preprocess
     if size is not None:
         normalize = subject.normalize
@@ -390,6 +396,7 @@ def _predict(subject: Subject, dataset: Dataset | Rows, size: int | None) -> NDA
             dataset,
             normalize=normalize,
             batch_size=subject.batch_size,
+            mirror=mirror,
         ),
     )
 

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from PIL import Image
 
 from jaxcifar import visualization
+from jaxcifar.evaluation import evaluate
 from jaxcifar.gradcam import grad_cam, upsample
 from jaxcifar.image_file import ImageFileError
 from jaxcifar.pretrained import Preprocessing, export_weights
@@ -237,6 +238,32 @@ class TestScores:
         assert (numbers["split"], numbers["examples"]) == ("test", 360)
         assert numbers["class_names"] == list("0123456789")
         draw_confusion(stored_run, out=stored_run / "new" / "c.png")  # its own may be replaced
+
+    def test_a_run_scored_with_mirror_images_is_drawn_so(self, stored_run, digits, drawn):
+        config = stored_run / "config.json"
+        settings = json.loads(config.read_text())
+        settings["recipe"]["test_mirror"] = True
+        config.write_text(json.dumps(settings))
+        subject = run_subject(stored_run)
+        images = digits.test.images
+        likely = np.log(probabilities_of(subject, images)).mean(axis=0)  # or all would be of one
+        subject = with_head(subject, lambda x: x - likely if x.ndim == 1 else x)
+        # The softmax of mean logits is a geometric mean, but for a factor.
+        plain, mirrored = (probabilities_of(subject, x) for x in (images, images[:, :, ::-1]))
+        said = (plain * mirrored).argmax(axis=1)
+        assert (said != plain.argmax(axis=1)).any()
+        draw_confusion(subject)
+        ((confusion, *_), titles) = drawn[0]
+        counts = np.zeros((10, 10), int)
+        np.add.at(counts, (digits.test.labels, said), 1)
+        np.testing.assert_array_equal(confusion, counts)
+        assert titles["title"].endswith("best checkpoint, mean with the mirror image")
+        scored = evaluate(
+            subject.model, subject.variables, digits.test, normalize="half", mirror=True
+        )
+        assert np.trace(counts) / 360 == pytest.approx(scored["accuracy"])
+        draw_mistakes(subject, count=1)
+        assert f"among {np.sum(said != digits.test.labels)} on" in drawn[1][1]["title"]
 
     def test_counts_never_take_the_place_of_another_file(self, stored_run):
         before = (stored_run / "config.json").read_bytes()
