@@ -1,12 +1,16 @@
 import dataclasses
+import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcifar import features
 from jaxcifar.features import FeatureError
 from jaxcifar.partition import named_leaves
-from jaxcifar.stage import begin_stage, check_stages, resident_programs
+from jaxcifar.stage import begin_stage, check_stages, resident_programs, stage_step
+from jaxcifar.state import state_shapes
 from jaxcifar.train import fit
 from tests.conftest import assert_trees_identical
 from tests.test_train import Stop, numbers, stop_after
@@ -46,6 +50,31 @@ def test_runs_that_differ_in_the_seed_alone_share_their_programs_and_keep_their_
     assert resident_programs.cache_info().hits == 1
     fit(changed(other, learning_rate=2 * other.learning_rate), digits)
     assert resident_programs.cache_info().misses == 2
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_a_gpu_is_given_plain_convolutions_of_bfloat16_with_channels_last(
+    recipe, monkeypatch, stem
+):
+    """The step is lowered for one, which takes none."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    recipe = changed(recipe, stem=stem, dtype="bfloat16", optimizer="muon", bias_scale=16.0)
+    step, _ = stage_step(recipe, 1, None)
+    state = state_shapes(recipe.make_model(1), recipe.make_optimizer(1), image_size=32)
+    batch = {
+        "image": jax.ShapeDtypeStruct((40, 32, 32, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((40,), jnp.int32),
+    }
+    program = jax.jit(step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 3 + 3 + 2  # of the images there is no gradient
+    for line in convolutions:
+        assert set(re.findall(r"x(bf16|f32)>", line)) == {"bf16"}, line
+    plain = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+    assert sum(plain in line for line in convolutions) >= 3
+    # Statistics are sums over maps in float32.
+    maps = re.findall(r"stablehlo\.reduce\(.*\(tensor<(?:\d+x){4}(\w+)>", program)
+    assert set(maps) == {"f32"}
 
 
 @pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])
