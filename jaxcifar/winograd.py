@@ -14,7 +14,7 @@ Down the map a tile's rows are brought side by side and transformed by a small m
 cutting, padding and transforming are one product with a banded constant matrix. So all tiles of a
 position lie together, and the transformed maps are multiplied in 36 large products. With banded
 matrices in both directions there were eight times as many for 32x32 maps (52 in place of 30 ms by
-themselves), and a ResNet-18's step with the CIFAR stem took 3.1 in place of 2.65 s, each alone in
+themselves), and a ResNet-18's step with the CIFAR stem took 3.2 in place of 2.65 s, each alone in
 its process, medians of 3. The images lie innermost but for the channels.
 """
 
