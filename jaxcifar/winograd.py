@@ -124,6 +124,7 @@ def turned(kernel: jax.Array) -> jax.Array:
 # Their axes stay apart where they can, so that a batch shared out over devices stays so.
 
 
+@jax.jit  # traced once for all layers and passes of a shape
 def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
     cut = _cut(images)
     tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
@@ -138,6 +139,7 @@ def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return maps[:, :height].astype(images.dtype)
 
 
+@jax.jit
 def _correlate_images(images: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The kernel's gradient [3, 3, c_in, c_out]: tiles of the images times tiles of the output."""
     cut = _cut(images)
