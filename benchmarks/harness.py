@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxcifar.conv import Lowering
 from jaxcifar.epoch import Data, make_train_epoch
 from jaxcifar.experiments import get_experiment
 from jaxcifar.hardware import describe_machine, on_host
@@ -128,10 +129,10 @@ def new_state(recipe: Recipe, image_size: int | None = None) -> TrainState:
     return init_state(recipe.make_model(1), recipe.make_optimizer(), seed=0, image_size=side)
 
 
-def plain_step(recipe: Recipe, cut: str | None = None) -> TrainStep:
-    """`stage.stage_step`'s with `lax.conv_general_dilated` in every layer."""
+def recipe_step(recipe: Recipe, lowering: Lowering, cut: str | None = None) -> TrainStep:
+    """`stage.stage_step`'s with one form for the convolutions of every layer."""
     return make_train_step(
-        recipe.make_model(1).clone(lowering="xla"),
+        recipe.make_model(1).clone(lowering=lowering),
         recipe.make_optimizer(),
         normalize=recipe.make_preprocess(),
         label_smoothing=recipe.label_smoothing,
@@ -213,7 +214,7 @@ def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = 
     recipe = replace(recipe, dtype="float32")
     model, tx = recipe.make_model(1), recipe.make_optimizer()
     state = state_shapes(model, tx, image_size=recipe.image_size)  # the same at any size
-    return count_flops(plain_step(recipe, cut), state, dict(batch))
+    return count_flops(recipe_step(recipe, "xla", cut), state, dict(batch))
 
 
 def memory_of(lowered: jax.stages.Lowered) -> int:

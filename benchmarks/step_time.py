@@ -32,7 +32,7 @@ from benchmarks.harness import (
     make_parser,
     matrix_peak,
     new_state,
-    plain_step,
+    recipe_step,
     random_data,
     save,
     scratch_recipe,
@@ -125,7 +125,7 @@ def jitted_step(case: Case) -> Variant:
 
 def xla_step(case: Case) -> Variant:
     """The shipped step with XLA's own convolutions."""
-    return jitted(case, plain_step(case.recipe), case.state(), case.batch)
+    return jitted(case, recipe_step(case.recipe, "xla"), case.state(), case.batch)
 
 
 def host_fed(case: Case) -> Variant:

@@ -157,7 +157,7 @@ def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
     flops = harness.algorithm_flops(recipe, batch)
     assert harness.algorithm_flops(replace(recipe, dtype="bfloat16"), batch) == flops
     # Not of the CPU's forms, which do more or less.
-    plain = harness.plain_step(recipe)
+    plain = harness.recipe_step(recipe, "xla")
     assert harness.count_flops(plain, harness.new_state(recipe), batch) == flops
     step, _ = stage_step(recipe, 1, None)
     assert harness.count_flops(step, harness.new_state(recipe), batch) != flops

@@ -1,0 +1,291 @@
+"""How steady a recipe's validation accuracy is, by the form of the convolutions and in PyTorch.
+
+  python -m benchmarks.stability                             three seeds, three epochs, CIFAR-10
+  python -m benchmarks.stability --only auto xla --seeds 0 --resume      with the rows in the JSON
+  python -m benchmarks.stability --set width=8 --epochs 1    a quick look
+
+All variants of a seed begin with the same weights and see the same batches in the same order, so
+that they differ in rounding alone. After each epoch the same program scores all of them:
+
+* validation loss and accuracy, with the running statistics, as a run reports them, and with the
+  statistics of each validation batch of 128 images instead;
+* the largest logit in absolute value;
+* the largest ratio, over all channels of all BatchNorms, of the running variance to the mean
+  variance of the validation batches or the other way round, whichever is larger, and its layer.
+
+"Falls" counts the epochs whose validation accuracy is more than 0.1 below the one before. The JSON
+is written after every epoch; `--keep FOLDER` keeps the weights, which `benchmarks.conv_error` reads.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.harness import (
+    RESULTS,
+    make_parser,
+    new_figure,
+    parse_settings,
+    recipe_step,
+    save,
+    without_paths,
+)
+from benchmarks.time_to_accuracy import earlier_result, initial_state
+from jaxcifar.conv import Lowering
+from jaxcifar.data import Dataset, Splits
+from jaxcifar.epoch import Data, Plan, make_draw_order, make_evaluation, make_train_epoch
+from jaxcifar.evaluation import to_device
+from jaxcifar.experiments import get_experiment
+from jaxcifar.metrics import compute
+from jaxcifar.partition import named_leaves
+from jaxcifar.pretrained import export_weights, fill_model
+from jaxcifar.recipe import Recipe, load_splits
+from jaxcifar.resnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+from jaxcifar.state import TrainState
+from jaxcifar.steps import make_eval_step
+
+TORCH = "torch"
+VARIANTS = ("auto", "patches", "xla", TORCH)
+FALL = 0.1
+STATISTICS_BATCH = 128
+COLORS = {"auto": "#1f5fa8", "patches": "#2a8a57", "xla": "#8a5fb0", TORCH: "#c8571b"}
+Row = dict[str, Any]
+Variables = Mapping[str, Any]
+Score = Callable[[Variables], Row]
+# One epoch more: its mean training loss, and the variables behind it.
+Epochs = Iterator[tuple[float, Variables]]
+
+
+def train_jax(recipe: Recipe, lowering: Lowering, state: TrainState, data: Data) -> Epochs:
+    """The shipped epoch with one form for all convolutions."""
+    size = len(data["label"])
+    epoch = make_train_epoch(recipe_step(recipe, lowering), size=size, batch_size=recipe.batch_size)
+    for _ in range(recipe.epochs):
+        state, sums = epoch.run(state, data)
+        # A copy: the next epoch's program takes the state's memory.
+        yield compute(sums)["loss"], jax.tree.map(jnp.copy, state.variables)
+
+
+def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
+    """The PyTorch twin, from the same weights and on the same batches."""
+    import torch
+
+    from benchmarks.peers.torch_resnet import ResNet, load_from_flax
+    from benchmarks.peers.torch_training import device, memory_format, to_device
+
+    model = ResNet((2, 2, 2, 2), stem=recipe.stem, width=recipe.width)
+    load_from_flax(model, jax.device_get(state.variables))
+    model = model.to(device(), memory_format=memory_format(True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    schedule, steps = recipe.make_schedule(), recipe.steps_per_epoch
+    draw_order = make_draw_order(Plan(len(train), recipe.batch_size, None))
+    preprocess = jax.jit(recipe.make_preprocess())
+    for epoch in range(recipe.epochs):
+        order = np.asarray(draw_order(replace(state, step=jnp.int32(epoch * steps))))
+        losses = 0.0
+        for step in range(steps):
+            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            pictures = np.asarray(preprocess(train.images[rows]))
+            images, labels = to_device(pictures, train.labels[rows])
+            for group in optimizer.param_groups:
+                group["lr"] = float(schedule(epoch * steps + step))
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses += loss.item() * len(rows)
+        tensors = {name: value.numpy(force=True) for name, value in model.state_dict().items()}
+        variables, _ = fill_model(recipe.make_model(), tensors, source=TORCH, sha256="")
+        yield losses / len(train), variables
+
+
+def make_score(recipe: Recipe, validation: Dataset) -> Score:
+    """Build what is measured behind each epoch, the same for all variants."""
+    model, preprocess = recipe.make_model(), recipe.make_preprocess()
+    evaluation = make_evaluation(
+        make_eval_step(model, normalize=preprocess),
+        size=len(validation),
+        batch_size=recipe.eval_batch_size,
+    )
+    data = to_device(validation)
+
+    @jax.jit
+    def of_batch(variables: Variables, images: jax.Array, labels: jax.Array) -> tuple[Any, ...]:
+        images = preprocess(images)
+        largest = jnp.abs(model.apply(variables, images, train=False)).max()
+        empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        own, updated = model.apply(
+            {"params": variables["params"], "batch_stats": empty},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        # What a step adds to statistics of zero is their share of the batch's own.
+        statistics = jax.tree.map(lambda x: x / (1 - BATCH_NORM_DECAY), updated["batch_stats"])
+        return largest, jnp.sum(own.argmax(-1) == labels), statistics
+
+    def score(variables: Variables) -> Row:
+        measured = compute(evaluation.run(variables, data))
+        batches = [
+            of_batch(variables, *(data[name][i : i + STATISTICS_BATCH] for name in data))
+            for i in range(0, len(validation) - STATISTICS_BATCH + 1, STATISTICS_BATCH)
+        ]
+        scored = STATISTICS_BATCH * len(batches)
+        mean = jax.tree.map(lambda *x: np.mean(x, 0), *(batch[2] for batch in batches))
+        ratio, layer = largest_ratio(variables["batch_stats"], mean)
+        return {
+            "validation_loss": round(measured["loss"], 4),
+            "validation_accuracy": round(measured["accuracy"], 4),
+            "accuracy_by_batch_statistics": round(int(sum(b[1] for b in batches)) / scored, 4),
+            "largest_logit": round(float(max(b[0] for b in batches)), 1),
+            "largest_variance_ratio": round(ratio, 2),
+            "in_layer": layer,
+        }
+
+    return score
+
+
+def largest_ratio(running: Any, batch: Any) -> tuple[float, str]:
+    """Of the two variances, as BatchNorm sees them (with its epsilon), and the layer of it."""
+    theirs = named_leaves(batch)
+    ratios: dict[str, float] = {}
+    for name, own in named_leaves(running).items():
+        if name.endswith(".var"):
+            ratio = (np.asarray(own) + BATCH_NORM_EPSILON) / (theirs[name] + BATCH_NORM_EPSILON)
+            ratios[name.removesuffix(".var")] = float(np.max(np.maximum(ratio, 1 / ratio)))
+    layer = max(ratios, key=lambda name: ratios[name])
+    return ratios[layer], layer
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, Row]:
+    """For each variant what the issue of steadiness turns on, over all seeds and epochs."""
+    found = {}
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        curves = _curves(rows, variant)
+        own = [row for row in rows if row["variant"] == variant]
+        accuracies = [row["validation_accuracy"] for row in own]
+        pairs = [pair for curve in curves.values() for pair in zip(curve, curve[1:], strict=False)]
+        found[variant] = {
+            "seeds": len(curves),
+            "epochs": len(own),
+            "falls": sum(before - after > FALL for before, after in pairs),
+            "lowest_accuracy_after_the_first_epoch": min(
+                (after for _, after in pairs), default=accuracies[-1]
+            ),
+            "last_accuracies": {str(seed): curve[-1] for seed, curve in curves.items()},
+            "last_train_losses": {
+                str(row["seed"]): row["train_loss"]
+                for row in own
+                if row["epoch"] == len(curves[row["seed"]])
+            },
+            "largest_gap_to_batch_statistics": round(
+                max(
+                    row["accuracy_by_batch_statistics"] - row["validation_accuracy"] for row in own
+                ),
+                4,
+            ),
+            "largest_variance_ratio": max(row["largest_variance_ratio"] for row in own),
+            "largest_logit": max(row["largest_logit"] for row in own),
+        }
+    return found
+
+
+def _curves(rows: Sequence[Row], variant: str) -> dict[int, list[float]]:
+    """Validation accuracies by epoch, of each seed."""
+    curves: dict[int, list[float]] = {}
+    for row in rows:
+        if row["variant"] == variant:
+            curves.setdefault(row["seed"], []).append(row["validation_accuracy"])
+    return curves
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Validation accuracy by epoch, with running statistics (lines) and the batch's (dots)."""
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    figure, panels = new_figure(len(variants), 3.6)
+    for axes, variant in zip(panels, variants, strict=True):
+        color = COLORS.get(variant, "#444444")
+        for curve in _curves(rows, variant).values():
+            axes.plot(range(1, len(curve) + 1), curve, color=color, lw=1.4)
+        own = [row for row in rows if row["variant"] == variant]
+        axes.plot(
+            [row["epoch"] for row in own],
+            [row["accuracy_by_batch_statistics"] for row in own],
+            "o",
+            color=color,
+            alpha=0.4,
+            markersize=5,
+        )
+        axes.set_title(variant, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.set_xticks(sorted({row["epoch"] for row in own}))
+        axes.set_ylim(0, 0.8)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation accuracy (fraction)\nlines: running, dots: batch statistics")
+    return figure
+
+
+def measure(
+    recipe: Recipe, variant: str, seed: int, splits: Splits, score: Score, keep: Path | None
+) -> Iterator[Row]:
+    """A row for each epoch of a variant and seed."""
+    state = initial_state(recipe, seed, splits)
+    if variant == TORCH:
+        epochs = train_torch(recipe, state, splits.train)
+    else:
+        epochs = train_jax(recipe, variant, state, to_device(splits.train))  # type: ignore[arg-type]
+    for number, (loss, variables) in enumerate(epochs, 1):
+        row = {"variant": variant, "seed": seed, "epoch": number, "train_loss": round(loss, 4)}
+        yield row | score(variables)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            export_weights(
+                variables, keep / f"{variant}_{seed}_{number}.safetensors", overwrite=True
+            )
+
+
+def main() -> None:
+    """Train, score, save."""
+    parser = make_parser(__doc__, repeats=None, result="stability_EXPERIMENT")
+    parser.add_argument("experiment", nargs="?", default="scratch", help="default: %(default)s")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=["auto", "patches", TORCH], metavar="VARIANT"
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of the weights of each epoch")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the JSON")
+    parsed = parser.parse_args()
+    changes = parse_settings(parsed.set) | {"epochs": parsed.epochs}
+    recipe = replace(get_experiment(parsed.experiment).recipe, **changes)
+    values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
+    settings = {"experiment": parsed.experiment, "recipe": without_paths(values)}
+    name = f"stability_{parsed.experiment}"
+    out = parsed.out or RESULTS / f"{name}_{jax.default_backend()}.json"
+    rows = earlier_result(out, settings).get("rows", []) if parsed.resume else []
+    complete = {(r["variant"], r["seed"]) for r in rows if r["epoch"] == parsed.epochs}
+    rows = [row for row in rows if (row["variant"], row["seed"]) in complete]
+    splits = load_splits(recipe, parsed.data_dir)
+    score = make_score(recipe, splits.validation)
+    for variant in parsed.only:
+        for seed in parsed.seeds:
+            if (variant, seed) in complete:
+                continue
+            for row in measure(recipe, variant, seed, splits, score, parsed.keep):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+                result = {"settings": settings, "summary": summarize(rows), "rows": rows}
+                save(name, result, out=out, figure=draw(rows))
+
+
+if __name__ == "__main__":
+    main()
