@@ -14,12 +14,13 @@ that they differ in rounding alone. After each epoch the same program scores all
   variance of the validation batches or the other way round, whichever is larger, and its layer.
 
 "Falls" counts the epochs whose validation accuracy is more than 0.1 below the one before. The JSON
-is written after every epoch; `--keep FOLDER` keeps the weights, which `benchmarks.conv_error` reads.
+is written after every epoch; `--keep FOLDER` keeps the weights, for `benchmarks.conv_error`.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
         curves = _curves(rows, variant)
         own = [row for row in rows if row["variant"] == variant]
         accuracies = [row["validation_accuracy"] for row in own]
-        pairs = [pair for curve in curves.values() for pair in zip(curve, curve[1:], strict=False)]
+        pairs = [pair for curve in curves.values() for pair in pairwise(curve)]
         found[variant] = {
             "seeds": len(curves),
             "epochs": len(own),
