@@ -36,10 +36,10 @@ from benchmarks.time_to_accuracy import (
     train,
 )
 from jaxcifar.data import Splits
-from jaxcifar.evaluation import to_device
-from jaxcifar.experiments import get_experiment
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.stage import stage_epoch
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.stage import stage_epoch
 
 PRESET, BASE = "speedrun", "reference"
 REFERENCE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "bias_scale": 4.0}

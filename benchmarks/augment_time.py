@@ -27,8 +27,8 @@ from benchmarks.harness import (
     scratch_recipe,
     show,
 )
-from jaxcifar.recipe import Recipe
-from jaxcifar.stage import stage_step
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.training.stage import stage_step
 
 STEPS = 10  # in one timed program
 TURN = {"flip_rate": 0.4, "rotate_degrees": 30.0}

@@ -18,15 +18,16 @@ import jax
 import numpy as np
 
 from benchmarks.harness import compare, interleave, make_parser, save, show
-from jaxcifar import manifest
-from jaxcifar.checkpoint import Checkpoints
-from jaxcifar.data import DataError, Source, load_dataset
-from jaxcifar.epoch import make_train_epoch
-from jaxcifar.evaluation import to_device
-from jaxcifar.experiments import get_experiment
-from jaxcifar.recipe import Recipe
-from jaxcifar.state import init_state
-from jaxcifar.steps import make_train_step
+from jaxcifar.common.errors import DataError
+from jaxcifar.data import Source, load_dataset
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs import manifest
+from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.step.state import init_state
+from jaxcifar.step.steps import make_train_step
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.resident import make_train_epoch
 
 
 def training_images(data_dir: Path | None) -> tuple[str, Source]:

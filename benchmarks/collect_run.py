@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS, save
-from jaxcifar.evaluation import evaluate_run
-from jaxcifar.run_files import RunError, RunFiles
-from jaxcifar.sweeps.files import SweepFiles
+from jaxcifar.common.errors import RunError
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.studies.sweeps.directory import SweepFiles
+from jaxcifar.training.evaluation import evaluate_run
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Time every form of every convolution of a ResNet-18, pass by pass: the table of `jaxcifar.conv`.
+"""Time every form of every convolution of a ResNet-18, pass by pass: the table of `jaxcifar.models.conv`.
 
   python -m benchmarks.conv_time                 both stems at 32x32, batch 128, float32
   python -m benchmarks.conv_time --only "16x16x128 3x3 ->"
@@ -29,7 +29,7 @@ from benchmarks.harness import (
     seconds_per_step,
     timed,
 )
-from jaxcifar.conv import conv2d, cpu_forms
+from jaxcifar.models.conv import conv2d, cpu_forms
 
 TIMES = 4  # in one program
 PASSES = ("forward", "weight", "input")

@@ -28,14 +28,16 @@ import jax
 import numpy as np
 
 from benchmarks.harness import save
-from jaxcifar import manifest
-from jaxcifar.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
-from jaxcifar.evaluation import restore_run
-from jaxcifar.experiments import get_experiment
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.run_files import RunFiles
-from jaxcifar.state import TrainState, state_shapes
-from jaxcifar.train import fit, restore_state
+from jaxcifar.common.errors import CheckpointError
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.runs import manifest
+from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import restore_run
+from jaxcifar.step.state import TrainState, state_shapes
+from jaxcifar.training.fit import fit
+from jaxcifar.training.start import restore_state
 
 OUTCOMES = ("refused", "older one used", "restored identically", "silently wrong")
 REFUSED, OLDER, IDENTICAL, WRONG = OUTCOMES

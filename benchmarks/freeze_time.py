@@ -35,11 +35,12 @@ from benchmarks.harness import (
     show,
     timed,
 )
-from jaxcifar.epoch import make_train_epoch
-from jaxcifar.experiments import get_experiment
-from jaxcifar.features import cache_features, cut_point
-from jaxcifar.partition import count_params, split_params
-from jaxcifar.stage import stage_step
+from jaxcifar.models.names import count_params
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.step.freeze import split_params
+from jaxcifar.training.features import cache_features, cut_point
+from jaxcifar.training.resident import make_train_epoch
+from jaxcifar.training.stage import stage_step
 
 BASE = "finetune"
 HEAD_EPOCHS = 10  # as one, of a head on cached features

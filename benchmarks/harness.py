@@ -23,13 +23,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxcifar.conv import Lowering
-from jaxcifar.epoch import Data, make_train_epoch
-from jaxcifar.experiments import get_experiment
-from jaxcifar.hardware import describe_machine, on_host
-from jaxcifar.recipe import Recipe
-from jaxcifar.state import TrainState, init_state, state_shapes
-from jaxcifar.steps import TrainStep, make_train_step
+from jaxcifar.devices.machine import describe_machine
+from jaxcifar.devices.memory import on_host
+from jaxcifar.models.conv import Lowering
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.step.state import TrainState, init_state, state_shapes
+from jaxcifar.step.steps import TrainStep, make_train_step
+from jaxcifar.training.epoch import Data
+from jaxcifar.training.resident import make_train_epoch
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("torch", "keras")  # their versions are noted where they are installed
@@ -208,7 +210,7 @@ def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
 def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = None) -> float:
     """FLOPs of the recipe's training step on a batch (or its shapes), its optimizer included.
 
-    Of float32 convolutions as such: `jaxcifar.conv`'s forms for the CPU do more or less arithmetic,
+    Of float32 convolutions as such: `jaxcifar.models.conv`'s forms for the CPU do more or less arithmetic,
     for which nobody is to be credited or charged.
     """
     recipe = replace(recipe, dtype="float32")

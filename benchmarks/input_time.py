@@ -33,14 +33,15 @@ from benchmarks.harness import (
     show,
     timed,
 )
-from jaxcifar.augment import NORMALIZATIONS
 from jaxcifar.data import Rows, Source
-from jaxcifar.epoch import Data, make_train_epoch
-from jaxcifar.evaluation import to_device
-from jaxcifar.metrics import compute
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.steps import make_train_step
-from jaxcifar.streamed import make_streamed_epoch
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.step.augment import NORMALIZATIONS
+from jaxcifar.step.metrics import compute
+from jaxcifar.step.steps import make_train_step
+from jaxcifar.training.epoch import Data
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.resident import make_train_epoch
+from jaxcifar.training.streamed import make_streamed_epoch
 
 
 def variant(

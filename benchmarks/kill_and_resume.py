@@ -27,10 +27,10 @@ import jax
 import numpy as np
 
 from benchmarks.harness import save
-from jaxcifar.checkpoint import Checkpoints
-from jaxcifar.recipe import read_recipe
-from jaxcifar.run_files import RunFiles
-from jaxcifar.train import restore_state
+from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.training.start import restore_state
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 SETTINGS = shlex.split(

@@ -38,9 +38,9 @@ from benchmarks.harness import (
     seconds_per_step,
     show,
 )
-from jaxcifar.hardware import on_host
-from jaxcifar.parallel import DeviceOptions, make_layout
-from jaxcifar.stage import stage_step
+from jaxcifar.devices.memory import on_host
+from jaxcifar.devices.processes import DeviceOptions, make_layout
+from jaxcifar.training.stage import stage_step
 
 READY = "ready"
 

@@ -39,18 +39,19 @@ from benchmarks.harness import (
     without_paths,
 )
 from benchmarks.time_to_accuracy import earlier_result, initial_state
-from jaxcifar.conv import Lowering
 from jaxcifar.data import Dataset, Splits
-from jaxcifar.epoch import Data, Plan, make_draw_order, make_evaluation, make_train_epoch
-from jaxcifar.evaluation import to_device
-from jaxcifar.experiments import get_experiment
-from jaxcifar.metrics import compute
-from jaxcifar.partition import named_leaves
-from jaxcifar.pretrained import export_weights, fill_model
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.resnet import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
-from jaxcifar.state import TrainState
-from jaxcifar.steps import make_eval_step
+from jaxcifar.models.conv import Lowering
+from jaxcifar.models.layers import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+from jaxcifar.models.names import named_leaves
+from jaxcifar.models.pretrained import export_weights, fill_model
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.step.metrics import compute
+from jaxcifar.step.state import TrainState
+from jaxcifar.step.steps import make_eval_step
+from jaxcifar.training.epoch import Data, Plan, make_draw_order
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.resident import make_evaluation, make_train_epoch
 
 TORCH = "torch"
 VARIANTS = ("auto", "patches", "xla", TORCH)
@@ -120,7 +121,7 @@ def make_score(recipe: Recipe, validation: Dataset) -> Score:
     @jax.jit
     def of_batch(variables: Variables, images: jax.Array, labels: jax.Array) -> tuple[Any, ...]:
         images = preprocess(images)
-        largest = jnp.abs(model.apply(variables, images, train=False)).max()
+        largest = jnp.abs(jnp.asarray(model.apply(variables, images, train=False))).max()
         empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         own, updated = model.apply(
             {"params": variables["params"], "batch_stats": empty},
@@ -239,6 +240,7 @@ def measure(
     """A row for each epoch of a variant and seed."""
     state = initial_state(recipe, seed, splits)
     if variant == TORCH:
+        assert isinstance(splits.train, Dataset)
         epochs = train_torch(recipe, state, splits.train)
     else:
         epochs = train_jax(recipe, variant, state, to_device(splits.train))  # type: ignore[arg-type]
@@ -276,6 +278,7 @@ def main() -> None:
     complete = {(r["variant"], r["seed"]) for r in rows if r["epoch"] == parsed.epochs}
     rows = [row for row in rows if (row["variant"], row["seed"]) in complete]
     splits = load_splits(recipe, parsed.data_dir)
+    assert isinstance(splits.validation, Dataset)
     score = make_score(recipe, splits.validation)
     for variant in parsed.only:
         for seed in parsed.seeds:

@@ -40,11 +40,11 @@ from benchmarks.harness import (
     show,
     timed,
 )
-from jaxcifar.hardware import on_host
-from jaxcifar.parallel import AXIS, Layout
-from jaxcifar.recipe import Recipe
-from jaxcifar.stage import stage_step
-from jaxcifar.state import TrainState
+from jaxcifar.devices.layout import AXIS, Layout
+from jaxcifar.devices.memory import on_host
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.step.state import TrainState
+from jaxcifar.training.stage import stage_step
 
 EPOCH_STEPS = 10  # at least, in one program
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.harness import compare, interleave, make_parser, save, show
 from jaxcifar.data import Dataset, Splits
-from jaxcifar.experiments import get_experiment
-from jaxcifar.recipe import Recipe
-from jaxcifar.sweeps.choice import make_programs
-from jaxcifar.sweeps.members import make_members
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.studies.sweeps.measured_mode import make_programs
+from jaxcifar.studies.sweeps.members import make_members
 
 # Case -> (preset, its changes, steps in one timed call: a step of the head is too short alone)
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {

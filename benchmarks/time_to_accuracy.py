@@ -34,15 +34,16 @@ from benchmarks.harness import (
     without_paths,
 )
 from jaxcifar.data import Splits
-from jaxcifar.epoch import Data, TrainEpoch, make_evaluation
-from jaxcifar.evaluation import to_device
-from jaxcifar.experiments import get_experiment
-from jaxcifar.metrics import compute
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.stage import stage_epoch
-from jaxcifar.state import TrainState
-from jaxcifar.steps import make_eval_step
-from jaxcifar.train import first_state
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.step.metrics import compute
+from jaxcifar.step.state import TrainState
+from jaxcifar.step.steps import make_eval_step
+from jaxcifar.training.epoch import Data, TrainEpoch
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.resident import make_evaluation
+from jaxcifar.training.stage import stage_epoch
+from jaxcifar.training.start import first_state
 
 SCORES = ("accuracy", "accuracy_mirrored")
 Score = Callable[[TrainState], dict[str, float]]

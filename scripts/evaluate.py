@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import get_args
 
-from jaxcifar.cli import Parser, add_checkpoint_option, run_script
-from jaxcifar.evaluation import SplitName, evaluate_run
+from jaxcifar.commands.cli import Parser, add_checkpoint_option, run_script
+from jaxcifar.training.evaluation import SplitName, evaluate_run
 
 
 def main() -> None:

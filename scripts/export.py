@@ -8,8 +8,8 @@ In PyTorch: model.load_state_dict(safetensors.torch.load_file("finetune.safetens
 import argparse
 from pathlib import Path
 
-from jaxcifar.cli import Parser, add_checkpoint_option, run_script
-from jaxcifar.transfer import export_run
+from jaxcifar.commands.cli import Parser, add_checkpoint_option, run_script
+from jaxcifar.runs.transfer import export_run
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ import logging
 import signal
 import sys
 
-from jaxcifar.data import DataError, prepare_cifar10
+from jaxcifar.common.errors import DataError
+from jaxcifar.data import prepare_cifar10
 
 _EPILOG = """\
 examples:

@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from jaxcifar.cli import Parser, run_script
-from jaxcifar.reproduction import PLAN, Settings, describe_plan, reproduce
-from jaxcifar.reproduction.report import Scale
+from jaxcifar.commands.cli import Parser, run_script
+from jaxcifar.studies.reproduction import PLAN, Settings, describe_plan, reproduce
+from jaxcifar.studies.reproduction.report import Scale
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from jaxcifar.cli import experiment_parser, given_options, run_script
-from jaxcifar.experiments import get_experiment
-from jaxcifar.recipe import Recipe, load_splits
-from jaxcifar.sweeps import Mode, numeric_fields, parse_values, read_sweep, sweep
+from jaxcifar.commands.cli import experiment_parser, given_options, run_script
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.studies.sweeps import Mode, numeric_fields, parse_values, read_sweep, sweep
 
 
 def main() -> None:

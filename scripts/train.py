@@ -14,18 +14,19 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from jaxcifar.cli import (
+from jaxcifar.commands.cli import (
     add_options,
     device_options,
     experiment_parser,
     given_options,
     run_script,
 )
-from jaxcifar.experiments import get_experiment
-from jaxcifar.parallel import DeviceOptions, connect
-from jaxcifar.recipe import Recipe, load_splits, read_recipe
-from jaxcifar.run_files import RunFiles
-from jaxcifar.train import fit
+from jaxcifar.devices.processes import DeviceOptions, connect
+from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.training.fit import fit
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxcifar.augment import NORMALIZATIONS
-from jaxcifar.cli import Parser, add_checkpoint_option, run_script
-from jaxcifar.evaluation import SplitName
-from jaxcifar.resnet import ARCHITECTURES
-from jaxcifar.subject import Subject, run_subject, weights_subject
-from jaxcifar.visualization import (
+from jaxcifar.commands.cli import Parser, add_checkpoint_option, run_script
+from jaxcifar.models.resnet import ARCHITECTURES
+from jaxcifar.step.augment import NORMALIZATIONS
+from jaxcifar.training.evaluation import SplitName
+from jaxcifar.visualize.network import Subject, run_subject, weights_subject
+from jaxcifar.visualize.pictures import (
     REPORT_LAYERS,
     describe_layers,
     draw_activations,

@@ -64,7 +64,7 @@ def own_programs(request):
     """
 
     def clear():
-        stage = sys.modules.get("jaxcifar.stage")
+        stage = sys.modules.get("jaxcifar.training.stage")
         if stage is not None and {"monkeypatch", "optimised"} & set(request.fixturenames):
             stage.resident_programs.cache_clear()
 
@@ -106,7 +106,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def tiny():
     """An architecture small enough to compile in a test."""
-    from jaxcifar.resnet import ARCHITECTURES
+    from jaxcifar.models.resnet import ARCHITECTURES
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "tiny", {"stage_sizes": (1,), "bottleneck": False})
@@ -123,7 +123,7 @@ def digits():
 
 @pytest.fixture
 def recipe(tiny):
-    from jaxcifar.recipe import Recipe
+    from jaxcifar.recipes.recipe import Recipe
 
     return Recipe(
         dataset="digits",
@@ -146,9 +146,9 @@ def recipe(tiny):
 @pytest.fixture
 def stored_run(recipe, digits, tmp_path):
     """A run directory with a checkpoint that nobody trained: looking at it needs no more."""
-    from jaxcifar.checkpoint import Checkpoints
-    from jaxcifar.run_files import RunFiles
-    from jaxcifar.state import start_state
+    from jaxcifar.runs.checkpoints import Checkpoints
+    from jaxcifar.runs.directory import RunFiles
+    from jaxcifar.step.state import start_state
 
     files = RunFiles(tmp_path / "run")
     files.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})

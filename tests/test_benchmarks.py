@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, harness, time_to_accuracy
-from jaxcifar.conv import conv2d
-from jaxcifar.evaluation import evaluate, to_device
-from jaxcifar.partition import count_params
-from jaxcifar.resnet import resnet18
-from jaxcifar.stage import stage_epoch, stage_step
-from jaxcifar.train import fit
+from jaxcifar.models.conv import conv2d
+from jaxcifar.models.names import count_params
+from jaxcifar.models.resnet import resnet18
+from jaxcifar.training.evaluation import evaluate, to_device
+from jaxcifar.training.fit import fit
+from jaxcifar.training.stage import stage_epoch, stage_step
 from tests.conftest import random_variables
 
 SCRIPTS = (

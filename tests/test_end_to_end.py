@@ -11,13 +11,13 @@ import time
 import jax
 import pytest
 
-from jaxcifar.evaluation import restore_run
-from jaxcifar.run_files import RunFiles
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import restore_run
 from tests.conftest import QUICK_COMPILING, assert_trees_identical
 
 # The scripts with one small architecture more.
 RUN_TINY = (
-    "import runpy, sys; from jaxcifar.resnet import ARCHITECTURES; "
+    "import runpy, sys; from jaxcifar.models.resnet import ARCHITECTURES; "
     "ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; sys.argv = sys.argv[1:]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
@@ -168,7 +168,7 @@ def test_help_names_the_experiments_and_shows_their_own_defaults(run_here):
 def test_after_training_neither_tensorflow_nor_torch_is_loaded(root, tmp_path):
     code = (
         "import sys; from jaxcifar import Recipe, fit, load_dataset; "
-        "from jaxcifar.resnet import ARCHITECTURES; ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; "
+        "from jaxcifar.models.resnet import ARCHITECTURES; ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; "
         "recipe = Recipe(dataset='digits', train_size=64, validation_size=40, epochs=1, "
         "architecture='tiny', width=4, batch_size=32, normalization='half'); "
         "fit(recipe, load_dataset('digits', split=(64, 40)), workdir=sys.argv[1]); "

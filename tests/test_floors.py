@@ -1,120 +1,126 @@
-"""Imports run one way: a module imports the project only from lower floors."""
+"""Imports run one way between the folders of the library, and never in a circle."""
 
 import ast
 
 import pytest
 
+# From the ground up. A folder imports from the floors below it; those on one floor stand apart.
 FLOORS = (
-    "interruption manifest parallel precision traced untrusted",
-    "image_file winograd",
-    "augment conv data hardware metrics run_files schedules suggest weights",
-    "compilation_cache partition plots progress resnet state stream",
-    "activations checkpoint gradcam initial optim pretrained steps",
-    "epoch predictions recipe",
-    "streamed",
-    "evaluation experiments features",
-    "cli stage subject transfer",
-    "train visualization",
-    "sweeps",
-    "reproduction",
+    "common",
+    "data devices models",
+    "step",
+    "recipes",
+    "runs",
+    "training",
+    "visualize",
+    "studies",
+    "commands",
 )
-REPRODUCTION_FLOORS = (
-    "page",
-    "report",
-    "drawings plan",
-    "folder",
-    "loop",
-)
-DATA_FLOORS = (
-    "errors progress",
-    "dataset digest",
-    "split archive download cache tfds_store",
-    "cifar10 decoding digits folder tfds_any",
-    "load",
-)
-
-WEIGHTS_FLOORS = (
-    "errors digest numbers",
-    "torch_pickle",
-    "torch_file safetensors_file hub",
-    "files",
-)
-PLOTS_FLOORS = (
-    "page",
-    "activations comparison confusion curves images",
-)
-SWEEPS_FLOORS = (
-    "members",
-    "choice files result",
-    "plot together",
-    "run",
-)
+TOP_LEVEL = {"__init__", "__main__"}
 
 
-def project_imports(path, package):
-    """The modules of `package` that a file imports, relative to it."""
+def modules_of(package):
+    """The modules below a folder, as "room.module", and the file of each."""
+    files = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        files[".".join(parts).removesuffix(".__init__")] = path
+    return files
+
+
+def project_imports(path, package, modules):
+    """The modules of `package` that a file imports: "data.split", or a folder for its names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-            if node.module == package:
-                names = [f"{package}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = whole.removeprefix(f"{package}.") in modules
+                names.append(whole if is_module else node.module)
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
-        found |= {
-            name[len(package) + 1 :].split(".")[0]
-            for name in names
-            if name.startswith(package + ".")
-        }
+        found |= {n[len(package) + 1 :] for n in names if n.startswith(f"{package}.")}
     return found
 
 
-def check_floors(folder, package, floors):
-    floor_of = {name: floor for floor, names in enumerate(floors) for name in names.split()}
-    present = {p.stem for p in folder.glob("*.py")} | {
-        p.parent.name for p in folder.glob("*/__init__.py")
+def imports_of(package):
+    """For each module of a package, those it imports."""
+    modules = modules_of(package)
+    return {
+        name: project_imports(path, package.name, modules)
+        for name, path in modules.items()
+        if name not in TOP_LEVEL
     }
-    assert present - {"__init__"} == set(floor_of), "every module has a floor, and no other has"
+
+
+def check_floors(imports, floors):
+    floor_of = {room: floor for floor, rooms in enumerate(floors) for room in rooms.split()}
+    rooms = {name.split(".")[0] for name in imports}
+    assert rooms == set(floor_of), "every folder has a floor, and no other has"
     wrong = [
-        f"{name} (floor {floor}) imports {other} (floor {floor_of[other]})"
-        for name, floor in floor_of.items()
-        if (folder / f"{name}.py").exists()
-        for other in project_imports(folder / f"{name}.py", package)
-        if floor_of[other] >= floor
+        f"{name} imports {other}"
+        for name, others in imports.items()
+        for other in others
+        if (room := name.split(".")[0]) != (below := other.split(".")[0])
+        and floor_of[below] >= floor_of[room]
     ]
     assert not wrong
 
 
-def test_modules_import_from_lower_floors_only(root):
-    check_floors(root / "jaxcifar", "jaxcifar", FLOORS)
+def find_circle(imports):
+    """Modules that import one another in a circle, or None."""
+    state = {}
+
+    def visit(name, path):
+        state[name] = "open"
+        for other in sorted(imports.get(name, ())):
+            if state.get(other) == "open":
+                return [*path[path.index(other) :], other]
+            if other not in state and (circle := visit(other, [*path, other])):
+                return circle
+        state[name] = "done"
+        return None
+
+    for name in imports:
+        if name not in state and (circle := visit(name, [name])):
+            return circle
+    return None
 
 
-@pytest.mark.parametrize(
-    ("folder", "floors"),
-    [
-        ("data", DATA_FLOORS),
-        ("plots", PLOTS_FLOORS),
-        ("sweeps", SWEEPS_FLOORS),
-        ("reproduction", REPRODUCTION_FLOORS),
-        ("weights", WEIGHTS_FLOORS),
-    ],
-)
-def test_a_folder_has_floors_of_its_own(root, folder, floors):
-    check_floors(root / "jaxcifar" / folder, f"jaxcifar.{folder}", floors)
-    floor = next(i for i, names in enumerate(FLOORS) if folder in names.split())
-    lower = {name for names in FLOORS[:floor] for name in names.split()}
-    for path in (root / "jaxcifar" / folder).glob("*.py"):
-        outside = project_imports(path, "jaxcifar") - {folder} - lower
-        assert not outside, f"{path.name} imports {outside}: {folder} is on floor {floor}"
+def test_folders_import_from_lower_floors_only(root):
+    check_floors(imports_of(root / "jaxcifar"), FLOORS)
 
 
-def test_an_upward_import_is_noticed(tmp_path):
-    (tmp_path / "low.py").write_text("from pkg.high import x\n")
-    (tmp_path / "high.py").write_text("x = 1\n")
-    with pytest.raises(AssertionError, match=r"low \(floor 0\) imports high"):
-        check_floors(tmp_path, "pkg", ("low", "high"))
+def test_no_modules_import_one_another_in_a_circle(root):
+    assert find_circle(imports_of(root / "jaxcifar")) is None
+
+
+def test_a_folder_is_entered_by_what_it_names(root):
+    package = root / "jaxcifar"
+    for name, others in imports_of(package).items():
+        for room, _, inside in (other.partition(".") for other in others):
+            if inside and room != name.split(".")[0]:
+                tree = ast.parse((package / room / "__init__.py").read_text())
+                (names,) = (
+                    ast.literal_eval(node.value)
+                    for node in tree.body
+                    if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+                )
+                assert inside.split(".")[0] in names, f"{name} imports {room}.{inside}"
+
+
+def test_an_upward_import_and_a_circle_are_noticed(tmp_path):
+    package = tmp_path / "pkg"
+    for room, text in (("low", "from pkg.high import a\n"), ("high", "from pkg.low.a import x\n")):
+        (package / room).mkdir(parents=True)
+        (package / room / "__init__.py").write_text("")
+        (package / room / "a.py").write_text(text)
+    imports = imports_of(package)
+    with pytest.raises(AssertionError, match=r"low\.a imports high\.a"):
+        check_floors(imports, ("low", "high"))
+    assert set(find_circle(imports)) == {"low.a", "high.a"}
 
 
 def test_the_library_imports_neither_tensorflow_nor_torch(root):

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcifar.checkpoint import Checkpoints
-from jaxcifar.evaluation import evaluate, evaluate_run
-from jaxcifar.pretrained import export_weights
-from jaxcifar.recipe import Recipe, RecipeError, load_splits, read_recipe
-from jaxcifar.run_files import RunFiles
-from jaxcifar.state import start_state
-from jaxcifar.subject import weights_subject
-from jaxcifar.train import check_splits
-from jaxcifar.visualization import draw_activations, draw_confusion, draw_mistakes
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.models.pretrained import export_weights
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.step.state import start_state
+from jaxcifar.training.evaluation import evaluate, evaluate_run
+from jaxcifar.training.plan import check_splits
+from jaxcifar.visualize.network import weights_subject
+from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
 from tests.conftest import random_variables
 
 

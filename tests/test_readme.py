@@ -1,9 +1,9 @@
 import re
 import runpy
 
-from jaxcifar.partition import label_params, parse_rules
-from jaxcifar.pretrained import export_weights
-from jaxcifar.resnet import resnet18
+from jaxcifar.models.pretrained import export_weights
+from jaxcifar.models.resnet import resnet18
+from jaxcifar.step.freeze import label_params, parse_rules
 from tests.conftest import random_variables
 
 

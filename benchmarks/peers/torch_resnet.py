@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """As `jaxcifar.resnet.ResNet`, channels first."""
+    """As `jaxcifar.models.resnet.ResNet`, channels first."""
 
     def __init__(
         self,

@@ -1,18 +1,11 @@
-"""Datasets: load, split, and prepare CIFAR-10. Importing this imports NumPy and nothing heavier.
+"""Datasets: load, split and prepare them. NumPy only.
 
-The folder has floors of its own; a file imports only from lower ones (and of the rest of the
-project only `image_file`, which decodes pictures):
-
-    0  errors, progress
-    1  dataset, digest
-    2  split, archive, download, cache, tfds_store
-    3  cifar10, digits, decoding, folder, tfds_any
-    4  load
+Nothing here knows JAX, networks or runs. Others import these names, `image_file` and `reading`.
 """
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.cifar10 import prepare_cifar10
 from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source, Splits, cores
-from jaxcifar.data.errors import DataError
 from jaxcifar.data.load import DATASETS, DatasetInfo, check_split, dataset_info, load_dataset
 from jaxcifar.data.split import balanced_subset, split_indices
 
@@ -29,7 +22,9 @@ __all__ = [
     "check_split",
     "cores",
     "dataset_info",
+    "image_file",
     "load_dataset",
     "prepare_cifar10",
+    "reading",
     "split_indices",
 ]

@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
+from jaxcifar.common.messages import printable, shown
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
-from jaxcifar.untrusted import printable, shown
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

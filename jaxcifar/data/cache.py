@@ -9,7 +9,6 @@ right data is what the fingerprint in the path says.
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -23,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import cache_folder, read_json
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
-from jaxcifar.untrusted import read_json
 
 _log = logging.getLogger(__name__)
 _VERSION = "v1"  # of this file format; a new one gets a new folder
@@ -35,14 +34,6 @@ _IMAGES, _LABELS = "images", "labels"
 _BUILDING = ".building-"
 Arrays = Mapping[tuple[str, str], NDArray]  # by split and part
 _ABANDONED = 3600.0  # seconds after which a folder in building belongs to a killed process
-
-
-def cache_folder() -> Path:
-    """`$JAXCIFAR_CACHE_DIR`, else `$XDG_CACHE_HOME/jaxcifar`, else `~/.cache/jaxcifar`."""
-    if own := os.environ.get("JAXCIFAR_CACHE_DIR"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxcifar"
 
 
 def cached(

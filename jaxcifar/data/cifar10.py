@@ -11,21 +11,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxcifar.common.digest import check_digest_form, fingerprint, sha256_of
+from jaxcifar.common.errors import DataError
 from jaxcifar.data import tfds_store
 from jaxcifar.data.archive import SIDE, CifarFormat, most_bytes, read_archive
 from jaxcifar.data.cache import cached
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.digest import check_digest_form, fingerprint, sha256_of
 from jaxcifar.data.download import Patience, Remote, fetch
-from jaxcifar.data.errors import DataError
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
-
 _log = logging.getLogger(__name__)
-
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.data.errors import DataError
+from jaxcifar.common.errors import DataError
 
 _READ_AT_ONCE = 256  # rows; a fraction of a second even of photographs
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
 from jaxcifar.data.split import split_indices
 
 TRAIN, TEST, SIDE = 1_437, 360, 32

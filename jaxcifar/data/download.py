@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jaxcifar.data.digest import sha256_of
-from jaxcifar.data.errors import DataError
+from jaxcifar.common.digest import sha256_of
+from jaxcifar.common.errors import DataError
+from jaxcifar.common.messages import printable
 from jaxcifar.data.progress import progress_bar
-from jaxcifar.untrusted import printable
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 16

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
 
 PREFIX = "folder:"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -82,7 +82,8 @@ class FolderSource:
 
 
 def _decode(path: Path, side: int) -> NDArray[np.uint8]:
-    from jaxcifar.image_file import MAX_BYTES, ImageFileError, decode_square
+    from jaxcifar.common.errors import ImageFileError
+    from jaxcifar.data.image_file import MAX_BYTES, decode_square
 
     try:
         with path.open("rb") as file:
@@ -174,7 +175,7 @@ def _list_part(part: Path, names: tuple[str, ...], root: Path) -> list[_File]:
 
 
 def _pictures(folder: Path, root: Path, label: int) -> Iterator[_File]:
-    from jaxcifar.image_file import MAX_BYTES
+    from jaxcifar.data.image_file import MAX_BYTES
 
     for entry in _entries(folder, root):
         if entry.is_dir():

@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.data import cifar10, digits, folder, tfds_any
 from jaxcifar.data.archive import SIDE
 from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Splits
 from jaxcifar.data.decoding import decoded
-from jaxcifar.data.errors import DataError
 from jaxcifar.data.split import check_seed, check_sizes, split_indices
 
 

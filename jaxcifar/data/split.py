@@ -8,8 +8,8 @@ the same under every version of NumPy.
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
 
 
 def split_indices(

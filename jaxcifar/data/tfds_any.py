@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.digest import sha256_of
+from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import Unusable, read_bytes, read_json
+from jaxcifar.common.messages import shown
 from jaxcifar.data.cache import cached_labels
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.digest import sha256_of
-from jaxcifar.data.errors import DataError
 from jaxcifar.data.tfds_store import (
     FORMAT,
     INFO,
@@ -31,7 +33,6 @@ from jaxcifar.data.tfds_store import (
     read_info,
     shard_paths,
 )
-from jaxcifar.untrusted import Unusable, read_bytes, read_json, shown
 
 PREFIX = "tfds:"
 _MOST_NAMES = 4 << 20  # bytes of label.labels.txt; ImageNet's has 10,000
@@ -89,7 +90,8 @@ class TfdsSource:
         Raises:
           DataError: a record that cannot be read, or holds another picture than it should.
         """
-        from jaxcifar.image_file import ImageFileError, decode_square
+        from jaxcifar.common.errors import ImageFileError
+        from jaxcifar.data.image_file import decode_square
 
         images = np.empty((len(rows), self.side, self.side, 3), np.uint8)
         exact = self.found.side is not None

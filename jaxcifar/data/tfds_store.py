@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import Shape, Unusable, misfit, read_bytes, read_json
+from jaxcifar.common.messages import printable, shown
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.errors import DataError
 from jaxcifar.data.progress import Bar, progress_bar
-from jaxcifar.untrusted import Shape, Unusable, misfit, printable, read_bytes, read_json, shown
 
 NAME = "cifar10"
 INFO = "dataset_info.json"

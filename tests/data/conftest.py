@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import made_archives as made
 import pytest
 
 from jaxcifar.data.cifar10 import Source
 from jaxcifar.data.dataset import Dataset
+from tests.data import made_archives as made
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ import resource
 import tarfile
 import time
 
-import made_archives as made
 import numpy as np
 import pytest
 
-from jaxcifar.data import DataError
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.archive import read_archive
+from tests.data import made_archives as made
 
 
 def read(path):

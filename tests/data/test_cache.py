@@ -7,12 +7,13 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
-import made_archives as made
 import numpy as np
 import pytest
 
+from jaxcifar.common.files import cache_folder
 from jaxcifar.data import cache
-from jaxcifar.data.cache import cache_folder, cached
+from jaxcifar.data.cache import cached
+from tests.data import made_archives as made
 
 KEY, OTHER = "a" * 64, "b" * 64
 

@@ -7,15 +7,16 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import made_archives as made
 import numpy as np
 import pytest
 
-from jaxcifar.data import DataError, cifar10, tfds_store
+from jaxcifar.common.digest import fingerprint
+from jaxcifar.common.errors import DataError
+from jaxcifar.data import cifar10, tfds_store
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.cifar10 import CLASS_NAMES, load_cifar10, prepare_cifar10
-from jaxcifar.data.digest import fingerprint
 from jaxcifar.data.download import Patience, Remote
+from tests.data import made_archives as made
 
 
 def prepare(data_dir, archive, source, **arguments):
@@ -154,7 +155,8 @@ def test_a_warm_load_imports_no_tfds(data_dir, archives, source):
     prepare(data_dir, archives["binary"], source)
     load(data_dir, source)
     code = f"""
-        import sys, made_archives as made
+        import sys
+        from tests.data import made_archives as made
         from jaxcifar.data.cifar10 import load_cifar10
         train, test, _ = load_cifar10({str(data_dir)!r}, source=made.source())
         assert len(train) == 100
@@ -167,7 +169,7 @@ def test_a_warm_load_imports_no_tfds(data_dir, archives, source):
 def run(code: str, returncode: int = 0) -> str:
     """Runs code in a process of its own, from which `jaxcifar` and this folder are imported."""
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": path},
@@ -217,7 +219,8 @@ def test_nothing_is_left_when_preparing_breaks_off(
 def test_what_a_killed_process_leaves_is_not_found_and_is_swept(data_dir, archives, source):
     run(
         f"""
-        import os, made_archives as made
+        import os
+        from tests.data import made_archives as made
         from pathlib import Path
         from jaxcifar.data import cifar10, tfds_store
         real, count = tfds_store._encode_png, [0]
@@ -245,7 +248,7 @@ def test_what_a_killed_process_leaves_is_not_found_and_is_swept(data_dir, archiv
 
 def test_of_two_processes_one_prepares_and_both_find_it(data_dir, archives, source):
     code = f"""
-        import made_archives as made
+        from tests.data import made_archives as made
         from pathlib import Path
         from jaxcifar.data import cifar10, tfds_store
         real = tfds_store.write

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from jaxcifar.data import DataError
+from jaxcifar.common.errors import DataError
 from jaxcifar.data.download import Patience, Remote, fetch
 
 DATA = np.random.default_rng(0).bytes(300_000)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxcifar.data import DataError, Dataset, Rows, dataset_info, load_dataset
+from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset
 from jaxcifar.data.folder import FolderSource, find_folder
-from jaxcifar.recipe import Recipe, RecipeError, load_splits
+from jaxcifar.recipes.recipe import Recipe, load_splits
 
 SIDE = 12
 
@@ -182,7 +183,7 @@ def test_lazy_and_eager_are_the_same_images_in_the_same_order(place, stratified)
 def test_lazily_no_picture_is_read_before_it_is_asked_for(place, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        "jaxcifar.image_file.decode_square",
+        "jaxcifar.data.image_file.decode_square",
         lambda data, side, name: opened.append(name) or np.zeros((side, side, 3), np.uint8),
     )
     splits = load_dataset(f"folder:{place}", side=SIDE, lazy=True)
@@ -194,7 +195,7 @@ def test_lazily_no_picture_is_read_before_it_is_asked_for(place, monkeypatch):
 def test_decoded_pictures_are_kept_for_each_side_and_forgotten_when_a_file_changes(
     place, monkeypatch
 ):
-    from jaxcifar import image_file
+    from jaxcifar.data import image_file
 
     calls = []
     real = image_file.decode_square

@@ -1,21 +1,14 @@
 import subprocess
 import sys
 
-import made_archives as made
 import numpy as np
 import pytest
 
-from jaxcifar.data import (
-    DATASETS,
-    DataError,
-    Dataset,
-    Rows,
-    check_split,
-    dataset_info,
-    load_dataset,
-)
+from jaxcifar.common.errors import DataError
+from jaxcifar.data import DATASETS, Dataset, Rows, check_split, dataset_info, load_dataset
 from jaxcifar.data import load as load_module
 from jaxcifar.data.cifar10 import load_cifar10, prepare_cifar10
+from tests.data import made_archives as made
 
 
 def test_known_datasets_say_what_they_hold_without_being_loaded():

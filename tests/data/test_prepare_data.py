@@ -2,10 +2,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import made_archives as made
 import pytest
 
 from jaxcifar.data import prepare_cifar10
+from tests.data import made_archives as made
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcifar.data import DataError, Dataset, balanced_subset, split_indices
+from jaxcifar.common.errors import DataError
+from jaxcifar.data import Dataset, balanced_subset, split_indices
 
 SEEDS = st.integers(0, 2**64 - 1)
 

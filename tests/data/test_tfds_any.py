@@ -5,14 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-import made_archives as made
 import numpy as np
 import pytest
-from made_tfds import encoded, prepare
 
-from jaxcifar.data import DataError, Dataset, Rows, dataset_info, load_dataset, tfds_store
+from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset, tfds_store
 from jaxcifar.data.tfds_any import find_tfds, open_sources
-from jaxcifar.recipe import Recipe, RecipeError, load_splits
+from jaxcifar.recipes.recipe import Recipe, load_splits
+from tests.data import made_archives as made
+from tests.data.made_tfds import encoded, prepare
 
 REAL = os.environ.get("TFDS_DATA_DIR")  # tests themselves have none
 SHARDS = (("train", 20), ("test", 0))
@@ -178,7 +179,7 @@ def test_a_recipe_finds_it_where_the_environment_says(fixed, data_dir, tmp_path,
 
 
 def test_the_option_of_a_script_holds_for_recipes(fixed, data_dir, monkeypatch):
-    from jaxcifar.cli import experiment_parser
+    from jaxcifar.commands.cli import experiment_parser
 
     monkeypatch.setenv("TFDS_DATA_DIR", "to be put back after the test")
     arguments = ["scratch", "--data-dir", str(data_dir)]

@@ -8,12 +8,10 @@ import gzip
 import io
 import json
 import struct
-import sys
 import tarfile
 import time
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,28 +20,27 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
-from jaxcifar.data import DataError, cache
+from jaxcifar.common.errors import DataError, ImageFileError, RecipeError, RunError, WeightsError
+from jaxcifar.data import cache
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.cifar10 import CLASS_NAMES
+from jaxcifar.data.image_file import read_image
 from jaxcifar.data.tfds_store import find_prepared
-from jaxcifar.image_file import ImageFileError, read_image
-from jaxcifar.pretrained import Preprocessing
-from jaxcifar.recipe import Recipe, RecipeError, read_recipe
-from jaxcifar.reproduction.folder import ReportFolder
-from jaxcifar.reproduction.plan import PLAN
-from jaxcifar.reproduction.report import Entry, Report, build_page
-from jaxcifar.run_files import COLUMNS, RunError, RunFiles
-from jaxcifar.sweeps.files import SweepFiles, read_sweep
-from jaxcifar.sweeps.result import COLUMNS as SWEEP_COLUMNS
-from jaxcifar.weights import WeightsError, read_weights
-from jaxcifar.weights.files import _preprocessing
+from jaxcifar.models.pretrained import Preprocessing
+from jaxcifar.models.weights import read_weights
+from jaxcifar.models.weights.read import _preprocessing
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs.directory import COLUMNS, RunFiles
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.studies.reproduction.directory import ReportFolder
+from jaxcifar.studies.reproduction.plan import PLAN
+from jaxcifar.studies.reproduction.report import Entry, Report, build_page
+from jaxcifar.studies.sweeps.directory import SweepFiles, read_sweep
+from jaxcifar.studies.sweeps.result import COLUMNS as SWEEP_COLUMNS
+from tests.data import made_archives
 from tests.fuzz.mutations import changed_bytes, changed_json
-from tests.reproduction.test_report import MACHINE, REPORTED, write_run
-
-for folder in ("weights", "data"):
-    sys.path.append(str(Path(__file__).parents[1] / folder))
-import made_archives  # noqa: E402
-import made_torch  # noqa: E402
+from tests.models.weights import made_torch
+from tests.studies.reproduction.test_report import MACHINE, REPORTED, write_run
 
 SECONDS = 20  # for one file, on a busy machine
 FEW, MANY = 200, 4_000

@@ -1,0 +1,162 @@
+"""A picture from a file as an array, decoded within bounds, and pictures made square."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jaxcifar.common.errors import ImageFileError
+from jaxcifar.common.files import Unusable, read_bytes
+from jaxcifar.common.messages import printable, shown
+
+# Formats that Pillow decodes in this process; it would hand others (EPS) to other programs.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+MAX_BYTES = 100_000_000
+MAX_PIXELS = 50_000_000  # 150 MB once decoded; a phone's camera makes 12 to 50 million
+# Of a JPEG, 10 in practice: each of 14 bytes takes 9 ms where there are 49 Mpixels.
+MAX_SCANS = 1_000
+_ORIENTATION = 0x0112  # in EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """The picture in a file, upright: uint8 [h, w, 3], RGB.
+
+    EXIF's orientation is followed. What is transparent lies on white. Of several frames or pages it
+    is the first; of 16-bit grey the upper eight bits. Colour profiles are not applied.
+
+    Raises:
+        ImageFileError: no such file, not a picture in one of `FORMATS`, damaged, cut off, or larger
+            than `MAX_BYTES` or `MAX_PIXELS` (decided before it is decoded).
+    """
+    path = Path(path)
+    if not os.path.isfile(path):  # a pipe would wait, a device never end
+        raise ImageFileError(f"there is no image file {shown(str(path))[1:-1]}")
+    try:
+        data = read_bytes(path, MAX_BYTES)
+    except Unusable as error:
+        raise ImageFileError(str(error)) from None
+    # Pillow warns of bombs, which are refused below, and of odd metadata, once for every tag.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(data, str(path)) as image:
+            try:
+                return np.asarray(_to_rgb(_upright(image), transparent_on="white"))
+            except Exception as error:  # Pillow's decoders raise all from OSError to SyntaxError
+                raise _damaged(str(path), error) from None
+
+
+def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> NDArray[np.uint8]:
+    """An encoded picture as an image to learn from: uint8 [side, side, 3], RGB.
+
+    What torchvision's ImageFolder, Resize(side) and CenterCrop(side) make of it, but upright: the
+    shorter side is scaled to `side`, bilinear and smoothed first where it becomes smaller, and the
+    centre cut out. Transparency is dropped, as Pillow's `convert` does. Otherwise as `read_image`.
+    May run in several threads at once: Pillow lets go of the interpreter lock.
+
+    Args:
+        data: the whole file.
+        side: pixels.
+        name: what errors call it.
+        exact: refuse a picture that is not side x side already.
+
+    Raises:
+        ImageFileError: as `read_image`; or so narrow that, scaled, it is larger than `MAX_PIXELS`.
+    """
+    if len(data) > MAX_BYTES:
+        raise ImageFileError(f"{name} has {len(data):,} bytes, more than {MAX_BYTES:,}")
+    with _open(data, name) as image:
+        size = f"{image.width}x{image.height}"
+        if exact and image.size != (side, side):
+            raise ImageFileError(f"{name} is {size} pixels, not {side}x{side}")
+        if side**2 * max(image.size) > MAX_PIXELS * min(image.size):
+            raise ImageFileError(
+                f"{name} is {size} pixels: too narrow to be scaled to a shorter side of {side}"
+            )
+        try:
+            upright = _to_rgb(_upright(image), transparent_on=None)
+        except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
+            raise _damaged(name, error) from None
+    return np.asarray(_scale_and_crop(upright, side))
+
+
+def make_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The central square of [h, w, 3], resized to [side, side, 3].
+
+    Cut and not squeezed, so that things keep their proportions. Bilinear, and smoothed first where
+    it becomes smaller, as torchvision resizes.
+    """
+    height, width, _ = pixels.shape
+    shorter = min(height, width)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    square = Image.fromarray(pixels[top : top + shorter, left : left + shorter])
+    return np.asarray(square.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture with its size checked, not yet decoded."""
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageFileError(f"{name} is a JPEG of more than {MAX_SCANS:,} scans: refused")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageFileError(f"{name} is too large to be decoded: {error}") from None
+    except Exception:  # whatever a plug-in meets in a file that is something else
+        raise ImageFileError(
+            f"{name} is not an image, or is damaged ({', '.join(FORMATS)} can be read)"
+        ) from None
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ImageFileError(
+            f"{name} is {image.width}x{image.height} pixels, more than {MAX_PIXELS:,} in all: "
+            "make it smaller first"
+        )
+    return image
+
+
+def _damaged(name: str, error: Exception) -> ImageFileError:
+    reason = printable(str(error) or type(error).__name__)
+    return ImageFileError(f"{name} is a damaged or cut-off image: {reason}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As EXIF says. Pillow's own function writes the rest of EXIF anew, which is another risk."""
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _scale_and_crop(image: Image.Image, side: int) -> Image.Image:
+    """The lengths are rounded as torchvision does: down for the longer side, the crop's to even."""
+    width, height = image.size
+    if width == height == side:
+        return image
+    shorter = min(width, height)
+    size = (side * width // shorter, side * height // shorter)
+    scaled = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((length - side) / 2) for length in size)
+    return scaled.crop((left, top, left + side, top + side))
+
+
+def _to_rgb(image: Image.Image, *, transparent_on: str | None) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip it at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if transparent_on is not None:
+            background = Image.new("RGBA", image.size, transparent_on)
+            image = Image.alpha_composite(background, image)
+    return image.convert("RGB")

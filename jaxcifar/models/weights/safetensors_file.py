@@ -1,0 +1,131 @@
+"""safetensors files (https://github.com/huggingface/safetensors), through their own library."""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save
+
+from jaxcifar.common.errors import WeightsError
+from jaxcifar.common.messages import printable
+from jaxcifar.models.weights.dtypes import decode
+
+_NUMPY_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_BFLOAT16 = "BF16"
+_MOST_HEADER = 4 << 20  # bytes; ResNet-152's has 0.1 MB, and Python takes 20 times as much
+_METADATA = "__metadata__"  # the format's own name among those of tensors
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The tensors by name, and the metadata; bfloat16 becomes float32.
+
+    Raises:
+      WeightsError: the file is damaged or something else, or holds a kind of number that NumPy
+        does not have.
+    """
+    try:
+        _check_header(path)
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+            for name, kind in kinds.items():
+                if kind not in _NUMPY_NAMES and kind != _BFLOAT16:
+                    raise WeightsError(
+                        f"{path} holds {name!a} as {kind} numbers, which cannot be read here; "
+                        "store it as float32."
+                    )
+            metadata = dict(file.metadata() or {})
+            plain = {name: file.get_tensor(name) for name in names if kinds[name] != _BFLOAT16}
+        # NumPy has no bfloat16, which the library therefore gives as bytes only, of all tensors.
+        raw = dict(deserialize(path.read_bytes())) if _BFLOAT16 in kinds.values() else {}
+        halves = {
+            name: decode(raw[name]["data"], "bfloat16").reshape(raw[name]["shape"])
+            for name in names
+            if kinds[name] == _BFLOAT16
+        }
+    except WeightsError:
+        raise
+    except Exception as error:  # the library's own, and NumPy's about shapes it cannot have
+        raise WeightsError(
+            f"{path} cannot be read as a safetensors file ({printable(str(error))}); it is damaged "
+            "or something else, so fetch it again."
+        ) from error
+    tensors = plain | halves
+    return {name: tensors[name] for name in names}, metadata
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER:
+        raise ValueError(f"header too large, {size:,} bytes")
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes arrays by name; the file appears complete or not at all.
+
+    Raises:
+      WeightsError: the path is taken (and `overwrite` is not given), or something in the arguments
+        cannot be stored. Nothing is changed.
+      OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path} is a directory: give the path of a file in it.")
+    if path.exists() and not overwrite:
+        raise WeightsError(
+            f"{path} exists: choose another path, or have it replaced (overwrite=True, --overwrite)"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
+    texts = dict(metadata or {})
+    if not all(isinstance(text, str) for item in texts.items() for text in item):
+        raise WeightsError(f"{path}: metadata is stored as strings; got {texts!r}.")
+    arrays = {name: _storable(path, name, array) for name, array in tensors.items()}
+    try:
+        data = save(arrays, texts)
+    except (SafetensorError, UnicodeError) as error:
+        raise WeightsError(f"{path}: the tensors cannot be stored ({error}).") from error
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _storable(path: Path, name: Any, array: Any) -> NDArray[Any]:
+    """The array as the library needs it: it writes memory as it lies, whatever the strides."""
+    if not isinstance(name, str) or name == _METADATA:
+        raise WeightsError(f"{path}: {name!r} cannot be the name of a tensor.")
+    array = np.asarray(array)
+    if array.dtype.name not in _NUMPY_NAMES.values():
+        raise WeightsError(f"{path}: {name!r} has numbers of {array.dtype.name}; store float32.")
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")

@@ -1,0 +1,205 @@
+"""3x3 convolutions with fewer multiplications, for processors.
+
+A map is cut into tiles; each tile and the kernel are transformed, multiplied position by position
+(one batched matrix product over tiles and channels), and transformed back: Winograd's minimal
+filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). Two schemes:
+
+* F(4x4, 3x3), tiles of 6x6 pixels that overlap by two: 36 products for 16 outputs in place of 144.
+  In float32 its rounding error is about ten times that of the plain sum: about 1e-5 of the
+  largest output on random maps of 64 to 256 channels.
+* For maps of up to 2x2, of which the kernel sees every pixel at once: 9 products for 4 outputs in
+  place of 16 (a 2x2 Toeplitz matrix takes three multiplications per direction).
+
+Down the map a tile's rows are brought side by side and transformed by a small matrix; across it
+cutting, padding and transforming are one product with a banded constant matrix. So all tiles of a
+position lie together, and the transformed maps are multiplied in 36 large products. With banded
+matrices in both directions there were eight times as many for 32x32 maps (52 in place of 30 ms by
+themselves), and a ResNet-18's step with the CIFAR stem took 3.2 in place of 2.65 s, each alone in
+its process, medians of 3. The images lie innermost but for the channels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcifar.common.numbers import widened
+
+Matrix = NDArray[np.float64]
+
+
+class Scheme(NamedTuple):
+    """Tiles of `size` outputs, seen through `padding` more pixels at the beginning.
+
+    ``outputs @ ((kernel @ w) * (inputs @ x))`` is the correlation of x with the three taps w.
+    """
+
+    size: int
+    padding: int
+    inputs: Matrix  # [products, pixels of a tile's input]
+    kernel: Matrix  # [products, 3]
+    outputs: Matrix  # [size, products]
+
+
+# Points 0, 1, -1, 2, -2 and infinity.
+F4 = Scheme(
+    4,
+    1,
+    np.array(
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ]
+    ),
+    np.array(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ]
+    ),
+    np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+)
+# Two pixels p, q under taps (a, b, c): b (p + q) + (c - b) q and b (p + q) + (a - b) p.
+WHOLE_MAP = Scheme(
+    2,
+    0,
+    np.array([[1, 1], [0, 1], [1, 0]]),
+    np.array([[0, 1, 0], [0, -1, 1], [1, -1, 0]]),
+    np.array([[1, 1, 0], [1, 0, 1]]),
+)
+
+
+class Cut(NamedTuple):
+    """Maps cut into tiles by a scheme: `down` rows of tiles, and `across` in each."""
+
+    scheme: Scheme
+    down: int
+    across: int
+    inputs: Matrix  # [products * across, width]: cuts, pads and transforms a row of tiles
+    outputs: Matrix  # [width, products * across]: transforms it back and puts it together
+
+
+@jax.custom_vjp
+def winograd(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3x3 cross-correlation, stride 1, padding 1: [n, h, w, c_in] to [n, h, w, c_out].
+
+    Args:
+        images: [n, h, w, c_in], any float dtype; what is narrower than float32 is computed in it.
+        kernel: [3, 3, c_in, c_out], same dtype.
+    """
+    return _correlate(images, kernel)
+
+
+def _forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return winograd(images, kernel), (images, kernel)
+
+
+def _backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    images, kernel = residuals
+    return _correlate(cotangent, turned(kernel)), _correlate_images(images, cotangent)
+
+
+winograd.defvjp(_forward, _backward)
+
+
+def turned(kernel: jax.Array) -> jax.Array:
+    """The kernel [k, k, c_out, c_in] with which a stride of 1's input gradient is a correlation."""
+    return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+
+
+# In the einsums: a and b are products down and across, i and o a tile's rows of inputs and outputs,
+# s and t tiles across and down, q is (b, s), w the width, n images, c and d channels in and out.
+# Their axes stay apart where they can, so that a batch shared out over devices stays so.
+
+
+@jax.jit  # traced once for all layers and passes of a shape
+def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    cut = _cut(images)
+    tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
+    weights = _of_kernel(cut.scheme.kernel, widened(kernel))
+    products = jnp.einsum("abstnc,abcd->abstnd", tiles, weights)
+    rows = products.reshape(len(products), -1, *products.shape[3:])
+    back = _for_each(products, cut.outputs)
+    rows = jnp.einsum("awq,aqtnd->awtnd", back, rows)
+    maps = jnp.einsum("oa,awtnd->owtnd", jnp.asarray(cut.scheme.outputs, rows.dtype), rows)
+    n, height, width, _ = images.shape
+    maps = maps.transpose(3, 2, 0, 1, 4).reshape(n, -1, width, kernel.shape[3])
+    return maps[:, :height].astype(images.dtype)
+
+
+@jax.jit
+def _correlate_images(images: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """The kernel's gradient [3, 3, c_in, c_out]: tiles of the images times tiles of the output."""
+    cut = _cut(images)
+    tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
+    of_output = _tiles(cut.scheme.outputs.T, 0, cut.outputs.T, cotangent, cut)
+    # Over one axis: XLA would transpose for a sum over several (84 in place of 40 ms, 32x32x64).
+    tiles, of_output = (x.reshape(*x.shape[:2], -1, x.shape[5]) for x in (tiles, of_output))
+    products = jnp.einsum("abkc,abkd->abcd", tiles, of_output)
+    return _of_kernel(cut.scheme.kernel.T, products).astype(images.dtype)
+
+
+def _tiles(rows: Matrix, padding: int, columns: Matrix, images: jax.Array, cut: Cut) -> jax.Array:
+    """Transformed tiles, [products down, products across, across, down, n, c].
+
+    Args:
+        rows: [products, rows of a tile].
+        padding: rows of zeros above the map.
+        columns: [products * across, width].
+        images: [n, h, w, c].
+        cut: of maps of that size.
+    """
+    window, step = rows.shape[1], cut.scheme.size
+    last = step * (cut.down - 1)  # the last tile's first row
+    below = last + window - padding - images.shape[1]
+    padded = jnp.pad(widened(images), ((0, 0), (padding, below), (0, 0), (0, 0)))
+    seen = [padded[:, i : i + last + 1 : step].transpose(2, 1, 0, 3) for i in range(window)]
+    down = jnp.einsum("ai,iwtnc->awtnc", jnp.asarray(rows, padded.dtype), jnp.stack(seen))
+    across = jnp.einsum("aqw,awtnc->aqtnc", _for_each(down, columns), down)
+    return across.reshape(len(rows), -1, cut.across, *across.shape[2:])
+
+
+def _for_each(products: jax.Array, matrix: Matrix) -> jax.Array:
+    """The matrix for each of the leading axis: without it the products would need transposing."""
+    return jnp.broadcast_to(jnp.asarray(matrix, products.dtype), (len(products), *matrix.shape))
+
+
+def _of_kernel(matrix: Matrix, x: jax.Array) -> jax.Array:
+    """A transform of both directions of a kernel: [i, i, c, d] to [a, a, c, d]."""
+    both = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(-1, x.shape[2] * x.shape[3])
+    return both.reshape(len(matrix), len(matrix), *x.shape[2:])
+
+
+def _cut(images: jax.Array) -> Cut:
+    height, width = images.shape[1:3]
+    scheme = WHOLE_MAP if max(height, width) <= 2 else F4
+    products, across = len(scheme.kernel), -(-width // scheme.size)
+    inputs = np.zeros((products, across, width))
+    outputs = np.zeros((width, products, across))
+    for tile in range(across):
+        first = tile * scheme.size
+        for pixel in range(scheme.inputs.shape[1]):
+            at = first + pixel - scheme.padding
+            if 0 <= at < width:
+                inputs[:, tile, at] = scheme.inputs[:, pixel]
+        for at in range(first, min(first + scheme.size, width)):
+            outputs[at, :, tile] = scheme.outputs[at - first]
+    return Cut(
+        scheme,
+        -(-height // scheme.size),
+        across,
+        inputs.reshape(-1, width),
+        outputs.reshape(width, -1),
+    )

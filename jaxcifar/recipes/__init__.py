@@ -1,0 +1,6 @@
+"""A recipe: every setting of a run, what it must satisfy, and the named presets.
+
+A recipe builds the parts of a run; it does not train, and it writes nothing.
+"""
+
+__all__ = ["presets", "recipe"]

@@ -1,0 +1,229 @@
+"""The presets, by name."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import did_you_mean
+from jaxcifar.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with its story."""
+
+    settings: dict[str, Any]  # the recipe's fields
+    text: str  # one line: what it trains and what came of it where
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Made when first asked for: checking one that freezes traces the network."""
+        return Recipe(**self.settings)
+
+
+# torchvision's ImageNet weights, as timm keeps them on the hub.
+IMAGENET_WEIGHTS = "timm/resnet18.tv_in1k"
+# The course report's recipe, see Recipe's fields for what is not named.
+FAITHFUL = {
+    "dataset": "cifar10",
+    "normalization": "cifar10",
+    "epochs": 20,
+    "batch_size": 128,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "schedule": "cosine",
+    "t_max": 200.0,
+    "schedule_unit": "epoch",
+}
+FINETUNE = FAITHFUL | {
+    "normalization": "imagenet",
+    "weights": IMAGENET_WEIGHTS,
+    "new_head": True,
+    "learning_rate": 0.001,
+}
+FREEZE_A = FINETUNE | {"freeze": "freeze_a"}
+FREEZE_B = FINETUNE | {"freeze": "freeze_b", "head": "sequential"}
+FROZEN_WHOLE = {"bn": "frozen", "cache_features": True}
+MINI = FAITHFUL | {
+    "train_size": 5_000,
+    "validation_size": 45_000,
+    "stratified": True,
+    "normalization": "imagenet",
+    "resize": 224,
+    "flip_rate": 0.4,
+    "rotate_degrees": 30.0,
+    "dropout_rate": 0.3,
+    "learning_rate": 0.001,
+    "epochs": 50,
+    # The 45,000 validation images cost three times an epoch of the 5,000 trained on.
+    "validate_every": 5,
+}
+# The same images and epochs spent better: warm-up, cosine to zero by step, light augmentation.
+MODERN = {
+    "schedule": "cosine",
+    "schedule_unit": "step",
+    "t_max": None,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "flip_rate": 0.5,
+}
+MODERN_SGD = MODERN | {
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "weight_decay": 5e-4,
+    "translate_pixels": 4,
+}
+# The best of five heads on frozen features (validation 0.748; SGD 0.1 likewise, without dropout and
+# smoothing 0.743, decay and dropout 0.5 0.734, a linear head 0.723).
+MODERN_HEAD = MODERN | {
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "weight_decay": 0.05,
+    "dropout_rate": 0.3,
+    "translate_pixels": 2,
+    "views": 4,
+}
+# Without a stem that throws away three quarters of a 32x32 image twice.
+MODERN_SCRATCH = MODERN_SGD | {"learning_rate": 0.1, "stem": "cifar"}
+MODERN_MINI = MODERN_SGD | {
+    "learning_rate": 0.1,
+    "rotate_degrees": 15.0,
+    "translate_pixels": 28,
+    "cutout_pixels": 80,
+}
+# What makes CIFAR-10 fast to learn, after Page 2019 ("How to train your ResNet") and Jordan 2024
+# (arXiv:2404.00498), whose rates, momentum and decay are of this order.
+SPEEDRUN = {
+    "dataset": "cifar10",
+    "normalization": "cifar10",
+    # All but enough images to see that a run went well.
+    "train_size": 49_500,
+    "validation_size": 500,
+    "flip_rate": 0.5,
+    "stem": "cifar",
+    "dtype": "bfloat16",
+    "init": "dirac",
+    "whiten": True,
+    "batch_size": 500,  # 99 whole batches
+    # At width 8 and 16x16 pixels, 8 epochs, one seed (benchmarks.ablation): test 0.746 with muon,
+    # 0.728 with sgd at a rate of 0.6, 0.702 at 0.3.
+    "optimizer": "muon",
+    "learning_rate": 0.3,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    # There sgd had 0.692 with 1, 0.702 with 4 and 0.704 with 16 (the last two within the noise).
+    # Airbench's 64 threw the running statistics off on digits (validation 0.05 in one run).
+    "bias_scale": 16.0,
+    "lookahead_steps": 5,
+    "schedule": "triangular",
+    "start_scale": 0.2,
+    "final_scale": 0.0,
+    "test_mirror": True,
+}
+
+
+def _speedrun(epochs: int, **settings: Any) -> dict[str, Any]:
+    """Of so many epochs, validated once at the end."""
+    length = {"epochs": epochs, "validate_every": epochs, "warmup_epochs": 0.2 * epochs}
+    return SPEEDRUN | length | settings
+
+
+LONG = {"label_smoothing": 0.1, "translate_pixels": 4, "cutout_pixels": 12}
+EXPERIMENTS: dict[str, Experiment] = {
+    "demo": Experiment(
+        {
+            "dataset": "digits",
+            # 19 batches of 64: with none left over there is one program less to compile.
+            "train_size": 1_216,
+            "validation_size": 200,
+            "normalization": "half",
+            "epochs": 12,
+            "batch_size": 64,
+            "learning_rate": 0.001,
+            "translate_pixels": 2,
+            "schedule": "cosine",
+        },
+        "ResNet-18 on 8x8 handwritten digits, shown at 32x32; minutes on two CPU cores",
+    ),
+    "scratch": Experiment(
+        FAITHFUL,
+        "ResNet-18 on CIFAR-10 from random weights, the course report's recipe (test 0.730 there)",
+    ),
+    "finetune": Experiment(
+        FINETUNE,
+        "the same from pretrained weights with a new head, all of it trained (0.805)",
+    ),
+    "freeze_a": Experiment(
+        FREEZE_A,
+        "finetune with conv1, bn1 and layer1 frozen; BatchNorm still follows the batch (0.791)",
+    ),
+    "freeze_b": Experiment(
+        FREEZE_B,
+        "finetune with all but a new two-layer head frozen; BatchNorm likewise (0.491)",
+    ),
+    "freeze_a_bn_frozen": Experiment(
+        FREEZE_A | FROZEN_WHOLE,
+        "freeze_a with frozen BatchNorms frozen, too, so that the frozen front runs only once",
+    ),
+    "freeze_b_bn_frozen": Experiment(
+        FREEZE_B | FROZEN_WHOLE,
+        "freeze_b likewise: epochs after the first take a second on two CPU cores",
+    ),
+    "mini": Experiment(
+        MINI,
+        "5,000 images at 224x224, flipped and turned, with dropout, from random weights (0.728)",
+    ),
+    "scratch_modern": Experiment(
+        FAITHFUL | MODERN_SCRATCH,
+        "scratch with the 3x3 stem, SGD, augmentation and a schedule that ends; not measured yet",
+    ),
+    "finetune_modern": Experiment(
+        FINETUNE | MODERN_SGD,
+        "finetune with SGD, augmentation and a schedule that ends; not measured yet",
+    ),
+    "freeze_a_modern": Experiment(
+        FREEZE_A | MODERN_SGD | {"bn": "frozen"},
+        "freeze_a likewise, frozen BatchNorms frozen, too; not measured yet",
+    ),
+    "freeze_b_modern": Experiment(
+        FREEZE_B | FROZEN_WHOLE | MODERN_HEAD,
+        "freeze_b with AdamW and dropout on four stored views of each image, cached",
+    ),
+    "mini_modern": Experiment(
+        MINI | MODERN_MINI,
+        "mini with SGD, stronger augmentation and a schedule that ends; not measured yet",
+    ),
+    "speedrun": Experiment(
+        _speedrun(16, label_smoothing=0.2, translate_pixels=2),
+        "ResNet-18 on CIFAR-10 for time to accuracy, 16 epochs; not measured yet at full width",
+    ),
+    "speedrun_95": Experiment(
+        _speedrun(40, **LONG),
+        "speedrun of 40 epochs with more augmentation; not measured yet at full width",
+    ),
+    "speedrun_96": Experiment(
+        _speedrun(80, **LONG),
+        "speedrun of 80 epochs with more augmentation; not measured yet at full width",
+    ),
+}
+# What of the course report is not one run.
+ELSEWHERE = {
+    "dropout_sweep": "scripts/sweep.py mini --field dropout_rate --values 0.1 0.2 0.3 0.4",
+    "activations": "scripts/visualize.py RUN --image ship",
+    "compare": "scripts/reproduce.py --only compare",
+}
+
+
+def get_experiment(name: str) -> Experiment:
+    """The preset of that name; `-` and `_` are the same.
+
+    Raises:
+        RecipeError: unknown, with the nearest name; or not one run, with the command that makes it.
+    """
+    key = name.replace("-", "_")
+    if key in ELSEWHERE:
+        raise RecipeError(f"{name} is not one run: python {ELSEWHERE[key]}")
+    if key not in EXPERIMENTS:
+        raise RecipeError(f"unknown experiment {name!r}{did_you_mean(key, EXPERIMENTS)}")
+    return EXPERIMENTS[key]

@@ -1,0 +1,6 @@
+"""A run on disk: its directory, history, checkpoints and weights.
+
+Nothing here trains; who may write the directory is decided here and nowhere else.
+"""
+
+__all__ = ["checkpoints", "curves", "directory", "history", "opening", "restore", "transfer"]

@@ -1,0 +1,153 @@
+"""Metrics as masked sums: merged by addition, divided once at the end."""
+
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcifar.common.numbers import is_zero
+
+
+class Metrics(TypedDict):
+    """Sums over examples. Adding two of them merges them, whatever the batch sizes were."""
+
+    loss_sum: jax.Array  # float32 [], sum of per-example losses in nats
+    correct: jax.Array  # int32 [], examples whose arg max is the label
+    count: jax.Array  # int32 [], examples counted
+    gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
+    nonfinite: jax.Array  # int32 [], training steps with numbers that were not finite
+    nonfinite_kinds: jax.Array  # int32 [], bit i is set where NONFINITE_KINDS[i] was not
+
+
+# What of a training step is looked at.
+NONFINITE_KINDS = ("logits", "gradients", "BatchNorm statistics")
+
+
+def zeros(shape: tuple[int, ...] = ()) -> Metrics:
+    """The sum over no examples; with a shape, of so many runs side by side."""
+    # float32, or float64 where JAX is told to have it.
+    zero, nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape)
+    return Metrics(
+        loss_sum=nothing,
+        correct=zero,
+        count=zero,
+        gradient_norm_sum=nothing,
+        nonfinite=zero,
+        nonfinite_kinds=zero,
+    )
+
+
+def add(a: Metrics, b: Metrics) -> Metrics:
+    """Merge the sums of two disjoint sets of examples."""
+    return Metrics(
+        loss_sum=a["loss_sum"] + b["loss_sum"],
+        correct=a["correct"] + b["correct"],
+        count=a["count"] + b["count"],
+        gradient_norm_sum=a["gradient_norm_sum"] + b["gradient_norm_sum"],
+        nonfinite=a["nonfinite"] + b["nonfinite"],
+        nonfinite_kinds=a["nonfinite_kinds"] | b["nonfinite_kinds"],
+    )
+
+
+def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Per-example cross-entropy in nats, float32 [n].
+
+    Args:
+        logits: [n, classes], float32.
+        label: int32 [n].
+        smoothing: label smoothing as in torch's `CrossEntropyLoss`: the target is
+            (1 - smoothing) on the label plus smoothing / classes everywhere.
+    """
+    if is_zero(smoothing):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, target)
+
+
+def measure(
+    loss: jax.Array,
+    logits: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    gradient_norm: jax.Array | float = 0.0,
+    nonfinite_kinds: jax.Array | int = 0,
+) -> Metrics:
+    """Sums over the examples whose `mask` is true.
+
+    Args:
+        loss: per-example loss, float32 [n].
+        logits: [n, classes].
+        label: int32 [n].
+        mask: bool [n]; false marks padding, which counts for nothing (even where it is not finite).
+        gradient_norm: of the step these examples made, float32 [].
+        nonfinite_kinds: of that step, see `find_nonfinite`.
+    """
+    correct = mask & (jnp.argmax(logits, axis=-1) == label)
+    count = jnp.sum(mask, dtype=jnp.int32)
+    return Metrics(
+        loss_sum=jnp.sum(jnp.where(mask, loss, 0.0)),
+        correct=jnp.sum(correct, dtype=jnp.int32),
+        count=count,
+        gradient_norm_sum=jnp.asarray(gradient_norm, loss.dtype) * count,
+        nonfinite=jnp.asarray(nonfinite_kinds != 0, jnp.int32),
+        nonfinite_kinds=jnp.asarray(nonfinite_kinds, jnp.int32),
+    )
+
+
+def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:
+    """Which of the trees hold a number that is not finite: bit i for the i-th, int32 [].
+
+    Every number is looked at: XLA:CPU drops NaN in fused reductions (JAX 0.10: a step of NaN
+    showed the loss ln 10), so that neither a loss nor a sum can tell.
+
+    Args:
+        trees: in the order of `NONFINITE_KINDS`.
+        axis_name: a mapped axis over which a tree counts as one.
+    """
+    found = jnp.stack(
+        [
+            jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).any()
+            if jax.tree.leaves(tree)
+            else jnp.zeros((), bool)
+            for tree in trees
+        ]
+    ).astype(jnp.int32)
+    if axis_name is not None:
+        found = jax.lax.pmax(found, axis_name)
+    return jnp.sum(found << jnp.arange(len(trees)), dtype=jnp.int32)
+
+
+def nonfinite_names(sums: Metrics) -> list[str]:
+    """Those of `NONFINITE_KINDS` that were not finite in some step. Waits for the device."""
+    kinds = int(jax.device_get(sums["nonfinite_kinds"]))
+    return [name for i, name in enumerate(NONFINITE_KINDS) if kinds >> i & 1]
+
+
+def total(sums: Metrics, axis_name: str) -> Metrics:
+    """The sums of a step of which each device along a mapped axis has seen a part."""
+    whole = dict(jax.lax.psum({k: sums[k] for k in ("loss_sum", "correct", "count")}, axis_name))
+    count = jnp.maximum(sums["count"], 1)
+    # A norm is of the step, and so is what was not finite: every device has the same.
+    norm = sums["gradient_norm_sum"] / count * whole["count"]
+    return Metrics(**{**sums, **whole, "gradient_norm_sum": norm})
+
+
+def compute(sums: Metrics) -> dict[str, float]:
+    """Divide once: ``{"loss", "accuracy", "examples"}`` as Python numbers. Waits for the device."""
+    host = jax.device_get(sums)
+    count = int(host["count"])
+    if count == 0:
+        raise ValueError("no examples were counted, so there is no loss or accuracy to report")
+    return {
+        "loss": float(host["loss_sum"]) / count,
+        "accuracy": int(host["correct"]) / count,
+        "examples": count,
+    }
+
+
+def mean_gradient_norm(sums: Metrics) -> float:
+    """The mean of the steps' gradient norms, each counted by its examples."""
+    host = jax.device_get(sums)
+    return float(host["gradient_norm_sum"]) / int(host["count"])

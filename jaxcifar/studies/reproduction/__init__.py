@@ -1,0 +1,6 @@
+"""The course report again, from one call: a plan, a loop that runs it, and one page of results."""
+
+from jaxcifar.studies.reproduction.loop import describe_plan, reproduce
+from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings
+
+__all__ = ["PLAN", "Item", "Settings", "describe_plan", "reproduce"]

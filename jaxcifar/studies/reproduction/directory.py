@@ -1,0 +1,365 @@
+"""The directory of a report: which files it holds, what has run in it, and the page of that.
+
+::
+
+    plan.json    the mark that the directory is ours, its scale, the options by which each item was
+                 asked for, and what failed and why
+    runs/        a run directory for each run of the plan, see `run_files`
+    pictures/
+    index.html   the page, which needs none of the others
+    report.md    the same
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+from jaxcifar.common.errors import RunError
+from jaxcifar.common.files import Shape, write_atomically
+from jaxcifar.common.messages import printable
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs.curves import DRAWN
+from jaxcifar.runs.directory import RunFiles, check_shape, read_object
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.studies.reproduction.drawings import (
+    Drawing,
+    comparison_drawing,
+    confusion_drawing,
+    curve_drawing,
+    gallery_drawings,
+    pictures,
+)
+from jaxcifar.studies.reproduction.page import Picture, to_html, to_markdown
+from jaxcifar.studies.reproduction.plan import MOST_SEEDS, PLAN, Item, Settings
+from jaxcifar.studies.reproduction.report import (
+    NOT_RUN,
+    Entry,
+    Gallery,
+    Report,
+    Run,
+    Scale,
+    SweepEntry,
+    build_page,
+    read_run,
+)
+from jaxcifar.studies.sweeps.directory import SweepFiles
+
+_MADE_BY = "jaxcifar reproduce"
+_MARK: Shape = {
+    "scale?": str,
+    "seed?": int,
+    "asked?": {"*": {"*": (str, int)}},
+    "failed?": {"*": str},
+}
+_GALLERIES = {
+    "activations": (
+        "What layers put out",
+        "An early convolution, the first of the first block and a later one of its stage, each "
+        "before its BatchNorm, as the course report showed them; at the size trained on, and "
+        "enlarged, where the maps have more pixels to show. Each row has a grey scale of its own, "
+        "printed above it.",
+    ),
+    "grad_cam": (
+        "Where the network looks (Grad-CAM)",
+        "The regions whose features speak for the predicted class. No image was picked: the rule "
+        "by which they were chosen is in the title.",
+    ),
+    "mistakes": (
+        "Most confident mistakes",
+        "The test images on which the network is wrong with the highest probability.",
+    ),
+}
+
+
+@dataclass
+class Mark:
+    """What plan.json says.
+
+    Attributes:
+        scale, seed: the directory's; a call with others is refused.
+        asked: id of an item -> the options it was last asked for by, see `Settings.options`; of
+            seeds the most that were ever asked for.
+        failed: id of an item -> why it did not run when it was last tried.
+    """
+
+    scale: Scale = "full"
+    seed: int = 0
+    asked: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def seeds(self, item: str) -> int:
+        """The most runs of an item that were asked for."""
+        return int(self.asked.get(item, {}).get("seeds", 1))
+
+    def ask(self, item: str, settings: Settings) -> None:
+        """Note that an item is asked for."""
+        seeds = max(self.seeds(item), settings.seeds)
+        self.asked[item] = settings.options() | ({"seeds": seeds} if seeds > 1 else {})
+
+
+@dataclass(frozen=True)
+class ReportFolder:
+    """A report's directory and the plan it follows."""
+
+    path: Path
+    plan: Sequence[Item] = PLAN
+
+    def open(self, settings: Settings, chosen: Iterable[Item]) -> Mark:
+        """The mark of the report here, or a new one, with what is asked for; nothing is written.
+
+        Raises:
+            RunError: the directory holds something else, or a report at another scale or seed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a directory: choose another --out")
+        mark = self.read_mark()
+        if mark is None:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise RunError(
+                    f"{self.path} is not empty and holds no report (no plan.json): it is left as "
+                    "it is; choose another --out"
+                )
+            mark = Mark(settings.scale, settings.seed)
+        for name in ("scale", "seed"):
+            theirs, wanted = getattr(mark, name), getattr(settings, name)
+            if theirs != wanted:
+                raise RunError(
+                    f"{self.path} was made with --{name} {theirs}, not {wanted}: go on with "
+                    f"--{name} {theirs}, or choose another --out"
+                )
+        for item in chosen:
+            mark.ask(item.name, settings)
+        return mark
+
+    def read_mark(self) -> Mark | None:
+        """The mark, or None where there is none.
+
+        Raises:
+            RunError: plan.json is damaged or of another program.
+        """
+        file = self.path / "plan.json"
+        if not file.is_file():
+            return None
+        values = read_object(file)
+        if values.pop("made_by", None) != _MADE_BY:
+            raise RunError(f"{file} is another program's: choose another --out")
+        check_shape(values, _MARK, file)
+        if "seeds" in values:  # the first form: one number, whatever item it was asked for
+            values.pop("seeds")
+            values["asked"] = {item.name: self._seeds_begun(item) for item in self.plan}
+        try:
+            mark = Mark(**values)
+        except TypeError as error:
+            raise RunError(
+                f"{file} is damaged ({printable(str(error))}): choose another --out"
+            ) from None
+        seeds = [options.get("seeds", 1) for options in mark.asked.values()]
+        if mark.scale not in get_args(Scale) or any(s not in range(MOST_SEEDS + 1) for s in seeds):
+            raise RunError(f"{file} is damaged (its scale or seeds): choose another --out")
+        return mark
+
+    def write_mark(self, mark: Mark) -> None:
+        """Write plan.json, making the directory."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"made_by": _MADE_BY, **vars(mark)}, indent=2)
+        write_atomically(self.path / "plan.json", text + "\n")
+
+    def run_path(self, item: Item, seed: int, first_seed: int) -> Path:
+        """The run directory of an item, or the directory of a sweep."""
+        suffix = "" if seed == first_seed else f"-seed{seed}"
+        return self.path / "runs" / (item.name + suffix)
+
+    def _seeds_begun(self, item: Item) -> dict[str, str | int]:
+        found = [path.name for path in (self.path / "runs").glob(f"{item.name}-seed*")]
+        return {"seeds": len(found) + 1} if found else {}
+
+    def command(self, mark: Mark) -> str:
+        """What to type for the same page: a line for each set of options asked for."""
+        groups: dict[tuple[tuple[str, str | int], ...], list[str]] = {}
+        for item in self.plan:
+            if item.name in mark.asked:
+                key = tuple(mark.asked[item.name].items())
+                # The group of the last pictures comes last: they are drawn from all the runs.
+                groups[key] = [*groups.pop(key, []), item.name]
+        start = ["python", "scripts/reproduce.py", "--scale", mark.scale]
+        start += ["--seed", str(mark.seed)] if mark.seed else []
+        name = self.path.resolve().name
+        start += ["--out", name] if name != "report" else []
+        lines = []
+        for key, names in (groups or {(): [item.name for item in self.plan]}).items():
+            others = [item.name for item in self.plan if item.name not in names]
+            part = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
+            options = [word for option, value in key for word in (f"--{option}", str(value))]
+            lines.append(shlex.join([*start, *options, *(part if others else [])]))
+        return "\n".join(lines)
+
+    def members(self, item: Item) -> list[tuple[float, Path]]:
+        """The values of a sweep and their run directories."""
+        folder = self.path / "runs" / item.name
+        return [(value, folder / f"{item.swept}={value}") for value in item.values]
+
+    def shared_run(self, item: Item, recipe: Recipe | None = None) -> Path | None:
+        """The complete member of a sweep that an item is, if there is one (of that recipe)."""
+        for sweep in self.plan:
+            if item.member is None or sweep.name != item.member[0]:
+                continue
+            path = dict(self.members(sweep))[item.member[1]]
+            if complete_run(path) and recipe in (None, read_recipe(RunFiles(path))):
+                return path
+        return None
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The runs of the plan, whatever there is of each."""
+        mark = self.read_mark() or Mark()
+        return tuple(self._entry(item, mark) for item in self.plan if item.kind == "run")
+
+    def drawings(self, item: Item) -> list[Drawing]:
+        """The pictures of an item that can be drawn from what is complete now."""
+        folder, entries = self.path / "pictures", self.entries()
+        complete = [entry for entry in entries if entry.complete()]
+        if item.name == "confusion":
+            mark = self.read_mark() or Mark()
+            # Each takes the network over the test set again: of a smoke run those suffice.
+            own = [entry for entry in complete if entry.preset == entry.faithful]
+            drawn = complete if mark.scale == "full" else own
+            return [confusion_drawing(folder, entry) for entry in drawn]
+        if item.name == "compare":
+            known = any(entry.compared for entry in complete)
+            return [comparison_drawing(folder, entries)] if known else []
+        return gallery_drawings(item.name, folder, entries)
+
+    def curves(self) -> list[Drawing]:
+        """The curves of every run that has an epoch."""
+        paths = [path for entry in self.entries() for path in entry.paths]
+        paths += [p for item in self.plan if item.values for _, p in self.members(item)]
+        begun = [path for path in dict.fromkeys(paths) if _has_curves(path)]
+        return [self._curve(path) for path in begun]
+
+    def read_report(self) -> Report:
+        """What there is of the plan."""
+        mark = self.read_mark() or Mark()
+        items = {item.name: item for item in self.plan}
+        sweeps = [item for item in self.plan if item.kind == "sweep"]
+        compared = pictures(self.drawings(items["compare"])) if "compare" in items else ()
+        return Report(
+            scale=mark.scale,
+            entries=self.entries(),
+            sweeps=tuple(self._sweep(item, mark) for item in sweeps),
+            comparison=compared[0] if compared else None,
+            galleries=tuple(
+                self._gallery(items[name], title, text, mark)
+                for name, (title, text) in _GALLERIES.items()
+                if name in items
+            ),
+            command=self.command(mark),
+        )
+
+    def write_page(self) -> Path:
+        """Draw what costs nothing (curves, the comparison) and write index.html and report.md."""
+        compared = [item for item in self.plan if item.name == "compare"]
+        free = [*self.curves(), *(d for item in compared for d in self.drawings(item))]
+        for drawing in free:
+            if not drawing.is_done():
+                drawing.make()
+        page = build_page(self.read_report())
+        write_atomically(self.path / "report.md", to_markdown(page, self.path))
+        write_atomically(self.path / "index.html", to_html(page))
+        return self.path / "index.html"
+
+    def describe(self) -> str:
+        """The plan, a line an item, with what there is of it."""
+        states = {entry.name: entry.state() for entry in self.entries()}
+        for item in self.plan:
+            if item.kind == "sweep":
+                done = sum(complete_run(path) is not None for _, path in self.members(item))
+                states[item.name] = f"{done} of {len(item.values)} complete"
+            elif item.kind == "pictures":
+                drawings = self.drawings(item)
+                done = sum(drawing.is_done() for drawing in drawings)
+                states[item.name] = f"{done} of {len(drawings)} drawn" if drawings else NOT_RUN
+        return "\n".join(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
+
+    def _curve(self, run: Path) -> Drawing:
+        name = run.relative_to(self.path / "runs").as_posix()
+        return curve_drawing(self.path / "pictures", run, name)
+
+    def _entry(self, item: Item, mark: Mark) -> Entry:
+        assert item.preset is not None
+        seeds = range(mark.seed, mark.seed + mark.seeds(item.name))
+        first, *others = (self.run_path(item, seed, mark.seed) for seed in seeds)
+        if complete_run(first) is None:
+            first = self.shared_run(item) or first
+        paths = (first, *others)
+        drawings = [self._curve(path) for path in paths]
+        title = item.title
+        if item.member is not None and first != self.run_path(item, mark.seed, mark.seed):
+            title += f" The run is that of {item.member[0]} with {item.member[1]}."
+        entry = Entry(
+            item.name,
+            title,
+            item.preset,
+            item.faithful or item.preset,
+            item.reported,
+            paths,
+            mark.failed.get(item.name),
+            item.compared,
+        )
+        if entry.complete():
+            drawings.append(confusion_drawing(self.path / "pictures", entry))
+        return replace(entry, pictures=pictures(drawings))
+
+    def _sweep(self, item: Item, mark: Mark) -> SweepEntry:
+        assert item.swept is not None
+        assert item.preset is not None
+        plot = self.path / "runs" / item.name / "figures" / "sweep.png"
+        drawn = [Picture(plot, f"Accuracy against {item.swept}", f"Accuracy against {item.swept}.")]
+        return SweepEntry(
+            item.name,
+            f"{item.title} {_how(self.path / 'runs' / item.name)}".strip(),
+            item.preset,
+            item.swept,
+            tuple(self.members(item)),
+            mark.failed.get(item.name),
+            tuple(p for p in drawn if p.path.is_file())
+            + pictures(self._curve(path) for _, path in self.members(item)),
+        )
+
+    def _gallery(self, item: Item, title: str, text: str, mark: Mark) -> Gallery:
+        drawings = self.drawings(item)
+        drawn = pictures(drawings)
+        missing = None
+        if not drawings or len(drawn) < len(drawings):
+            because = mark.failed.get(item.name)
+            missing = f"{item.name}: {NOT_RUN}" + (f": {because}" if because else "")
+        return Gallery(title, text, drawn, missing)
+
+
+def complete_run(path: Path) -> Run | None:
+    """The run in a directory, if it is complete; a damaged one is not."""
+    try:
+        run = read_run(path)
+    except RunError:
+        return None
+    return None if run is None or run.summary is None else run
+
+
+def _how(sweep: Path) -> str:
+    """How a sweep ran, and why so."""
+    files = SweepFiles(sweep)
+    if not files.holds_sweep():
+        return ""
+    description = files.read()
+    form = "as one program" if description["mode"] == "vmap" else "one after another"
+    return f"The members ran {form}: {description['why']}."
+
+
+def _has_curves(path: Path) -> bool:
+    """Whether a run has an epoch, and what is drawn of each."""
+    try:
+        history = RunFiles(path).read_history()
+        return bool(history.rows) and all(history.column(name) for name in DRAWN)
+    except RunError:
+        return False

@@ -1,0 +1,171 @@
+"""The directory of a sweep: which files it holds and when it may be written.
+
+::
+
+    sweep.json            the recipe, the field and its values; how it runs, and why
+    dropout_rate=0.1/     a run directory for each member, like any other: see `run_files`
+    table.md
+    figures/sweep.png     accuracy against the value
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxcifar.common.errors import RunError
+from jaxcifar.common.files import Shape, write_atomically
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs.directory import RunFiles, check_shape, read_object
+from jaxcifar.runs.restore import recipe_of_file
+from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
+
+DESCRIPTION: Shape = {
+    "experiment": str,
+    "field": str,
+    "values": [float],
+    "recipe": dict,
+    "mode": str,
+    "why": str,
+    "measured": (None, dict),
+    "failures": {"*": str},
+}
+
+
+@dataclass(frozen=True)
+class SweepFiles:
+    """The paths inside a sweep's directory."""
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        """sweep.json."""
+        return self.path / "sweep.json"
+
+    @property
+    def table(self) -> Path:
+        """table.md."""
+        return self.path / "table.md"
+
+    @property
+    def figure(self) -> Path:
+        """The plot."""
+        return self.path / "figures" / "sweep.png"
+
+    def run(self, name: str) -> RunFiles:
+        """A member's run directory."""
+        return RunFiles(self.path / name)
+
+    def holds_sweep(self) -> bool:
+        """Whether a sweep was begun here."""
+        try:
+            return isinstance(read_object(self.description).get("values"), list)
+        except RunError:
+            return False
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a directory that holds a sweep (unless `overwrite`) or anything else.
+
+        Raises:
+            RunError: naming the directory and the way out. Nothing is changed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
+        if self.holds_sweep():
+            if not overwrite:
+                raise RunError(
+                    f"{self.path} holds a sweep: continue it with --resume, replace it with "
+                    "--overwrite, or choose another --workdir"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty and holds no sweep (no sweep.json): it is left as it "
+                "is; choose another --workdir"
+            )
+
+    def read(self) -> dict[str, Any]:
+        """sweep.json.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"there is no directory {self.path} with a sweep to resume")
+        if not self.holds_sweep():
+            raise RunError(f"{self.path} holds no sweep (no readable sweep.json)")
+        description = read_object(self.description)
+        check_shape(description, DESCRIPTION, self.description)
+        # Of these the members' directories have their names, which `clear` removes.
+        if description["field"] not in numeric_fields():
+            raise RunError(f"{self.description} is damaged: its field is no number of a recipe")
+        return description
+
+    def write(self, description: dict[str, Any]) -> None:
+        """Write sweep.json, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.description, json.dumps(description, indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Remove an earlier sweep's members, table and plot, and nothing else.
+
+        sweep.json stays until it is replaced: killed at any point, the directory still counts as a
+        sweep, which --overwrite and --resume can deal with.
+        """
+        try:
+            before = self.read()
+        except RunError as error:
+            raise RunError(f"{error}; remove {self.path}, or choose another --workdir") from None
+        for value in before["values"]:
+            files = self.run(f"{before['field']}={value}")
+            if files.holds_run():
+                shutil.rmtree(files.path)
+        self.table.unlink(missing_ok=True)
+        self.figure.unlink(missing_ok=True)
+
+
+def read_sweep(workdir: str | Path) -> Recipe:
+    """The recipe that a sweep was begun with.
+
+    Raises:
+        RunError: not a sweep, or a damaged one.
+        RecipeError: a recipe with a field this version does not know.
+    """
+    files = SweepFiles(Path(workdir))
+    return recipe_of_file(files.read()["recipe"], files.description)
+
+
+def check_resumable(
+    files: SweepFiles, recipe: Recipe, name: str, field: str, members: Sequence[Member]
+) -> dict[str, Any]:
+    """sweep.json, if the sweep in it can go on as asked: by the same recipe, with more values or
+    the same.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    before = files.read()
+    if before["experiment"] != name:
+        raise RunError(f"{files.path} is a sweep of {before['experiment']!r}, not of {name!r}")
+    if before["field"] != field:
+        raise RunError(f"{files.path} is a sweep over {before['field']}, not over {field}")
+    differing = [
+        text
+        for text in recipe.differences(read_sweep(files.path))
+        if not text.startswith(f"{field}: ")
+    ]
+    if differing:
+        raise RunError(
+            f"{files.path} was begun with another recipe ({'; '.join(differing)}): resume it "
+            "without these options, or begin a sweep in another --workdir"
+        )
+    given: list[Number] = [member.value for member in members]
+    left_out = [value for value in before["values"] if value not in given]
+    if left_out:
+        raise RunError(
+            f"{files.path} has {field} {', '.join(map(str, left_out))}, too: name all of its "
+            "values (more are welcome), or begin a sweep in another --workdir"
+        )
+    return before

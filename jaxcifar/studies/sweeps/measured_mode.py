@@ -1,0 +1,193 @@
+"""One program for all members or one run after another: measured on the spot, and said."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcifar.data import Splits
+from jaxcifar.devices.memory import free_memory, memory_excess
+from jaxcifar.step import metrics
+from jaxcifar.step.augment import Augment
+from jaxcifar.step.state import TrainState, state_shapes
+from jaxcifar.step.steps import TrainStep
+from jaxcifar.studies.sweeps.members import Member
+from jaxcifar.training.epoch import Data, TrainEpoch
+from jaxcifar.training.features import USABLE_SHARE
+from jaxcifar.training.plan import stored_views
+from jaxcifar.training.resident import make_epoch_of_members
+from jaxcifar.training.stage import stage_data, stage_epoch, stage_step
+from jaxcifar.training.start import first_state
+
+Mode = Literal["auto", "vmap", "sequential"]
+Form = Literal["vmap", "sequential"]
+# Of measuring, besides compiling both forms: at most so long, and at most this share of the sweep.
+MEASURING_SECONDS = 20.0
+MEASURING_SHARE = 0.05
+SECONDS_PER_CALL = 0.1  # a shorter call is mostly overhead, which an epoch in one call has not
+SAMPLE_BATCHES = 4  # of data, to measure on
+
+
+class Choice(NamedTuple):
+    """How a sweep runs, and why."""
+
+    mode: Form
+    why: str
+    measured: dict[str, Any] | None
+
+
+class Program(NamedTuple):
+    """A form of training that can be timed."""
+
+    advance: Callable[[int], None]  # so many steps of every member, until they are done
+    compile_seconds: float
+    bytes: int  # of memory while it runs, its arguments included
+
+
+def build_members(
+    field: str, members: Sequence[Member], cut: str | None, *, size: int
+) -> TrainEpoch:
+    """The epoch of all members as one program; see `epoch.make_epoch_of_members`."""
+    recipe = members[0].recipe
+
+    def build(value: jax.Array) -> tuple[TrainStep, Augment | None]:
+        # The seed is in the state, as its key.
+        of_member = recipe if field == "seed" else recipe.with_traced(field, value)
+        return stage_step(of_member, 1, cut)
+
+    kind = int if field == "seed" else float
+    return make_epoch_of_members(
+        build,
+        jnp.asarray([member.value for member in members], kind),
+        size=size,
+        batch_size=recipe.batch_size,
+        views=stored_views(recipe),
+    )
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """States side by side: every leaf [m, ...]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def too_large(members: Sequence[Member]) -> str | None:
+    """Why the members' states cannot lie side by side in memory, or None if they can."""
+    recipe = members[0].recipe
+    shapes = state_shapes(
+        recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
+    )
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)]
+    return _over(len(members) * sum(sizes), f"the states of {len(members)} members take")
+
+
+def choose(field: str, members: Sequence[Member], splits: Splits) -> Choice:
+    """Time a few training steps of both forms, in turn, and take the faster one.
+
+    Compiling is left out: it is once a program, and kept for the next process. Validation is one
+    after another in either form, see `together`.
+    """
+    reason = too_large(members)
+    if reason is not None:
+        return Choice("sequential", reason, None)
+    programs = make_programs(field, members, splits)
+    reason = _over(programs["vmap"].bytes, f"one program of {len(members)} members needs")
+    if reason is not None:
+        return Choice("sequential", reason, None)
+    recipe = members[0].recipe
+    seconds = time_programs(programs, steps=recipe.epochs * recipe.steps_per_epoch)
+    ratio = seconds["vmap"] / seconds["sequential"]
+    return Choice(
+        "vmap" if ratio < 1 else "sequential",
+        f"a training step of {len(members)} members takes {1e3 * seconds['vmap']:.3g} ms as one "
+        f"program and {1e3 * seconds['sequential']:.3g} ms one after another (ratio {ratio:.2f})",
+        {
+            "members": len(members),
+            "vmap_seconds": seconds["vmap"],
+            "sequential_seconds": seconds["sequential"],
+            "ratio": ratio,
+            "vmap_compile_seconds": programs["vmap"].compile_seconds,
+            "sequential_compile_seconds": programs["sequential"].compile_seconds,
+            "vmap_bytes": programs["vmap"].bytes,
+            "sequential_bytes": programs["sequential"].bytes,
+        },
+    )
+
+
+def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict[str, Program]:
+    """Both forms, compiled, on a few batches of the data."""
+    recipe = members[0].recipe
+    size = min(len(splits.train), SAMPLE_BATCHES * recipe.batch_size)
+    train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
+    state = first_state(recipe, None, None, splits)
+    data = stage_data(recipe, dataclasses.replace(splits, train=train, validation=one), state, 1)
+    single = stage_epoch(recipe, 1, data.cut, size)
+    together = build_members(field, members, data.cut, size=size)
+    states = stack([state] * len(members))
+    return {
+        "vmap": _program(together, states, data.train, size, calls=1),
+        "sequential": _program(single, state, data.train, size, calls=len(members)),
+    }
+
+
+def time_programs(programs: dict[str, Program], *, steps: int) -> dict[str, float]:
+    """Seconds of a step of all members in each form: medians, the forms taking turns.
+
+    Args:
+        programs: compiled.
+        steps: of the sweep, so that measuring stays small beside it.
+    """
+    rough = {}
+    for name, program in programs.items():
+        program.advance(1)  # the first call pages its memory in
+        rough[name] = _seconds(program, 1)
+    slower, turn = max(rough.values()), sum(rough.values())
+    budget = min(MEASURING_SECONDS, MEASURING_SHARE * steps * slower)
+    count = max(1, min(round(SECONDS_PER_CALL / slower), int(budget / (3 * turn))))
+    repeats = max(3, min(9, int(budget / (count * turn))))
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            seconds[name].append(_seconds(program, count))
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def _seconds(program: Program, count: int) -> float:
+    begun = time.perf_counter()
+    program.advance(count)
+    return (time.perf_counter() - begun) / count
+
+
+def _program(epoch: TrainEpoch, state: TrainState, data: Data, size: int, *, calls: int) -> Program:
+    begun = time.perf_counter()
+    compiled = epoch.lower(state, data).compile()
+    compile_seconds = time.perf_counter() - begun
+    memory = compiled.memory_analysis()
+    needed = 0
+    if memory is not None:  # not every backend tells
+        needed = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+        )
+    order = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (*state.step.shape, size))
+    sums = metrics.zeros(state.step.shape)
+    # Each call gives its state away.
+    holder = [jax.tree.map(jnp.copy, state)]
+
+    def advance(count: int) -> None:
+        for _ in range(calls):
+            holder[0], _ = compiled(holder[0], data, order, sums, count)
+        jax.block_until_ready(holder[0])
+
+    return Program(advance, compile_seconds, needed)
+
+
+def _over(needed: int, text: str) -> str | None:
+    excess = memory_excess(needed, free_memory(), USABLE_SHARE)
+    return None if excess is None else f"{text} {excess}"

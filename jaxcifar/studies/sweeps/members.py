@@ -1,0 +1,129 @@
+"""The members of a sweep: a recipe each, alike but for one number."""
+
+import dataclasses
+from collections.abc import Sequence
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import jax
+import numpy as np
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.step.state import state_shapes
+
+Number = int | float
+# Fields that enter a run as plain numbers: no shape and no other program follows from them.
+PLAIN_FIELDS = (
+    "seed",
+    "dropout_rate",
+    "learning_rate",
+    "final_scale",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "clip_norm",
+    "flip_rate",
+    "rotate_degrees",
+)
+# Fields that choose the images.
+DATA_FIELDS = ("train_size", "validation_size", "split_seed")
+# Of these follow the features that a recipe may cache.
+_FEATURE_FIELDS = ("seed", "flip_rate", "rotate_degrees")
+
+
+class Member(NamedTuple):
+    """One run of a sweep."""
+
+    value: Number
+    name: str  # of its directory: "dropout_rate=0.1"
+    recipe: Recipe
+
+
+def numeric_fields() -> dict[str, type[int] | type[float]]:
+    """The fields of a recipe that can be swept, and whether each is an int or a float."""
+    found: dict[str, type[int] | type[float]] = {}
+    for name, hint in get_type_hints(Recipe).items():
+        kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+        if kinds in ([int], [float]):
+            found[name] = kinds[0]
+    return found
+
+
+def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Member]:
+    """One member for each value, in the order given.
+
+    Raises:
+        RecipeError: an unknown field (with the nearest name) or one that is not numeric, no value,
+            the same value twice, or one that the recipe refuses.
+    """
+    kind = _kind(field)
+    if not len(values):
+        raise RecipeError(f"a sweep over {field} needs at least one value")
+    members: list[Member] = []
+    for given in values:
+        value = given.item() if isinstance(given, np.generic) else given
+        if kind is float and type(value) is int:
+            value = float(value)
+        if any(member.value == value for member in members):
+            raise RecipeError(f"{field} {value} is given twice: each member needs its own value")
+        if type(value) not in (int, float):  # a recipe may have None there
+            raise RecipeError(f"{field} must be of type {kind.__name__}, not {shown(value)}")
+        of_member = dataclasses.replace(recipe, **{field: value})
+        members.append(Member(value, f"{field}={value}", of_member))
+    return members
+
+
+def parse_values(field: str, texts: Sequence[str]) -> list[Number]:
+    """The values of a field as a command line gives them.
+
+    Raises:
+        RecipeError: as `make_members`, or what is not such a number.
+    """
+    kind = _kind(field)
+    values = []
+    for text in texts:
+        try:
+            values.append(kind(text))
+        except ValueError:
+            wanted = f"{field} must be of type {kind.__name__}"
+            raise RecipeError(f"{wanted}, not {shown(text)}") from None
+    return values
+
+
+def _kind(field: str) -> type[int] | type[float]:
+    """Whether a field takes whole numbers or any."""
+    numeric = numeric_fields()
+    if field in numeric:
+        return numeric[field]
+    if field in {f.name for f in dataclasses.fields(Recipe)}:
+        raise RecipeError(
+            f"{field} is not numeric and cannot be swept; numeric are {', '.join(numeric)}"
+        )
+    raise RecipeError(f"unknown field {field!r}{did_you_mean(field, numeric)}")
+
+
+def why_not_together(field: str, members: Sequence[Member]) -> str | None:
+    """Why the members cannot run as one program, or None if they can."""
+    recipe = members[0].recipe
+    if field not in PLAIN_FIELDS:
+        return (
+            f"{field} changes the data, a shape or the program itself; as one program can run "
+            f"{', '.join(PLAIN_FIELDS)}"
+        )
+    if recipe.stage_of(1)[1] < recipe.epochs:
+        return f"with freeze {recipe.freeze!r} something thaws later, which is another program"
+    if recipe.cache_features and field in _FEATURE_FIELDS:
+        return f"the cached features follow from {field}, so that members cannot share them"
+    params = state_shapes(
+        recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
+    ).params
+    kinds = {
+        jax.tree.structure(jax.eval_shape(member.recipe.make_optimizer().init, params)): member
+        for member in members
+    }
+    if len(kinds) > 1:
+        odd = " and ".join(str(member.value) for member in kinds.values())
+        return f"{field} {odd} are optimizers with different state (zero does without)"
+    return None

@@ -1,0 +1,18 @@
+"""A run in time: `fit` is the loop; a stage, its epochs and what a run does around them.
+
+What reaches the disk goes through `runs`.
+"""
+
+__all__ = [
+    "epoch",
+    "evaluation",
+    "features",
+    "fit",
+    "interruption",
+    "plan",
+    "progress",
+    "resident",
+    "run",
+    "stage",
+    "start",
+]

@@ -1,0 +1,115 @@
+"""A whole epoch as one program: the dataset on the device as uint8, a loop over steps inside.
+
+The loop's length is an argument, so one compiled program serves a whole epoch in one call, or a
+piece of it where a progress bar wants to move: the state's step counter says where the epoch
+stands, and the numbers do not depend on the pieces.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcifar.step import metrics
+from jaxcifar.step.augment import Augment
+from jaxcifar.step.metrics import Metrics
+from jaxcifar.step.schedules import steps_per_epoch
+from jaxcifar.step.state import Stream, TrainState, draw_key
+from jaxcifar.step.steps import TrainStep
+
+# image [n h w 3] uint8, label [n] int32; shared out over the devices by rows, see `parallel`.
+Data = Mapping[str, jax.Array]
+Steps = Callable[..., tuple[TrainState, Metrics]]  # (state, data, order, sums, count)
+# (data, order, step within the epoch, view) -> a device's part of the images, labels and indices
+Fetch = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+class TrainEpoch(NamedTuple):
+    """``compile`` before the clock starts, then ``run``. Both donate the state they are given.
+
+    ``run(state, data, on_progress=None, *, sums=None, pace=steadily)`` trains from where the state
+    stands to the end of its epoch, or to where `pace` stops it, adding to the `sums` of the part
+    done before. It ends early where a step's numbers were not finite (unless the steps are those
+    of several members): the state is then the one behind that step.
+    """
+
+    compile: Callable[[TrainState, Data], TrainState]
+    run: Callable[..., tuple[TrainState, Metrics]]
+    lower: Callable[[TrainState, Data], jax.stages.Lowered]  # the steps over full batches, to study
+
+
+class Evaluation(NamedTuple):
+    """``compile`` before the clock starts, then ``run``, which a `pace` can end only by raising."""
+
+    compile: Callable[[Mapping[str, Any], Data], None]
+    run: Callable[..., Metrics]  # (variables, data, on_progress=None, *, pace=steadily)
+
+
+class Plan:
+    """How an epoch divides into steps."""
+
+    def __init__(self, size: int, batch_size: int, views: int | None) -> None:
+        """Divide an epoch over `size` images.
+
+        Raises:
+            ValueError: a batch size that is not.
+        """
+        if not 1 <= batch_size <= size:
+            raise ValueError(
+                f"batch_size must lie between 1 and the {size} images, not {batch_size}"
+            )
+        self.size, self.batch_size, self.views = size, batch_size, views
+        self.whole_steps, self.rest = divmod(size, batch_size)
+        self.epoch_steps = steps_per_epoch(size, batch_size)
+
+
+def make_draw_order(plan: Plan) -> Callable[[TrainState], jax.Array]:
+    """Build ``state -> int32 [size]``: the order of the images in the epoch the state lies in."""
+
+    def draw_order(state: TrainState) -> jax.Array:
+        epoch = state.step // plan.epoch_steps
+        return jax.random.permutation(draw_key(state.key, Stream.ORDER, epoch), plan.size)
+
+    return draw_order
+
+
+def make_steps(
+    plan: Plan,
+    train_step: TrainStep,
+    augment: Augment | None,
+    fetch: Fetch,
+    stop_at_nonfinite: bool,
+) -> Steps:
+    """Build the loop over steps, whose batches `fetch` brings; their size is that of the program.
+
+    ``(state, data, order, sums, count) -> (state, sums)``; `data` and `order` are passed on.
+    """
+
+    def steps(
+        state: TrainState, data: Data, order: jax.Array, sums: Metrics, count: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        epoch = state.step // plan.epoch_steps
+        view = epoch if plan.views is None else epoch % plan.views
+        augment_key = draw_key(state.key, Stream.AUGMENT, view)
+
+        def unfinished(carry: tuple[jax.Array, TrainState, Metrics]) -> jax.Array:
+            i, _, sums = carry
+            left = i < count
+            return left & (sums["nonfinite"] == 0) if stop_at_nonfinite else left
+
+        def body(
+            carry: tuple[jax.Array, TrainState, Metrics],
+        ) -> tuple[jax.Array, TrainState, Metrics]:
+            i, state, sums = carry
+            images, label, index = fetch(data, order, state.step % plan.epoch_steps, view)
+            if augment is not None:
+                keys = jax.vmap(lambda i: jax.random.fold_in(augment_key, i))(index)
+                images = augment(keys, images)
+            state, measured = train_step(state, {"image": images, "label": label})
+            return i + 1, state, metrics.add(sums, measured)
+
+        _, state, sums = jax.lax.while_loop(unfinished, body, (jnp.int32(0), state, sums))
+        return state, sums
+
+    return steps

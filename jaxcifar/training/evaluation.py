@@ -1,0 +1,145 @@
+"""Score variables on a dataset, or a run's checkpoint on one of its splits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcifar.common.errors import RunError
+from jaxcifar.data import Rows, Source
+from jaxcifar.data.reading import nbytes
+from jaxcifar.devices.layout import ONE_DEVICE, Layout
+from jaxcifar.devices.memory import free_memory, memory_excess, on_host
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.recipe import load_splits
+from jaxcifar.runs.checkpoints import Which
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.restore import restore_run
+from jaxcifar.step import metrics
+from jaxcifar.step.augment import make_normalize
+from jaxcifar.step.steps import EvalStep, Normalize, make_eval_step
+from jaxcifar.training.epoch import Data, Evaluation
+from jaxcifar.training.progress import ProgressBar
+from jaxcifar.training.resident import make_evaluation
+from jaxcifar.training.streamed import make_streamed_evaluation
+
+SplitName = Literal["train", "validation", "test"]
+# Of the memory that is free on a device, what images may take: a training step needs the rest.
+RESIDENT_SHARE = 0.5
+
+
+def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
+    """Images (uint8) and labels (int32) on the default device, or shared out over several."""
+
+    def read(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        # What has to be decoded is, with a thread for each core.
+        found = Rows(dataset, rows).load() if isinstance(dataset, Rows) else dataset.read(rows)
+        return {"image": found.images, "label": found.labels}
+
+    return layout.share_rows(read, len(dataset))
+
+
+def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
+    """Why the images cannot be kept on the devices, or None if they can."""
+    needed = sum(nbytes(source) for source in sources)
+    if not on_host():
+        needed = layout.share(needed)
+    excess = memory_excess(needed, free_memory(), RESIDENT_SHARE)
+    return None if excess is None else f"the images take {excess}"
+
+
+def make_scoring(
+    step: EvalStep,
+    source: Source,
+    *,
+    batch_size: int,
+    streamed: bool,
+    layout: Layout = ONE_DEVICE,
+) -> Evaluation:
+    """An evaluation over a source that is on the devices, see `to_device`, or streamed."""
+    if streamed:
+        return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
+    return make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
+
+
+def evaluate(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    dataset: Source,
+    *,
+    normalize: str | Normalize = "cifar10",
+    batch_size: int = 500,
+    mirror: bool = False,
+    progress: bool = False,
+) -> dict[str, float]:
+    """``{"loss", "accuracy", "examples"}`` over every image exactly once, in evaluation mode.
+
+    Images that do not fit on the device are streamed.
+
+    Args:
+        variables: ``{"params", "batch_stats"}``.
+        normalize: what was used in training: a name in `augment.NORMALIZATIONS` or a function.
+        batch_size: changes the time, not the result beyond rounding of the loss.
+        mirror: score the mean of the logits of an image and its mirror image.
+        progress: draw a bar, on a terminal.
+    """
+    if isinstance(normalize, str):
+        normalize = make_normalize(normalize)
+    eval_step = make_eval_step(model, normalize=normalize, mirror=mirror)
+    streamed = too_large(dataset) is not None
+    evaluation = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
+    data = {} if streamed else to_device(dataset)
+    with ProgressBar("evaluate", len(dataset), progress) as bar:
+        return metrics.compute(evaluation.run(variables, data, bar.advance))
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    split: SplitName = "test",
+    which: Which = "best",
+    data_dir: str | Path | None = None,
+    mirror: bool | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """``{"split", "examples", "accuracy", "loss"}`` of a run's checkpoint.
+
+    Args:
+        run: its directory.
+        split: of the data it was trained on.
+        which: of its checkpoints.
+        data_dir: where TFDS data lies.
+        mirror: as in `evaluate`; None is what the recipe's `test_mirror` says.
+        progress: draw a bar, on a terminal.
+
+    Raises:
+        RunError: not a run; or the data found is not the data it was trained on, so that its
+            train and validation images cannot be told apart.
+        RecipeError, CheckpointError, DataError: what of the run or its data cannot be used.
+    """
+    files = RunFiles(Path(run))
+    trained_on = files.read_config().get("data_fingerprint")
+    recipe, model, variables = restore_run(run, which)
+    splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three
+    if split != "test" and splits.fingerprint != trained_on:
+        raise RunError(
+            f"{files.path} was trained on another preparation of {recipe.dataset}, in another "
+            f"order: its {split} split cannot be found again; use --split test or its data"
+        )
+    result = evaluate(
+        model,
+        variables,
+        getattr(splits, split),
+        normalize=recipe.make_preprocess(),
+        batch_size=recipe.eval_batch_size,
+        mirror=recipe.test_mirror if mirror is None else mirror,
+        progress=progress,
+    )
+    return {
+        "split": split,
+        "examples": result["examples"],
+        "accuracy": result["accuracy"],
+        "loss": result["loss"],
+    }

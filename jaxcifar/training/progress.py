@@ -1,0 +1,57 @@
+"""A progress bar on a terminal, one line an epoch elsewhere."""
+
+import sys
+from types import TracebackType
+
+from jaxcifar.step import metrics
+from jaxcifar.step.metrics import Metrics
+
+
+class ProgressBar:
+    """A bar over the images of one pass: images per second, time left, loss and accuracy so far.
+
+    Draws only where standard error is a terminal, so that log files stay readable.
+    """
+
+    def __init__(self, label: str, images: int, enabled: bool = True) -> None:
+        """Begin a pass over `images` images."""
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=label,
+            total=images,
+            unit="img",
+            leave=False,
+            mininterval=0,  # it is moved every few seconds at most
+            dynamic_ncols=True,
+            disable=not (enabled and sys.stderr.isatty()),
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, images: int, sums: Metrics) -> None:
+        """Move by `images`, showing the metrics so far (already computed: no wait)."""
+        if not self._bar.disable and int(sums["count"]):  # every step may have been skipped
+            means = metrics.compute(sums)
+            text = f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.3f}"
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(min(images, self._bar.total - self._bar.n))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "42s", "3m05s", "1h02m"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,259 @@
+"""Epochs over data that stay on the host: the same batches as of data on the device, read ahead.
+
+What is read is decided here, by the run's key and step, and not by the reader: any step can be the
+first one, so a resumed run needs no state of the stream. Several batches go to the device at once,
+as one chunk, and one program loops over them.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcifar.data import Source
+from jaxcifar.data.reading import open_stream
+from jaxcifar.devices.layout import ONE_DEVICE, Layout
+from jaxcifar.step import metrics
+from jaxcifar.step.augment import Augment
+from jaxcifar.step.metrics import Metrics
+from jaxcifar.step.schedules import steps_per_epoch
+from jaxcifar.step.state import TrainState
+from jaxcifar.step.steps import EvalStep, TrainStep
+from jaxcifar.training.epoch import (
+    Data,
+    Evaluation,
+    Plan,
+    Steps,
+    TrainEpoch,
+    make_draw_order,
+    make_steps,
+)
+from jaxcifar.training.pieces import Pace, Progress, in_pieces, steadily
+
+# Of a chunk on the device, of which there are two or three at a time.
+CHUNK_BYTES = 32 * 2**20
+# Read on the host meanwhile, each by a thread.
+CHUNKS_AHEAD = 4
+NOT_READ: Data = {}
+
+
+def make_streamed_epoch(
+    train_step: TrainStep,
+    source: Source,
+    *,
+    batch_size: int,
+    augment: Augment | None = None,
+    views: int | None = None,
+    layout: Layout = ONE_DEVICE,
+    axis_step: TrainStep | None = None,
+    stop_at_nonfinite: bool = True,
+) -> TrainEpoch:
+    """`epoch.make_train_epoch` over a source that is read as the epoch goes on.
+
+    Its ``compile`` and ``run`` ignore what they are given as data. Each process reads the images
+    that its devices compute.
+
+    Raises:
+        ValueError: a batch size that is not.
+    """
+    plan = Plan(len(source), batch_size, views)
+    chunk_steps = _chunk_steps(source, batch_size, plan.whole_steps)
+    draw_order = jax.jit(make_draw_order(plan))
+
+    def compile_steps(length: int) -> Steps:
+        shared = layout.divides(length)
+        use_axis = shared and layout.axis_name is not None
+        step = axis_step if use_axis and axis_step is not None else train_step
+        return layout.compile(
+            make_steps(plan, step, augment, _from_chunk, stop_at_nonfinite),
+            (False, shared, False, False, False),
+            donate=(0,),
+        )
+
+    whole = compile_steps(batch_size)
+    last = compile_steps(plan.rest) if plan.rest else None
+
+    def compile(state: TrainState, data: Data = NOT_READ) -> TrainState:
+        for steps, length, count in ((whole, batch_size, chunk_steps), (last, plan.rest, 1)):
+            if steps is not None:
+                chunk = _empty_chunk(source, layout, count, length)
+                state, _ = steps(state, chunk, 0, metrics.zeros(), 0)
+        return jax.block_until_ready(state)
+
+    def run(
+        state: TrainState,
+        data: Data = NOT_READ,
+        on_progress: Progress | None = None,
+        *,
+        sums: Metrics | None = None,
+        pace: Pace = steadily,
+    ) -> tuple[TrainState, Metrics]:
+        order = np.asarray(draw_order(state), np.int64)
+        carry = (state, metrics.zeros() if sums is None else sums)
+        done = int(state.step) % plan.epoch_steps
+        index = order[done * batch_size : plan.whole_steps * batch_size].reshape(-1, batch_size)
+
+        def train(steps: Steps, index: NDArray[np.int64], first: int, chunk_steps: int) -> bool:
+            def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
+                nonlocal carry
+                carry = steps(carry[0], chunk, first + begin, carry[1], count)
+                return carry[1]
+
+            return _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
+
+        ended = train(whole, index, done, chunk_steps)
+        if last is not None and ended:
+            train(last, order[None, plan.whole_steps * batch_size :], plan.whole_steps, 1)
+        return carry
+
+    def lower(state: TrainState, data: Data = NOT_READ) -> jax.stages.Lowered:
+        chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
+        return whole.lower(state, chunk, 0, metrics.zeros(), 0)  # type: ignore[attr-defined]
+
+    return TrainEpoch(compile, run, lower)
+
+
+def make_streamed_evaluation(
+    eval_step: EvalStep, source: Source, *, batch_size: int, layout: Layout = ONE_DEVICE
+) -> Evaluation:
+    """`epoch.make_evaluation` over a source that is read as it goes on; given data are ignored."""
+    size = len(source)
+    batch_size = layout.share(min(batch_size, size)) * layout.size
+    batches = steps_per_epoch(size, batch_size)
+    chunk_steps = _chunk_steps(source, batch_size, batches)
+
+    def steps(
+        variables: Mapping[str, Any], chunk: Data, sums: Metrics, start: jax.Array, count: jax.Array
+    ) -> Metrics:
+        def body(i: jax.Array, sums: Metrics) -> Metrics:
+            batch = {name: chunk[name][start + i] for name in ("image", "label")}
+            return metrics.add(
+                sums, eval_step(variables, batch | {"mask": chunk["index"][start + i] < size})
+            )
+
+        if layout.axis_name is None:
+            return jax.lax.fori_loop(0, count, body, sums)
+        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, metrics.zeros())))
+
+    program = layout.compile(steps, (False, True, False, False, False))
+
+    def compile(variables: Mapping[str, Any], data: Data = NOT_READ) -> None:
+        chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
+        jax.block_until_ready(program(variables, chunk, metrics.zeros(), 0, 0))
+
+    def run(
+        variables: Mapping[str, Any],
+        data: Data = NOT_READ,
+        on_progress: Progress | None = None,
+        *,
+        pace: Pace = steadily,
+    ) -> Metrics:
+        index = np.arange(batches * batch_size).reshape(-1, batch_size)
+        sums = metrics.zeros()
+
+        def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
+            nonlocal sums
+            sums = program(variables, chunk, sums, at - begin, count)
+            return sums
+
+        _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
+        return sums
+
+    return Evaluation(compile, run)
+
+
+def _over_chunks(
+    advance: Callable[[Data, int, int, int], Metrics],
+    source: Source,
+    layout: Layout,
+    index: NDArray[np.int64],
+    chunk_steps: int,
+    on_progress: Progress | None,
+    pace: Pace,
+) -> bool:
+    """`epoch.in_pieces` over the batches of `index` [steps, n], no piece reaching into two chunks.
+
+    Args:
+        advance: ``(chunk, its first step, step to begin at, steps to do) -> sums so far``.
+    """
+    with closing(_chunks(source, layout, index, chunk_steps)) as chunks:
+        at = 0
+        chunk: Data = {}
+
+        def advance_in_chunk(count: int) -> Metrics:
+            nonlocal at, chunk
+            if at % chunk_steps == 0:
+                chunk = next(chunks)
+            sums = advance(chunk, at - at % chunk_steps, at, count)
+            at += count
+            return sums
+
+        return in_pieces(
+            advance_in_chunk,
+            len(index),
+            index.shape[1],
+            on_progress,
+            pace=pace,
+            limit=lambda done: chunk_steps - done % chunk_steps,
+        )
+
+
+def _chunk_steps(source: Source, batch_size: int, steps: int) -> int:
+    """Batches of a chunk: as many as its bytes allow, at least one."""
+    batch_bytes = batch_size * source.side**2 * 3
+    return max(1, min(steps, CHUNK_BYTES // batch_bytes))
+
+
+def _from_chunk(
+    chunk: Data, first: jax.Array, place: jax.Array, view: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A step's batch out of a chunk whose first batch is that of the step `first`."""
+    i = place - first
+    return chunk["image"][i], chunk["label"][i], chunk["index"][i]
+
+
+def _chunks(
+    source: Source, layout: Layout, index: NDArray[np.int64], chunk_steps: int
+) -> Generator[Data, None, None]:
+    """The batches of `index` [steps, n] on the device, so many at a time; the last is filled up.
+
+    Rows beyond the source's end read its last image.
+    """
+    own = layout.own_rows(index)
+    n = own.shape[1]
+    rows = np.minimum(own, len(source) - 1)
+    parts: Sequence[NDArray[np.int64]] = [
+        rows[i : i + chunk_steps].ravel() for i in range(0, len(rows), chunk_steps)
+    ]
+    with closing(open_stream(source, parts, prefetch=CHUNKS_AHEAD)) as stream:
+        for i, read in enumerate(stream):
+            part = own[i * chunk_steps : (i + 1) * chunk_steps]
+            filled = (chunk_steps - len(part)) * n
+            yield layout.place_batches(
+                {
+                    "image": _shaped(read.images, filled, n),
+                    "label": _shaped(read.labels, filled, n),
+                    "index": _shaped(part.ravel().astype(np.int32), filled, n),
+                },
+                index.shape[1],
+            )
+
+
+def _shaped(rows: NDArray[Any], filled: int, n: int) -> NDArray[Any]:
+    """[steps * n, ...] and so many rows of nothing as [steps, n, ...]."""
+    if filled:
+        rows = np.concatenate([rows, np.zeros((filled, *rows.shape[1:]), rows.dtype)])
+    return rows.reshape(-1, n, *rows.shape[1:])
+
+
+def _empty_chunk(source: Source, layout: Layout, steps: int, images: int) -> Data:
+    """To compile with."""
+    own = layout.own_rows(np.zeros((steps, images), np.int32))
+    side = source.side
+    return layout.place_batches(
+        {"image": np.zeros((*own.shape, side, side, 3), np.uint8), "label": own, "index": own},
+        images,
+    )

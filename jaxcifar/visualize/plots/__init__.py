@@ -1,0 +1,7 @@
+"""Figures from plain arrays, drawn without a screen."""
+
+from jaxcifar.visualize.plots.confusion import plot_confusion
+from jaxcifar.visualize.plots.grid import Overlay, plot_grad_cam, plot_images
+from jaxcifar.visualize.plots.maps import plot_activations
+
+__all__ = ["Overlay", "plot_activations", "plot_confusion", "plot_grad_cam", "plot_images"]

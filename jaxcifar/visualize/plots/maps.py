@@ -1,0 +1,82 @@
+"""Feature maps of a network's layers beside the image they are of."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from jaxcifar.common.figure import Page, shape_of
+
+COLUMNS = 8
+CELL = 1.05  # inches, a map's width
+INPUT = 2.4
+MARGIN = 0.2
+TITLE = 0.3  # above a layer's maps
+
+
+def plot_activations(
+    image: NDArray[np.uint8],
+    activations: Mapping[str, NDArray[np.floating]],
+    *,
+    title: str,
+    channels: int = COLUMNS,
+) -> Figure:
+    """The input and the first feature maps of each layer, eight a row.
+
+    Args:
+        image: uint8 [h, w, 3].
+        activations: layer name -> [h, w, channels] of that image. One grey scale a layer, from its
+            smallest to its largest value over all its channels, printed above it.
+        title: above it all.
+        channels: how many of each layer to draw.
+    """
+    heights = [
+        _rows(maps, channels) * CELL * shape_of(*maps.shape[:2]) for maps in activations.values()
+    ]
+    input_height = INPUT * shape_of(*image.shape[:2])
+    height = max(sum(heights) + TITLE * len(heights), input_height + TITLE) + MARGIN
+    page = Page(INPUT + COLUMNS * CELL + 3 * MARGIN, height, title)
+
+    input_axes = page.add(MARGIN, TITLE, INPUT, input_height)
+    input_axes.imshow(image)
+    input_axes.set_title(f"input, {image.shape[0]}x{image.shape[1]} pixels", fontsize=9)
+    input_axes.axis("off")
+    top = 0.0
+    for (name, maps), tall in zip(activations.items(), heights, strict=True):
+        rows, columns, total = maps.shape
+        shown = min(channels, total)
+        low, high = float(maps.min()), float(maps.max())
+        axes = page.add(INPUT + 2 * MARGIN, top + TITLE, COLUMNS * CELL, tall)
+        axes.imshow(_mosaic(maps[..., :shown]), cmap="gray", vmin=low, vmax=high, aspect="auto")
+        axes.set_title(
+            f"{name}: {rows}x{columns}, {shown} of {total} channels, "
+            f"black {low:.3g} to white {high:.3g}",
+            fontsize=9,
+            loc="left",
+        )
+        axes.axis("off")
+        top += TITLE + tall
+    return page.figure
+
+
+def _rows(maps: NDArray[np.floating], channels: int) -> int:
+    return -(-min(channels, maps.shape[-1]) // COLUMNS)
+
+
+def _mosaic(maps: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The channels of [h, w, channels] side by side, eight a row, NaN between them: one picture,
+    as hundreds of axes would take matplotlib many seconds.
+    """
+    height, width, count = maps.shape
+    times = max(1, 48 // max(height, width))  # so that a gap is narrow beside a map of 2x2
+    maps = maps.repeat(times, axis=0).repeat(times, axis=1)
+    height, width, gap = height * times, width * times, max(2, width * times // 24)
+    canvas = np.full(
+        (-(-count // COLUMNS) * (height + gap) - gap, COLUMNS * (width + gap) - gap), np.nan
+    )
+    for channel in range(count):
+        row, column = divmod(channel, COLUMNS)
+        y, x = row * (height + gap), column * (width + gap)
+        canvas[y : y + height, x : x + width] = maps[..., channel]
+    return canvas

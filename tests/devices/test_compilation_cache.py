@@ -1,0 +1,43 @@
+import jax
+import pytest
+
+from jaxcifar.devices.compilation_cache import enable_compilation_cache
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """JAX's settings as they were."""
+    names = (
+        "jax_enable_compilation_cache",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_cache_lies_in_our_home_by_kind_of_processor(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    folder = enable_compilation_cache()
+    assert folder is not None
+    assert folder.parent == tmp_path / "xla"
+    assert folder.is_dir()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_the_users_own_choice_wins(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    assert enable_compilation_cache() == tmp_path / "mine"
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert enable_compilation_cache() is None
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path / "file"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert enable_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None

@@ -1,0 +1,78 @@
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from jaxcifar.devices import memory
+from jaxcifar.devices.machine import describe_machine
+from jaxcifar.devices.memory import free_memory
+
+GIB = 2**30
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A root directory of which each test says what Linux would."""
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(text))
+        return tmp_path
+
+    return write
+
+
+def test_without_anything_that_tells_it_is_unknown(system):
+    assert free_memory(system({})) is None
+
+
+MEMINFO = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:  {8 * GIB // 1024} kB\n"}
+
+
+@pytest.mark.parametrize(
+    ("group", "free"),
+    [
+        ({}, 8 * GIB),
+        ({"memory.max": "max\n", "memory.current": GIB}, 8 * GIB),
+        ({"memory.max": 4 * GIB, "memory.current": GIB}, 3 * GIB),
+        (
+            {
+                "memory.max": 4 * GIB,
+                "memory.current": 3 * GIB,
+                "memory.stat": f"anon 5\ninactive_file {2 * GIB}\n",
+            },
+            3 * GIB,
+        ),
+        ({"memory.max": 64 * GIB, "memory.current": GIB}, 8 * GIB),
+        (
+            {
+                "memory/memory.limit_in_bytes": 4 * GIB,
+                "memory/memory.usage_in_bytes": 3 * GIB,
+                "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}\n",
+            },
+            2 * GIB,
+        ),
+    ],
+)
+def test_the_least_of_what_linux_and_the_control_group_leave(system, group, free):
+    files = {f"sys/fs/cgroup/{name}": text for name, text in group.items()}
+    assert free_memory(system(MEMINFO | files)) == free
+
+
+@pytest.mark.parametrize(
+    ("stats", "free"),
+    [({"bytes_limit": 10 * GIB, "bytes_in_use": 3 * GIB}, 7 * GIB), (None, None)],
+)
+def test_an_accelerator_speaks_for_itself_or_not_at_all(system, monkeypatch, stats, free):
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
+    assert free_memory(system(MEMINFO)) == free
+
+
+def test_this_machine_has_memory_and_a_description():
+    assert free_memory() is None or free_memory() > 0
+    machine = describe_machine()
+    assert machine["backend"] == "cpu"
+    assert machine["versions"]["jax"] == jax.__version__

@@ -1,0 +1,89 @@
+import pytest
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.models.names import count_params
+from jaxcifar.recipes.presets import ELSEWHERE, EXPERIMENTS, get_experiment
+from jaxcifar.recipes.recipe import _param_shapes
+from jaxcifar.step.freeze import split_params
+
+
+def test_dash_and_underscore_are_the_same(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "two_words", EXPERIMENTS["demo"])
+    assert get_experiment("two-words") is get_experiment("two_words")
+
+
+def test_an_unknown_experiment_has_its_nearest_name():
+    with pytest.raises(RecipeError, match="'scrach'; did you mean 'scratch'"):
+        get_experiment("scrach")
+    with pytest.raises(RecipeError, match="choose from demo, scratch"):
+        get_experiment("xyzzy")
+
+
+def test_what_is_not_one_run_names_the_command_that_makes_it(root):
+    for name, command in ELSEWHERE.items():
+        assert (root / command.split()[0]).is_file()
+        with pytest.raises(RecipeError, match=f"{name} is not one run: python {command}"):
+            get_experiment(name)
+
+
+def test_the_reports_transfer_runs_are_as_experiments_says():
+    finetune, freeze_a, freeze_b = (
+        get_experiment(name).recipe for name in ("finetune", "freeze-a", "freeze-b")
+    )
+    for recipe in (finetune, freeze_a, freeze_b):
+        assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("adam", 1e-3, 0)
+        assert (recipe.t_max, recipe.schedule_unit, recipe.epochs) == (200, "epoch", 20)
+        assert (recipe.normalization, recipe.stem, recipe.batch_size) == (
+            "imagenet",
+            "imagenet",
+            128,
+        )
+        assert (recipe.bn, recipe.new_head, recipe.split_sizes) == ("batch", True, (40_000, 10_000))
+    trained = [
+        count_params(split_params(shapes, r.make_labels())[0])
+        for r, shapes in (
+            (r, _param_shapes(r.make_model())) for r in (finetune, freeze_a, freeze_b)
+        )
+    ]
+    assert trained == [11_181_642, 11_181_642 - 157_504, 512 * 256 + 256 + 256 * 10 + 10]
+
+
+def test_the_mini_run_is_as_experiments_says():
+    mini = get_experiment("mini").recipe
+    assert (mini.split_sizes, mini.stratified) == ((5_000, 45_000), True)
+    assert (mini.image_size, mini.normalization, mini.weights) == (224, "imagenet", None)
+    assert (mini.flip_rate, mini.rotate_degrees, mini.interpolation) == (0.4, 30, "nearest")
+    assert (mini.head, mini.dropout_rate) == ("linear", 0.3)
+    assert (mini.epochs, mini.learning_rate, mini.optimizer) == (50, 0.001, "adam")
+    assert (mini.translate_pixels, mini.cutout_pixels, mini.weight_decay) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n.endswith(("_bn_frozen", "_modern"))])
+def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
+    recipe = get_experiment(name).recipe
+    faithful = get_experiment(name.removesuffix("_bn_frozen").removesuffix("_modern")).recipe
+    assert recipe != faithful
+    for field in ("dataset", "split_sizes", "split_seed", "epochs", "weights", "freeze"):
+        assert getattr(recipe, field) == getattr(faithful, field), field
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "smoothing", "shift", "cutout"),
+    [("speedrun", 16, 0.2, 2, 0), ("speedrun-95", 40, 0.1, 4, 12), ("speedrun-96", 80, 0.1, 4, 12)],
+)
+def test_a_speedrun_is_all_images_and_one_validation(name, epochs, smoothing, shift, cutout):
+    experiment = get_experiment(name)
+    recipe = experiment.recipe
+    assert "not measured yet at full width" in experiment.text
+    assert (recipe.split_sizes, recipe.steps_per_epoch, recipe.epochs) == (
+        (49_500, 500),
+        99,
+        epochs,
+    )
+    assert [epoch for epoch in range(1, epochs + 1) if recipe.validates(epoch)] == [epochs]
+    assert (recipe.label_smoothing, recipe.flip_rate) == (smoothing, 0.5)
+    assert (recipe.translate_pixels, recipe.cutout_pixels) == (shift, cutout)
+    # From a fifth of the peak to it in a fifth of the run, then to zero.
+    steps, schedule = 99 * epochs, recipe.make_schedule()
+    found = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
+    assert found == pytest.approx([0.06, 0.3, 0.15, 0.0], rel=0.02, abs=1e-6)

@@ -1,0 +1,364 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from jaxcifar.common.errors import RunError
+from jaxcifar.runs.directory import COLUMNS, RunFiles
+from jaxcifar.runs.history import History
+
+
+@pytest.fixture
+def files(tmp_path):
+    run = RunFiles(tmp_path / "run")
+    run.create({"recipe": {}})
+    return run
+
+
+def test_a_directory_with_a_run_is_refused_and_untouched_unless_overwriting(files):
+    files.append_row({"epoch": 1, "step": 3})
+    before = files.metrics.read_bytes()
+    with pytest.raises(RunError, match="--resume.*--overwrite"):
+        files.check_free(overwrite=False)
+    assert files.metrics.read_bytes() == before
+    files.check_free(overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_foreign_directory_is_refused_even_when_overwriting(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        RunFiles(tmp_path).check_free(overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwriting_removes_the_run_and_nothing_else(files):
+    (files.path / "notes.txt").write_text("mine")
+    files.figures.mkdir()
+    (files.figures / "curves.png").write_bytes(b"old")
+    files.append_row({"epoch": 1, "step": 3})
+    files.create({"recipe": {"epochs": 2}})
+    assert sorted(p.name for p in files.path.iterdir()) == ["config.json", "notes.txt"]
+    assert files.read_config() == {"recipe": {"epochs": 2}}
+
+
+def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(files, monkeypatch):
+    files.append_row({"epoch": 1, "step": 3})
+
+    def killed(self, config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFiles, "write_config", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.create({"recipe": {"epochs": 2}})
+    assert not files.metrics.exists()
+    files.check_free(overwrite=True)
+
+
+def test_the_config_json_of_another_tool_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        RunFiles(tmp_path).check_free(overwrite=True)
+    with pytest.raises(RunError, match="has no recipe"):
+        RunFiles(tmp_path).read_config()
+
+
+def test_an_empty_directory_is_free_to_use_but_holds_no_run(tmp_path):
+    RunFiles(tmp_path).check_free(overwrite=False)
+    with pytest.raises(RunError, match="is empty"):
+        RunFiles(tmp_path).read_config()
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        RunFiles(tmp_path / "run").check_free(overwrite=True)
+
+
+def test_missing_foreign_and_damaged_runs_are_told_apart(tmp_path):
+    with pytest.raises(RunError, match="there is no run directory"):
+        RunFiles(tmp_path / "none").read_config()
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(RunError, match="holds no run"):
+        RunFiles(tmp_path).read_config()
+    for text in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunError, match=r"config\.json"):
+            RunFiles(tmp_path).read_config()
+
+
+def test_history_survives_a_line_cut_off_by_a_crash(files):
+    rows = [{"epoch": e, "step": 3 * e, "train_loss": 1 / e} for e in (1, 2)]
+    for row in rows:
+        files.append_row(row)
+    with files.metrics.open("a") as file:
+        file.write('{"epoch": 3, "st')
+    assert files.read_history() == History(rows)
+    assert files.read_history().column("step") == [3, 6]
+
+
+def test_a_damaged_line_in_the_middle_is_named(files):
+    files.metrics.write_text('{"epoch": 1, "step": 3}\nrubbish\n{"epoch": 3, "step": 9}\n')
+    with pytest.raises(RunError, match="line 2"):
+        files.read_history()
+
+
+def test_epochs_after_the_checkpoint_are_dropped(files):
+    for epoch in (1, 2, 3):
+        files.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
+    assert files.keep_history(20).column("epoch") == [1, 2]
+    assert [json.loads(line)["epoch"] for line in files.metrics.read_text().splitlines()] == [1, 2]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from jaxcifar.runs.directory import RunFiles
+
+with RunFiles(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(root, tmp_path):
+    """Another process that holds the lock of a run until it is killed or its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def locked(files):
+    with files.lock():
+        return sorted(path.name for path in files.path.iterdir())
+
+
+@pytest.mark.parametrize("end", ["killed", "done"])
+def test_a_run_in_use_by_another_process_is_refused_until_that_ends(holder, tmp_path, end):
+    files = RunFiles(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(
+            RunError, match=rf"in use by another process \(pid {holder.pid}\).*--workdir"
+        ):
+            locked(files)
+    holder.kill() if end == "killed" else holder.communicate()
+    holder.wait()
+    assert locked(files) == [".lock"]
+    assert not (files.path / ".lock").exists()
+
+
+def test_a_lock_is_no_run_and_nothing_foreign(files, tmp_path):
+    new = RunFiles(tmp_path / "new")
+    with new.lock():
+        assert not new.holds_run()
+        new.check_free(overwrite=False)
+        with pytest.raises(RunError, match="is empty"):
+            new.read_config()
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(tmp_path / "new"))
+        new.create({"recipe": {}})
+        with pytest.raises(RunError, match="--resume"):
+            new.check_free(overwrite=False)
+        new.create({"recipe": {"epochs": 2}})  # overwriting keeps the lock
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(tmp_path / "new"))
+    assert [path.name for path in new.path.iterdir()] == ["config.json"]
+
+
+def test_the_lock_is_given_back_after_an_error(files):
+    with pytest.raises(KeyError), files.lock():
+        raise KeyError
+    assert ".lock" in locked(files)
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_lock(
+    files, monkeypatch
+):
+    import fcntl
+
+    flock, calls = fcntl.flock, []
+
+    def slowly(descriptor, how):
+        # Between our opening it and our locking it, its holder ends.
+        if not calls:
+            (files.path / ".lock").unlink()
+        calls.append(descriptor)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", slowly)
+    with files.lock():
+        monkeypatch.undo()
+        assert len(calls) == 2
+        with pytest.raises(RunError, match="in use"):
+            locked(RunFiles(files.path))
+
+
+def test_a_disk_without_locks_does_without(files, monkeypatch):
+    import fcntl
+
+    def unsupported(descriptor, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert "config.json" in locked(files)
+
+
+@pytest.fixture
+def unwritable():
+    """A directory that this process may not write; root may write anywhere, and is nobody here."""
+    directory = Path(tempfile.mkdtemp(prefix="jaxcifar-tests-"))
+    directory.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield directory
+    finally:
+        if root:
+            os.seteuid(0)
+        directory.chmod(0o755)
+        shutil.rmtree(directory)
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(unwritable):
+    for path in (unwritable, unwritable / "run", unwritable / "a" / "run"):
+        files = RunFiles(path)
+        with pytest.raises(RunError, match=f"{unwritable} cannot be written.*--workdir"):
+            files.check_free(overwrite=False)
+        with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
+            files.create({"recipe": {}})
+        with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
+            locked(files)
+
+
+def test_a_file_above_the_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    files = RunFiles(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="file is a file"):
+        files.check_free(overwrite=True)
+    with pytest.raises(RunError, match="Not a directory"):
+        files.create({"recipe": {}})
+
+
+def test_overwriting_removes_damaged_checkpoints_too(files):
+    (files.damaged / "30").mkdir(parents=True)
+    files.create({"recipe": {}})
+    assert not files.damaged.exists()
+
+
+GOOD_ROW = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1, "step": 3}
+SCORE = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
+GOOD_SUMMARY = {"train_accuracy": 0.5, "train_seconds": 1.0, "best": SCORE, "last": SCORE}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"recipe":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"recipe": "\xff"}', "cannot be read as JSON: 'utf-8' codec"),
+        (b'{"recipe": ' + b"9" * 5_000 + b"}", "cannot be read as JSON"),
+        (b'{"recipe": []}', "has no recipe"),
+        (b'{"recipe": {}, "weights": [1]}', r"is damaged: weights is \[1\], not an object"),
+        (b'{"recipe": {}, "weights": {"source": "w"}}', "damaged: weights.sha256 is missing"),
+        (b'{"recipe": {}, "experiment": 1}', "experiment is 1, not a line of text"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_error(files, data, message):
+    files.config.write_bytes(data)
+    with pytest.raises(RunError, match=message) as caught:
+        files.read_config()
+    assert str(files.config) in str(caught.value)
+
+
+def test_files_that_are_none_are_not_waited_for(files):
+    files.config.unlink()
+    for place in (files.config, files.metrics, files.summary):
+        os.mkfifo(place)
+    assert not files.holds_run()
+    with pytest.raises(RunError, match="holds no run"):
+        files.read_config()
+    assert files.read_history() == History()
+    assert files.read_summary() is None
+
+
+def test_files_of_absurd_length_are_not_read(files):
+    for place in (files.config, files.metrics, files.summary):
+        place.touch()
+        os.truncate(place, 1 << 40)
+    for read in (files.read_config, files.read_history, files.read_summary):
+        with pytest.raises(RunError, match="has 1,099,511,627,776 bytes"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "is no epoch's: it is \\[1\\], not an object"),
+        ("7", "not an object"),
+        ('{"epoch": "1", "step": 3}', "epoch is '1', not a number"),
+        ('{"epoch": 1}', "step is missing"),
+        ('{"epoch": 1, "step": 3.5}', "step is 3.5, not a whole number"),
+        ('{"epoch": 1, "step": null}', "step is None, not a whole number"),
+        ('{"epoch": 1, "step": 3, "seconds": NaN}', "seconds is nan, not a finite number"),
+        ('{"epoch": 1, "step": 3, "train_loss": 1' + "0" * 400 + "}", "train_loss is .*a number"),
+        ("[" * 100_000, "line 1, cannot be read as JSON: it is nested too deeply"),
+        ("\0", "line 1, cannot be read as JSON"),
+    ],
+)
+def test_a_line_that_is_no_epochs_is_named(files, line, message):
+    files.metrics.write_text(f'{line}\n{{"epoch": 2, "step": 6}}\n')
+    with pytest.raises(RunError, match=message) as caught:
+        files.read_history()
+    assert f"{files.metrics}, line 1," in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_loss_that_is_not_finite_is_part_of_a_history(files):
+    files.append_row(GOOD_ROW | {"validation_loss": float("inf"), "train_loss": float("nan")})
+    assert files.read_history().column("validation_loss") == [float("inf")]
+
+
+def test_an_epoch_without_what_going_on_needs_is_named(files):
+    files.append_row({"epoch": 1, "step": 3})
+    with pytest.raises(RunError, match="the history has no train_loss for epoch 1"):
+        files.read_history().column("train_loss")
+    with pytest.raises(RunError, match="has no validation_accuracy"):
+        files.read_history().validated()
+    with pytest.raises(RunError, match="has an epoch without learning_rate"):
+        files.keep_history(3)
+    assert files.metrics.read_text() == '{"epoch": 1, "step": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_seconds": "1"}, "train_seconds is '1', not a finite number"),
+        ({"train_seconds": float("nan")}, "train_seconds is nan"),
+        ({"best": None}, "best is None, not an object"),
+        ({"last": SCORE | {"test": 0.5}}, "last.test is 0.5, not an object"),
+        ({"last": SCORE | {"validation_accuracy": None}}, "last.validation_accuracy is None"),
+        ({"parameters": 1.5}, "parameters is 1.5, not a whole number"),
+    ],
+)
+def test_a_summary_that_cannot_be_is_one_error(files, change, message):
+    files.write_summary(GOOD_SUMMARY)
+    assert files.read_summary() == GOOD_SUMMARY
+    files.write_summary(GOOD_SUMMARY | change)
+    with pytest.raises(RunError, match=f"summary.json is damaged: {message}"):
+        files.read_summary()

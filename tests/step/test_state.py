@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.step.state import Stream, draw_key, init_state, init_variables
+
+MODEL = ResNet(stage_sizes=(1,), width=4, stem="cifar")
+TX = optax.sgd(0.1, momentum=0.9)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return [init_state(MODEL, TX, seed=seed, image_size=8) for seed in (0, 0, 1)]
+
+
+def arrays(state):
+    state = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def test_the_state_is_a_function_of_the_seed(states):
+    first, again, other = map(arrays, states)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
+    kernels = [state.params["conv1"]["kernel"] for state in states]
+    assert not np.array_equal(kernels[0], kernels[2])
+    assert not np.array_equal(first[-1], other[-1]), "the run's key"
+
+
+def test_a_fresh_state_has_taken_no_step(states):
+    state = states[0]
+    assert (state.step.dtype, int(state.step)) == (jnp.int32, 0)
+    assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    trace = state.opt_state[0].trace
+    assert jax.tree.structure(trace) == jax.tree.structure(state.params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(trace))
+    stats = state.batch_stats["bn1"]
+    np.testing.assert_array_equal(stats["mean"], np.zeros(4))
+    np.testing.assert_array_equal(stats["var"], np.ones(4))
+
+
+def test_parameters_and_statistics_are_float32_leaves_of_the_model(states):
+    variables = states[0].variables
+    expected = jax.eval_shape(lambda key: init_variables(MODEL, key, 8), jax.random.key(0))
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+def test_every_layer_draws_its_own_weights(states):
+    block = states[0].params["layer1"]["0"]
+    assert not np.array_equal(block["conv1"]["kernel"], block["conv2"]["kernel"])
+
+
+def test_streams_and_counts_never_share_a_key():
+    drawn = {
+        jax.random.key_data(draw_key(jax.random.key(seed), stream, count)).tobytes()
+        for seed in range(2)
+        for stream in Stream
+        for count in range(10)
+    }
+    assert len(drawn) == 2 * 3 * 10
+
+
+def test_a_draw_is_the_same_inside_a_program_and_out():
+    key = jax.random.key(3)
+    outside = draw_key(key, Stream.AUGMENT, 7)
+    inside = jax.jit(lambda key, count: draw_key(key, Stream.AUGMENT, count))(key, jnp.int32(7))
+    assert outside == inside

@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.models.weights import write_safetensors
+from jaxcifar.studies.reproduction import Settings, describe_plan, loop, reproduce
+from jaxcifar.training.fit import fit
+from tests.studies.reproduction.test_page import read
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the runs that `fit` was called for, and how many epochs each trained."""
+    calls = []
+
+    def counting(recipe, splits, *, workdir, **more):
+        epochs = []
+        calls.append((workdir.name, epochs))
+        return fit(recipe, splits, workdir=workdir, on_epoch=epochs.append, **more)
+
+    monkeypatch.setattr(loop, "fit", counting)
+    return calls
+
+
+def page_text(out):
+    return "".join(read((out / "index.html").read_text()).text)
+
+
+def state(out, plan, name):
+    line = next(ln for ln in describe_plan(out, plan).splitlines() if ln.startswith(name + " "))
+    return line[20:44].strip()
+
+
+def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
+    plan, tmp_path, trained, capsys
+):
+    out, smoke = tmp_path / "report", Settings(scale="smoke")
+    with pytest.raises(RunError, match=r"^1 of 6 items did not run: lean \(nobody/nothing"):
+        reproduce(out, smoke, plan=plan)
+    assert "lean did not run: nobody/nothing" in capsys.readouterr().out
+    # The sweep trained the member that `two` is.
+    assert [name for name, _ in trained] == ["one", "lean"]
+    assert state(out, plan, "one") == "complete"
+    assert state(out, plan, "rates") == "1 of 1 complete"
+    assert state(out, plan, "two") == "complete"
+    assert state(out, plan, "confusion") == "2 of 2 drawn"
+    text = page_text(out)
+    assert "Smoke run: real data" in text
+    assert "smoke run; epochs 1, not 2" in text
+    assert "2 of 3 runs are complete" in text
+    assert "lean: not run: nobody/nothing" in text
+    assert "Recipe, against one: smoke run; epochs 1, not 2." in text
+    assert "rates/dropout_rate=0.3" in text.split("What ran where")[1]
+    assert str(tmp_path) not in (out / "index.html").read_text()
+    assert len(list((out / "pictures").glob("*.png"))) == 5  # 2 curves, 2 matrices, comparison
+    assert not list((out / "pictures").glob(".*"))
+    for link in ("curves_one.png", "comparison.png", "confusion_two.png"):
+        assert f"](<pictures/{link}>)" in (out / "report.md").read_text()
+
+    before = (out / "pictures" / "confusion_one.png").stat().st_mtime_ns
+    trained.clear()
+    with pytest.raises(RunError, match="^1 of 6"):
+        reproduce(out, smoke, plan=plan, verbose=False)
+    assert trained == [("lean", [])]
+    assert (out / "pictures" / "confusion_one.png").stat().st_mtime_ns == before
+    reproduce(out, smoke, plan=plan, skip=["lean"], verbose=False)
+    reproduce(out, Settings(scale="smoke", seeds=2), plan=plan, only=["one"], verbose=False)
+    assert [(name, len(epochs)) for name, epochs in trained[1:]] == [("one-seed1", 1)]
+    text = page_text(out)
+    assert "n = 2" in text
+    assert state(out, plan, "two") == "complete", "it was asked for with one seed"
+    assert "--scale smoke --skip one" in text
+    assert "--scale smoke --seeds 2 --only one" in text
+
+
+def test_an_interrupted_call_leaves_a_page_and_the_same_call_goes_on(
+    plan, tmp_path, trained, monkeypatch
+):
+    out = tmp_path / "report"
+
+    def interrupted(recipe, splits, **more):
+        def stop(row):
+            raise KeyboardInterrupt
+
+        fit(recipe, splits, on_epoch=stop, **more)
+
+    monkeypatch.setattr(loop, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(out, plan=plan, only=["one", "compare"], verbose=False)
+    assert state(out, plan, "one") == "stopped after epoch 1 of"
+    text = page_text(out)
+    assert "stopped after epoch 1 of 2" in text
+    assert "Loss and accuracy of one over the epochs" in (out / "report.md").read_text()
+
+    def counting(recipe, splits, **more):
+        rows = []
+        fit(recipe, splits, on_epoch=rows.append, **more)
+        trained.append([row["epoch"] for row in rows])
+
+    monkeypatch.setattr(loop, "fit", counting)
+    reproduce(out, plan=plan, only=["one", "compare"], verbose=False)
+    assert trained == [[2]]
+    assert state(out, plan, "one") == "complete"
+
+
+def test_a_report_without_a_run_has_the_reports_figures_only(plan, tmp_path):
+    out = tmp_path / "report"
+    with pytest.raises(RunError, match=r"confusion \(no run is complete"):
+        reproduce(out, plan=plan, only=["confusion"], verbose=False)
+    text = page_text(out)
+    assert "0 of 3 runs are complete" in text
+    assert "Nothing has run yet" in text
+    assert "0.900 / 0.800 / 0.700" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        ({"thesis.tex": "years of work"}, {}, "is not empty and holds no report"),
+        ({"plan.json": '{"steps": []}'}, {}, "another program's"),
+        ({"plan.json": "{"}, {}, "cannot be read as JSON"),
+        ({"plan.json": '{"made_by": "jaxcifar reproduce", "x": 1}'}, {}, "is damaged"),
+        ({"plan.json": '{"made_by": "jaxcifar reproduce"}'}, {"seed": 1}, "go on with --seed 0"),
+        (
+            {"plan.json": '{"made_by": "jaxcifar reproduce"}'},
+            {"scale": "smoke"},
+            "made with --scale full, not smoke: go on with --scale full, or choose another --out",
+        ),
+    ],
+)
+def test_a_foreign_directory_is_refused_and_left_as_it_is(
+    plan, tmp_path, trained, files, settings, message
+):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RunError, match=message):
+        reproduce(tmp_path, Settings(**settings), plan=plan, verbose=False)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+    assert not trained
+
+
+def test_a_run_by_another_recipe_is_refused_before_anything_runs(plan, tmp_path, trained):
+    path = tmp_path / "runs" / "two"
+    path.mkdir(parents=True)
+    recipe = loop.recipe_of(plan[3], Settings(epochs=7), seed=0)
+    (path / "config.json").write_text(json.dumps({"recipe": recipe.to_dict()}))
+    (tmp_path / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
+    with pytest.raises(RunError, match=r"two was begun with another recipe \(epochs: 2, not 7\)"):
+        reproduce(tmp_path, plan=plan, verbose=False)
+    assert not trained
+    assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "only", "error", "message"),
+    [
+        ({}, ["tow"], RecipeError, "did you mean 'two'"),
+        ({"epochs": 0}, ["one"], RecipeError, "epochs must be at least 1"),
+        ({"weights": "none.pth"}, ["one"], WeightsError, "none.pth"),
+    ],
+)
+def test_a_bad_request_is_refused_before_anything_is_written(
+    plan, tmp_path, settings, only, error, message
+):
+    with pytest.raises(error, match=message):
+        reproduce(tmp_path / "new", Settings(**settings), only=only, plan=plan, verbose=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_cannot_be_had_are_asked_for_once(plan, tmp_path, trained):
+    doubled = (*plan[:2], plan[1].__class__("lean2", "Again.", "lean"))
+    with pytest.raises(RunError, match=r"^2 of 2 items did not run"):
+        reproduce(tmp_path / "out", plan=doubled, only=["lean", "lean2"], verbose=False)
+    assert [name for name, _ in trained] == ["lean"]
+    assert page_text(tmp_path / "out").count("not run: nobody/nothing") == 4
+
+
+def test_the_pages_command_is_not_refused(plan, tmp_path, trained, monkeypatch):
+    out = tmp_path / "mine"
+    reproduce(out, Settings(epochs=1), plan=plan, only=["one"], verbose=False)
+    command = "python scripts/reproduce.py --scale full --out mine --epochs 1 --only one"
+    assert command in page_text(out)
+    with pytest.raises(RunError, match="begun with another recipe"):  # as without --epochs
+        reproduce(out, plan=plan, only=["one"], verbose=False)
+    assert command in page_text(out)
+
+
+def test_weights_that_do_not_fit_are_named_without_their_folder(plan, tmp_path):
+    folder = tmp_path / "someone" / "weights"
+    folder.mkdir(parents=True)
+    kernel = np.zeros((2, 3, 3, 3), np.float32)
+    write_safetensors(folder / "w.safetensors", {"conv1.weight": kernel})
+    settings, out = Settings(weights=str(folder / "w.safetensors")), tmp_path / "report"
+    with pytest.raises(RunError, match="1 of 1 items did not run"):
+        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
+    assert "not run: w.safetensors" in page_text(out)
+    assert "--weights w.safetensors --only lean" in page_text(out)
+    for file in ("index.html", "report.md", "plan.json"):
+        assert "someone" not in (out / file).read_text()

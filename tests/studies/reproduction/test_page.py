@@ -1,0 +1,118 @@
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+
+from jaxcifar.studies.reproduction.page import (
+    Code,
+    Heading,
+    Notice,
+    Page,
+    Picture,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+
+NASTY = """<script>alert("1")</script> & 'a' | b_c_ *d* `e` [f](g) <h>"""
+VOID = {"meta", "img", "br", "link"}
+
+
+class Reader(HTMLParser):
+    """Checks that every tag is closed in order, and keeps the text and what is referred to."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text, self.references, self.alts = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        values = dict(attrs)
+        self.references += [values[name] for name in ("src", "href") if name in values]
+        self.alts += [values["alt"]] if "alt" in values else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert not reader.open
+    return reader
+
+
+@pytest.fixture
+def picture(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    path = tmp_path / "pictures" / 'odd "name".png'
+    Figure(figsize=(1, 1)).savefig(path)
+    return Picture(path, 'says "x" & y', "A <caption>")
+
+
+@pytest.fixture
+def page(picture):
+    table = Table(("run", "a | b"), (("one", NASTY), ("two", "0.730")))
+    return Page(
+        f"Title {NASTY}",
+        (Heading("A part"), Text(NASTY), Notice("mind"), table, Code("a < b"), picture),
+    )
+
+
+def test_html_is_balanced_and_shows_the_text_as_it_is(page):
+    reader = read(to_html(page))
+    text = "".join(reader.text)
+    assert text.count(NASTY) == 4  # title twice, paragraph, cell
+    assert "script" not in reader.tags
+    assert reader.tags.count("tr") == 3
+    assert reader.alts == ['says "x" & y']
+
+
+def test_html_asks_for_nothing_and_holds_the_picture(page, picture):
+    html = to_html(page)
+    anchor, source = read(html).references
+    assert anchor == "#a-part"
+    assert 'id="a-part"' in html
+    kind, data = source.split(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data) == picture.path.read_bytes()
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_markdown_is_the_same_and_links_pictures(page, tmp_path):
+    text = to_markdown(page, tmp_path)
+    lines = text.splitlines()
+    assert lines[0].startswith("# Title ")
+    assert "## A part" in lines
+    assert "> **mind**" in lines
+    assert '![says "x" & y](<pictures/odd "name".png>)' in lines
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4
+    # A bar in a cell is escaped, so that every row has the two columns.
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {3}
+
+
+def test_markdown_shows_marks_as_they_are(tmp_path):
+    def said(text):
+        return to_markdown(Page("t", (Text(text),)), tmp_path).split("\n")[2]
+
+    assert said("freeze_a_modern") == "freeze_a_modern"
+    assert said("_x_ *y* <z> `w`") == r"\_x\_ \*y\* \<z\> \`w\`"
+    assert said("- no list") == r"\- no list"
+    assert said("1. no list") == r"1\. no list"
+    assert said("a\nb") == "a b"
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="a row of 1 under 2 columns"):
+        Table(("a", "b"), (("c",),))

@@ -1,0 +1,234 @@
+import json
+import re
+
+import pytest
+
+from jaxcifar.common.errors import RunError
+from jaxcifar.recipes.presets import EXPERIMENTS
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.studies.reproduction.page import to_html, to_markdown
+from jaxcifar.studies.reproduction.report import (
+    Entry,
+    Gallery,
+    Report,
+    Reported,
+    SweepEntry,
+    build_page,
+    comparison_points,
+    departures,
+    read_run,
+    time_text,
+)
+from tests.studies.reproduction.test_page import read
+
+REPORTED = Reported(0.978, 0.737, 0.730, 364)
+MACHINE = {
+    "backend": "cpu",
+    "device": "cpu",
+    "devices": 1,
+    "processor": "a <processor>",
+    "cores": 2,
+    "python": "3.11.9",
+    "versions": {"jax": "0.10.2"},
+}
+
+
+def write_run(path, *, test=0.5, epochs=2, done=None, settings=None, weights=None):
+    """A run directory as `fit` leaves it, after `done` epochs."""
+    done = epochs if done is None else done
+    path.mkdir(parents=True)
+    recipe = EXPERIMENTS["scratch"].settings | {"epochs": epochs, "seed": 0} | (settings or {})
+    config = {"recipe": recipe, "machine": MACHINE, "weights": weights, "data_fingerprint": "ab"}
+    (path / "config.json").write_text(json.dumps(config))
+    rows = [{"epoch": e, "step": 10 * e, "validation_accuracy": 0.4} for e in range(1, done + 1)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if done == epochs:
+        scores = {
+            which: {
+                "step": 10 * epoch,
+                "validation_accuracy": 0.4,
+                "test": {"accuracy": accuracy, "loss": 1.0, "examples": 10_000},
+            }
+            for which, epoch, accuracy in (("best", 1, test + 0.01), ("last", epochs, test))
+        }
+        summary = {
+            "epochs": epochs,
+            "parameters": 1_000,
+            "trainable_parameters": 10,
+            "train_accuracy": 0.6,
+            "train_seconds": 3_731.0,
+            "validation_seconds": 12.0,
+            "images_per_second": 350.4,
+        }
+        (path / "summary.json").write_text(json.dumps(summary | scores))
+    return path
+
+
+def entry(*paths, **more):
+    return Entry("scratch", "From scratch.", "scratch", "scratch", REPORTED, paths, **more)
+
+
+def table_row(report, name):
+    """Cells of the results table."""
+    page = to_markdown(build_page(report), None).split("## Results")[1]
+    line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_figures_stand_beside_the_reports(tmp_path):
+    run = write_run(tmp_path / "scratch", epochs=20)
+    row = table_row(Report("full", (entry(run),)), "scratch")
+    assert row == [
+        "scratch",
+        "0.600 / 0.400 / 0.500",
+        "0.978 / 0.737 / 0.730",
+        "-0.378 / -0.337 / -0.230",
+        "0.510",
+        "1h 2m 11s",
+        "6m 4s",
+        "",
+    ]
+
+
+def test_a_smoke_run_is_called_so_at_the_top_and_in_the_table(tmp_path):
+    report = Report("smoke", (entry(write_run(tmp_path / "scratch")),))
+    row = table_row(report, "scratch")
+    assert row[3] == "not comparable"
+    assert row[7] == "smoke run; epochs 2, not 20"
+    html = to_html(build_page(report))
+    assert html.index("Smoke run: real data") < html.index("<table>")
+    assert "(smoke run)</h1>" in html
+    assert "Smoke run" not in to_html(build_page(Report("full", report.entries)))
+
+
+@pytest.mark.parametrize(
+    ("done", "reason", "state"),
+    [
+        (None, None, "not run"),
+        (None, "no weights", "not run: no weights"),
+        (0, None, "stopped after epoch 0 of 2"),
+        (1, None, "stopped after epoch 1 of 2"),
+    ],
+)
+def test_what_did_not_run_has_a_state_and_no_number(tmp_path, done, reason, state):
+    path = tmp_path / "scratch"
+    if done is not None:
+        write_run(path, done=done)
+    report = Report("full", (entry(path, reason=reason),))
+    row = table_row(report, "scratch")
+    assert row == ["scratch", "not run", "0.978 / 0.737 / 0.730", "-", "-", "-", "6m 4s", state]
+    ours, theirs = comparison_points(report.entries)
+    assert not ours
+    assert [point.accuracy for point in theirs] == [0.730]
+    text = "".join(read(to_html(build_page(report))).text)
+    assert "0 of 1 runs are complete" in text
+    # Of accuracies the page has the report's only.
+    assert set(re.findall(r"0\.\d{3}", text)) == {"0.978", "0.737", "0.730"}
+
+
+def test_a_run_with_more_epochs_to_go_is_not_complete(tmp_path):
+    path = write_run(tmp_path / "scratch")
+    config = json.loads((path / "config.json").read_text())
+    config["recipe"]["epochs"] = 5
+    (path / "config.json").write_text(json.dumps(config))
+    assert entry(path).state() == "stopped after epoch 2 of 5"
+
+
+def test_a_damaged_run_is_named_and_the_page_still_made(tmp_path):
+    path = write_run(tmp_path / "scratch")
+    (path / "config.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_run(path)
+    assert "cannot be read" in table_row(Report("full", (entry(path),)), "scratch")[7]
+
+
+def test_seeds_have_a_mean_and_a_spread_with_their_number(tmp_path):
+    paths = [
+        write_run(tmp_path / f"s{seed}", test=test, settings={"seed": seed}, epochs=20)
+        for seed, test in enumerate((0.70, 0.72, 0.77))
+    ]
+    row = table_row(Report("full", (entry(*paths),)), "scratch")
+    # statistics by hand: mean 0.73, squares 0.0009 + 0.0001 + 0.0016 over n - 1 = 2
+    assert row[1] == "0.600 ± 0.000 / 0.400 ± 0.000 / 0.730 ± 0.036"
+    assert row[3].endswith("/ +0.000")
+    assert row[7] == "n = 3"
+    row = table_row(Report("full", (entry(*paths[:2], tmp_path / "s9"),)), "scratch")
+    assert row[7] == "n = 2; complete for 2 of 3 seeds"
+
+
+def test_weights_are_named_without_the_place_they_lie_in(tmp_path):
+    for number, (source, shown) in enumerate(
+        (("/home/someone/w.pth", "w.pth"), ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k"))
+    ):
+        weights = {"source": source, "sha256": "1a96e2ad57d16162"}
+        run = write_run(tmp_path / f"scratch-seed{number}", weights=weights)
+        text = to_markdown(build_page(Report("full", (entry(run),))), tmp_path)
+        assert f"| {shown} | 1a96e2ad57d1... | scratch-seed{number} |" in text
+        assert "someone" not in text
+
+
+def test_the_machine_and_the_checkpoints_are_told(tmp_path):
+    page = build_page(Report("full", (entry(write_run(tmp_path / "scratch")),)))
+    text = "".join(read(to_html(page)).text)
+    assert "a <processor>" in text
+    assert "epoch 1: validation 0.400, test 0.510 (10,000 images)" in text
+    assert "epoch 2: validation 0.400, test 0.500" in text
+    assert "10 of 1,000" in text
+    assert "350 (median epoch)" in text
+    # `stage.StageData.seconds`, which is training time, has the compiling of the caching pass.
+    assert "excludes compiling (but for the pass that caches features) and validation" in text
+
+
+def test_departures_are_against_a_preset():
+    recipe = EXPERIMENTS["finetune"].recipe.to_dict()
+    assert departures(recipe, "finetune") == []
+    assert departures(recipe | {"seed": 3, "weights": "w.pth"}, "finetune") == []
+    assert departures(recipe | {"epochs": 3}, "finetune") == ["epochs 3, not 20"]
+    assert departures(recipe | {"train_size": 9}, "finetune") == ["train_size 9, not the default"]
+    assert "new_head True, not False" in departures(recipe, "scratch")
+    assert set(recipe) == set(Recipe().to_dict())
+
+
+def test_members_of_a_sweep_that_are_missing_have_no_number(tmp_path):
+    run = write_run(tmp_path / "x=0.1")
+    members = ((0.1, run), (0.2, tmp_path / "x=0.2"))
+    sweep = SweepEntry("sweep_x", "x", "scratch", "x", members, reason="out of luck")
+    text = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
+    assert "| 0.1 | 0.600 | 0.400 | 0.500 |" in text
+    assert "| 0.2 | not run | not run | not run |" in text
+    assert "1 of 2 not run: out of luck" in text
+
+
+def test_a_sweep_tells_its_departures_and_where_it_ran(tmp_path):
+    run = write_run(tmp_path / "dropout_rate=0.3", settings={"dropout_rate": 0.3, "resize": 64})
+    members = ((0.3, run), (0.4, tmp_path / "dropout_rate=0.4"))
+    sweep = SweepEntry("rates", "Rates.", "scratch", "dropout_rate", members)
+    text = to_markdown(build_page(Report("smoke", (), (sweep,))), tmp_path)
+    departing = "epochs 2, not 20; resize 64, not the default."
+    assert f"Recipe, against scratch: smoke run; {departing}" in text
+    full = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
+    assert f"Recipe, against scratch: {departing}" in full
+    ran = text.split("What ran where")[1]
+    assert ran.count("rates/dropout_rate=0.3") == 3  # machine, weights, data
+
+
+def test_a_damaged_run_is_named_without_the_folder_it_lies_in(tmp_path):
+    path = write_run(tmp_path / "scratch")
+    (path / "config.json").write_text("{")
+    state = entry(path).state()
+    assert state.startswith("not run: scratch/config.json")
+    assert str(tmp_path) not in state
+
+
+def test_a_gallery_says_what_is_missing():
+    gallery = Gallery("Pictures", "What they show.", (), "pictures: not run: no run")
+    page = build_page(Report("full", (), galleries=(gallery,)))
+    assert "pictures: not run: no run" in to_html(page)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59.6, "1m 0s"), (364, "6m 4s"), (1431, "23m 51s"), (3600, "1h 0m 0s")],
+)
+def test_times_are_written_as_in_the_report(seconds, text):
+    assert time_text(seconds) == text

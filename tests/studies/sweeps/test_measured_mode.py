@@ -1,0 +1,73 @@
+from types import SimpleNamespace
+
+import pytest
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.studies.sweeps import measured_mode, sweep
+from jaxcifar.studies.sweeps.measured_mode import Program, choose, time_programs
+from jaxcifar.studies.sweeps.members import make_members
+
+
+class Clock:
+    """Programs that take so many seconds a step, by a clock that moves only with them."""
+
+    def __init__(self, monkeypatch, **seconds):
+        self.now, self.steps = 0.0, dict.fromkeys(seconds, 0)
+        monkeypatch.setattr(measured_mode, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        self.programs = {
+            name: Program(self.advance(name, taken), 1.0, 1000) for name, taken in seconds.items()
+        }
+
+    def advance(self, name, taken):
+        def advance(count):
+            self.now += count * taken
+            self.steps[name] += count
+
+        return advance
+
+
+def test_the_faster_form_is_chosen_and_said(recipe, digits, monkeypatch):
+    members = make_members(recipe, "dropout_rate", [0.1, 0.2])
+    for vmap, mode, ratio in ((0.03, "vmap", "0.50"), (0.09, "sequential", "1.50")):
+        clock = Clock(monkeypatch, vmap=vmap, sequential=0.06)
+        monkeypatch.setattr(measured_mode, "make_programs", lambda *_, p=clock.programs: p)
+        chosen = choose("dropout_rate", members, digits)
+        assert chosen.mode == mode
+        assert f"{1e3 * vmap:.0f} ms as one program and 60 ms one after another" in chosen.why
+        assert f"ratio {ratio}" in chosen.why
+        assert chosen.measured["ratio"] == pytest.approx(float(ratio))
+
+
+@pytest.mark.parametrize("taken", [1e-4, 0.05, 3.0])
+def test_measuring_stays_small_beside_the_sweep(monkeypatch, taken):
+    clock = Clock(monkeypatch, vmap=taken, sequential=2 * taken)
+    found = time_programs(clock.programs, steps=6000)
+    assert found == pytest.approx({"vmap": taken, "sequential": 2 * taken})
+    # Two steps of each are to know how long they take, and three at least are measured.
+    few = (2 + 3) * 3 * taken
+    assert clock.now <= few + min(0.05 * 6000 * 2 * taken, 20)
+
+
+def test_of_a_tiny_sweep_only_a_few_steps_are_measured(monkeypatch):
+    clock = Clock(monkeypatch, vmap=1e-4, sequential=1e-4)
+    time_programs(clock.programs, steps=9)
+    assert clock.steps == {"vmap": 5, "sequential": 5}
+
+
+def test_members_that_do_not_fit_in_memory_run_one_after_another(
+    recipe, digits, monkeypatch, tmp_path
+):
+    members = make_members(recipe, "dropout_rate", [0.1, 0.2])
+    clock = Clock(monkeypatch, vmap=1.0, sequential=2.0)
+    monkeypatch.setattr(measured_mode, "make_programs", lambda *_: clock.programs)
+    monkeypatch.setattr(measured_mode, "free_memory", lambda: 1_001)
+    chosen = choose("dropout_rate", members, digits)
+    assert chosen.mode == "sequential"
+    assert "the states of 2 members take" in chosen.why
+    with pytest.raises(RecipeError, match="mode vmap: the states of 2 members take"):
+        sweep(recipe, "dropout_rate", [0.1, 0.2], digits, workdir=tmp_path / "s", mode="vmap")
+    assert not (tmp_path / "s").exists()
+    # The states would, the program would not.
+    monkeypatch.setattr(measured_mode, "too_large", lambda _: None)
+    assert "one program of 2 members needs" in choose("dropout_rate", members, digits).why
+    assert clock.now == 0, "nothing was run"

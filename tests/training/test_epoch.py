@@ -1,0 +1,311 @@
+from types import SimpleNamespace
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.step import metrics
+from jaxcifar.step.augment import make_augment, make_normalize
+from jaxcifar.step.state import Stream, TrainState, draw_key, init_state
+from jaxcifar.step.steps import make_train_step
+from jaxcifar.training import epoch
+from jaxcifar.training.pieces import in_pieces
+from jaxcifar.training.resident import make_evaluation, make_train_epoch
+
+compiling = settings(max_examples=8, deadline=None)
+CAPACITY = 200  # steps and images that a recording state can hold
+
+
+def recording_state(seed=0):
+    """A state that a recording step fills with the indices of the images it was given."""
+    return TrainState(
+        step=jnp.int32(0),
+        params={"seen": jnp.full(CAPACITY, -1), "used": jnp.int32(0)},
+        batch_stats={"length": jnp.zeros(CAPACITY, jnp.int32)},
+        opt_state=(),
+        key=jax.random.key(seed),
+    )
+
+
+def recording_step(state, batch):
+    """The label is the image's index; so is each of its pixels."""
+    label = batch["label"]
+    used = state.params["used"]
+    matches = jnp.all(batch["image"] == label[:, None, None, None])
+    seen = jax.lax.dynamic_update_slice(state.params["seen"], label, (used,))
+    length = state.batch_stats["length"].at[state.step].set(len(label))
+    state = state.replace(
+        step=state.step + 1,
+        params={"seen": seen, "used": used + len(label)},
+        batch_stats={"length": length},
+    )
+    count = jnp.int32(len(label))
+    loss_sum = jnp.sum(label, dtype=jnp.float32)
+    measured = {"loss_sum": loss_sum, "correct": count * matches, "count": count}
+    return state, metrics.zeros() | measured
+
+
+def numbered(size):
+    index = np.arange(size)
+    image = np.broadcast_to(index[:, None, None, None], (size, 2, 2, 3))
+    return {"image": jnp.asarray(image, jnp.uint8), "label": jnp.asarray(index, jnp.int32)}
+
+
+def seen_by(state):
+    return np.asarray(state.params["seen"])[: int(state.params["used"])]
+
+
+def lengths_of(state):
+    return np.asarray(state.batch_stats["length"])[: int(state.step)]
+
+
+@compiling
+@given(st.integers(1, 24), st.data())
+def test_each_image_is_used_once_an_epoch_and_the_last_batch_may_be_smaller(size, data):
+    batch_size = data.draw(st.integers(1, size))
+    train = make_train_epoch(recording_step, size=size, batch_size=batch_size)
+    state, sums = train.run(recording_state(), numbered(size))
+    assert sorted(seen_by(state)) == list(range(size))
+    assert sums["count"] == sums["correct"] == size
+    assert sums["loss_sum"] == size * (size - 1) / 2
+    whole, rest = divmod(size, batch_size)
+    assert list(lengths_of(state)) == [batch_size] * whole + [rest] * (rest > 0)
+
+
+class TestOrder:
+    size, batch_size = 20, 6
+    train = make_train_epoch(recording_step, size=size, batch_size=batch_size)
+
+    def epochs(self, count, seed=0):
+        state = recording_state(seed)
+        for _ in range(count):
+            state, _ = self.train.run(state, numbered(self.size))
+        return seen_by(state).reshape(count, self.size)
+
+    def test_every_epoch_has_an_order_of_its_own(self):
+        orders = self.epochs(4)
+        assert len({tuple(order) for order in orders}) == 4
+        assert all(sorted(order) == list(range(self.size)) for order in orders)
+
+    def test_the_order_is_drawn_from_the_runs_key_and_the_epoch(self):
+        for seed in (0, 1):
+            key = jax.random.key(seed)
+            for number, order in enumerate(self.epochs(2, seed)):
+                drawn = jax.random.permutation(draw_key(key, Stream.ORDER, number), self.size)
+                np.testing.assert_array_equal(order, drawn)
+
+    @pytest.mark.parametrize("with_progress", [False, True])
+    @pytest.mark.parametrize("taken", [1, 2, 3, 4, 5, 7])
+    def test_a_run_stopped_after_any_step_finishes_exactly_the_rest(self, taken, with_progress):
+        whole = self.epochs(2).ravel()
+        used = [0, 6, 12, 18, 20, 26, 32, 38, 40][taken]
+        state = recording_state().replace(step=jnp.int32(taken))
+        on_progress = (lambda *_: None) if with_progress else None
+        state, sums = self.train.run(state, numbered(self.size), on_progress)
+        end = 20 if taken < 4 else 40
+        np.testing.assert_array_equal(seen_by(state), whole[used:end])
+        assert sums["count"] == end - used
+        assert state.step == (4 if taken < 4 else 8)
+
+    @pytest.mark.parametrize("seconds", [0.0, 1e9])
+    def test_pieces_change_nothing_and_report_every_image(self, seconds, monkeypatch):
+        monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", seconds)
+        reports = []
+        state, sums = self.train.run(
+            recording_state(),
+            numbered(self.size),
+            lambda examples, sums: reports.append((examples, int(sums["count"]))),
+        )
+        np.testing.assert_array_equal(seen_by(state), self.epochs(1)[0])
+        assert sums["count"] == self.size
+        done = np.cumsum([examples for examples, _ in reports])
+        assert list(done) == [count for _, count in reports]
+        assert done[-1] == self.size
+
+    def test_compiling_takes_no_step(self):
+        state = self.train.compile(recording_state(), numbered(self.size))
+        assert state.step == state.params["used"] == 0
+        assert np.all(state.params["seen"] == -1)
+
+
+def test_an_epoch_is_the_loop_written_out():
+    size, batch_size = 20, 8
+    rng = np.random.default_rng(0)
+    data = {
+        "image": jnp.asarray(rng.integers(0, 256, (size, 8, 8, 3)), jnp.uint8),
+        "label": jnp.asarray(rng.integers(0, 10, size), jnp.int32),
+    }
+    model = ResNet(stage_sizes=(), width=4, stem="cifar", dropout_rate=0.2, lowering="xla")
+    tx = optax.sgd(0.05, momentum=0.9)
+    step = make_train_step(model, tx, normalize=make_normalize("half"))
+    augment = make_augment(flip_rate=0.5)
+    state = init_state(model, tx, seed=3, image_size=8)
+
+    train = make_train_epoch(step, size=size, batch_size=batch_size, augment=augment)
+    ours, sums = train.run(jax.tree.map(jnp.copy, state), data)
+    ours, more = train.run(ours, data)
+
+    total = [metrics.zeros(), metrics.zeros()]
+    one_step, one_augment = jax.jit(step), jax.jit(augment)
+    for number in range(2):
+        order = jax.random.permutation(draw_key(state.key, Stream.ORDER, number), size)
+        key = draw_key(state.key, Stream.AUGMENT, number)
+        for start in range(0, size, batch_size):
+            index = order[start : start + batch_size]
+            keys = jnp.stack([jax.random.fold_in(key, i) for i in index])
+            images = one_augment(keys, data["image"][index])
+            state, measured = one_step(state, {"image": images, "label": data["label"][index]})
+            total[number] = metrics.add(total[number], measured)
+
+    assert ours.step == state.step == 6
+    for a, b in zip((sums, more), total, strict=True):
+        assert metrics.compute(a) == pytest.approx(metrics.compute(b), rel=1e-4)
+    for name in ("params", "batch_stats", "opt_state"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+            getattr(ours, name),
+            getattr(state, name),
+        )
+
+
+@compiling
+@given(st.integers(1, 28), st.integers(1, 30), st.booleans())
+def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progress):
+    def fake_eval_step(variables, batch):
+        # A sum of n powers of two is 2^n - 1 only where each of 0 to n - 1 is there once.
+        bits = jnp.where(batch["mask"], variables["one"] << batch["label"], 0)
+        return metrics.zeros() | {
+            "correct": jnp.sum(bits, dtype=jnp.int32),
+            "count": jnp.sum(batch["mask"], dtype=jnp.int32),
+        }
+
+    evaluation = make_evaluation(fake_eval_step, size=size, batch_size=batch_size)
+    data, variables = numbered(size), {"one": jnp.int32(1)}
+    evaluation.compile(variables, data)
+    reports = []
+    on_progress = (lambda _, sums: reports.append(int(sums["count"]))) if with_progress else None
+    sums = evaluation.run(variables, data, on_progress)
+    assert sums["count"] == size
+    assert sums["correct"] == 2**size - 1
+    assert not with_progress or reports[-1] == size
+
+
+class TestPieces:
+    @given(st.integers(0, 60), st.integers(1, 5), st.lists(st.floats(0, 9), min_size=1))
+    def test_they_add_up_whatever_the_clock_says(self, total, batch_size, ticks):
+        now, counts, reports, events = 0.0, [], [], []
+
+        def clock():
+            nonlocal now
+            now += ticks[len(events) % len(ticks)]
+            return now
+
+        def advance(count):
+            counts.append(count)
+            events.append("advance")
+            return {"steps": sum(counts)}
+
+        def report(examples, sums):
+            reports.append((examples, sums["steps"]))
+            events.append("report")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(epoch, "time", SimpleNamespace(perf_counter=clock))
+            in_pieces(advance, total, batch_size, report)
+        assert sum(counts) == total
+        assert all(count > 0 for count in counts)
+        assert [examples for examples, _ in reports] == [count * batch_size for count in counts]
+        assert [steps for _, steps in reports] == list(np.cumsum(counts))
+        if len(counts) > 1:
+            assert events[:3] == ["advance", "advance", "report"], "the device never idles"
+
+    def test_a_pace_of_none_ends_them_and_what_was_begun_is_reported(self):
+        counts, reports = [], []
+
+        def advance(count):
+            counts.append(count)
+            return {}
+
+        def pace(count):
+            return min(count, 2) if sum(counts) < 5 else 0
+
+        ended = in_pieces(advance, 20, 3, lambda n, _: reports.append(n), pace=pace)
+        assert not ended
+        assert sum(counts) in (5, 6)
+        assert reports == [3 * count for count in counts]
+
+    @given(st.integers(1, 40), st.integers(1, 7))
+    def test_none_is_larger_than_the_limit(self, total, chunk):
+        counts = []
+
+        def limit(done):
+            return chunk - done % chunk
+
+        assert in_pieces(counts.append, total, 1, None, limit=limit)
+        edges = np.cumsum(counts)
+        assert edges[-1] == total
+        assert {*range(chunk, total, chunk)} <= {*edges.tolist()}
+
+    def test_without_a_listener_there_is_one_piece(self):
+        counts = []
+        in_pieces(counts.append, 17, 8, None)
+        assert counts == [17]
+
+    def test_they_grow_towards_their_time(self, monkeypatch):
+        now, counts = 0.0, []
+        seconds_per_step = epoch.SECONDS_PER_PIECE / 10
+
+        def advance(count):
+            nonlocal now
+            counts.append(count)
+            now += count * seconds_per_step
+            return {}
+
+        monkeypatch.setattr(epoch, "time", SimpleNamespace(perf_counter=lambda: now))
+        in_pieces(advance, 200, 1, lambda *_: None)
+        assert counts[0] == 1
+        assert max(counts) <= 20
+        assert counts[len(counts) // 2] >= 5
+
+
+def step_with_trouble(at, kinds):
+    """A step whose numbers are not finite in the steps `at`."""
+
+    def step(state, batch):
+        state, measured = recording_step(state, batch)
+        bad = jnp.isin(state.step - 1, jnp.asarray(at))
+        measured["nonfinite"] = bad.astype(jnp.int32)
+        measured["nonfinite_kinds"] = jnp.where(bad, kinds, 0)
+        return state, measured
+
+    return step
+
+
+@pytest.mark.parametrize(("at", "stops_after"), [((2, 4), 3), ((5,), 6), ((), 6)])
+def test_the_epoch_ends_behind_a_step_that_is_not_finite(at, stops_after):
+    """Six steps, the last of them smaller."""
+    train = make_train_epoch(step_with_trouble(at, 2), size=11, batch_size=2)
+    state, sums = train.run(recording_state(), numbered(11), lambda *_: None)
+    assert int(state.step) == stops_after
+    assert int(sums["nonfinite"]) == bool(at)
+    assert metrics.nonfinite_names(sums) == (["gradients"] if at else [])
+
+
+def test_where_steps_are_skipped_the_epoch_goes_on_and_they_are_counted():
+    step = step_with_trouble((1, 3), 4)
+    train = make_train_epoch(step, size=11, batch_size=2, stop_at_nonfinite=False)
+    state, sums = train.run(recording_state(), numbered(11))
+    assert int(state.step) == 6
+    assert int(sums["nonfinite"]) == 2
+    assert metrics.nonfinite_names(sums) == ["BatchNorm statistics"]
+
+
+@pytest.mark.parametrize("batch_size", [0, 9])
+def test_a_batch_that_the_data_cannot_fill_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"between 1 and the 8 images, not {batch_size}"):
+        make_train_epoch(lambda state, batch: (state, {}), size=8, batch_size=batch_size)

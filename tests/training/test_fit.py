@@ -1,0 +1,575 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcifar.common.errors import CheckpointError, DeviceError, RunError
+from jaxcifar.devices.processes import DeviceOptions
+from jaxcifar.models.names import named_leaves
+from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
+from jaxcifar.runs.directory import RunFiles
+from jaxcifar.training.evaluation import evaluate, evaluate_run
+from jaxcifar.training.fit import fit
+from jaxcifar.training.interruption import Interrupted
+from tests.conftest import assert_trees_identical
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def on_epoch(row):
+        if row["epoch"] == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+def numbers(history):
+    """The rows without what a clock says."""
+    clock = {"seconds", "validation_seconds", "images_per_second"}
+    return [{k: v for k, v in row.items() if k not in clock} for row in history.rows]
+
+
+def test_a_run_without_a_directory_returns_state_and_history(recipe, digits, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    state, history = fit(recipe, digits, on_epoch=seen.append)
+    assert seen == history.rows
+    assert history.column("epoch") == [1, 2, 3]
+    assert history.column("step") == [3, 6, 9]
+    assert int(state.step) == 9
+    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_leaves_its_files_and_they_agree(recipe, digits, tmp_path):
+    run = tmp_path / "run"
+    state, history = fit(recipe, digits, workdir=run, experiment="small")
+    names = sorted(p.name for p in run.iterdir())
+    assert names == ["checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"]
+    assert (run / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history.rows
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["experiment"] == "small"
+    accuracies = history.column("validation_accuracy")
+    assert summary["best"]["validation_accuracy"] == max(accuracies)
+    assert summary["last"]["validation_accuracy"] == accuracies[-1]
+    scored = evaluate(
+        recipe.make_model(), state.variables, digits.test, normalize=recipe.make_preprocess()
+    )
+    assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
+    assert summary["last"]["test"]["examples"] == 360
+    assert summary["last"]["test"]["loss"] == pytest.approx(scored["loss"], rel=1e-5)
+
+
+def test_validation_every_few_epochs_changes_nothing_else(recipe, digits, tmp_path, capsys):
+    state, history = fit(recipe, digits)
+    seldom = dataclasses.replace(recipe, validate_every=2)
+    again, sparse = fit(seldom, digits, workdir=tmp_path / "run", verbose=True)
+    assert_trees_identical(again, state)
+    for name in ("validation_loss", "validation_accuracy"):
+        expected = history.column(name)
+        assert sparse.column(name) == [None, expected[1], expected[2]]  # the last one always
+    assert sparse.validated().column("epoch") == [2, 3]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["validation" in line for line in lines] == [False, True, True]
+    assert len({line.index("  lr ") for line in lines}) == 1, "the columns stand in line"
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["best"]["validation_accuracy"] == max(sparse.column("validation_accuracy")[1:])
+
+
+def test_images_are_trained_on_and_scored_at_the_size_asked_for(recipe, digits, tmp_path):
+    """A network for 16x16 is what one gets by resizing beforehand."""
+    small = dataclasses.replace(recipe, resize=16, flip_rate=0.0, translate_pixels=0, epochs=1)
+    state, history = fit(small, digits, workdir=tmp_path / "run")
+    inputs = small.make_preprocess()(digits.validation.images)
+    assert inputs.shape[1:] == (16, 16, 3)
+    logits = small.make_model().apply(state.variables, inputs, train=False)
+    accuracy = np.mean(np.argmax(logits, axis=-1) == digits.validation.labels)
+    assert history.rows[-1]["validation_accuracy"] == pytest.approx(accuracy)
+    scored = evaluate(
+        small.make_model(), state.variables, digits.test, normalize=small.make_preprocess()
+    )
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
+
+
+def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_path, monkeypatch):
+    restored = []
+    restore = Checkpoints.restore_weights
+
+    def counting(self, target, which="best", **options):
+        restored.append(which)
+        return restore(self, target, which, **options)
+
+    monkeypatch.setattr(Checkpoints, "restore_weights", counting)
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    assert restored == [3]
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["best"] == summary["last"]
+
+
+def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
+    recipe, digits, tmp_path
+):
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
+    # As after a crash between an epoch's line and its checkpoint.
+    RunFiles(tmp_path / "cut").append_row({"epoch": 3, "step": 9, "train_loss": 123.0})
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    assert numbers(RunFiles(tmp_path / "cut").read_history()) == numbers(history)
+
+
+def test_a_complete_run_resumed_trains_nothing(recipe, digits, tmp_path, capsys):
+    whole, _ = fit(recipe, digits, workdir=tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+
+    def never(row):
+        raise AssertionError("it trained")
+
+    state, _ = fit(
+        recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=never, verbose=True
+    )
+    assert_trees_identical(state, whole)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, digits, tmp_path):
+    def stop_at_once(row):
+        raise Stop
+
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_at_once)
+    for folder in files.checkpoints.iterdir():
+        folder.rename(tmp_path / folder.name)
+    with files.metrics.open("a") as file:
+        file.write('{"epoch": 2, "st')
+    state, history = fit(recipe, digits, workdir=files.path, resume=True)
+    assert history.column("epoch") == [1, 2, 3]
+    assert files.read_history() == history
+    assert int(state.step) == 9
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+    recipe, digits, tmp_path
+):
+    whole, _ = fit(recipe, digits, workdir=tmp_path / "whole")
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
+    shutil.rmtree(files.checkpoints / "6" / "train")
+    with pytest.warns(CheckpointWarning, match="checkpoint 6 .*train/.* the last good one is 3"):
+        state, history = fit(recipe, digits, workdir=files.path, resume=True)
+    assert_trees_identical(state, whole)
+    assert history.column("epoch") == [1, 2, 3]
+    assert files.read_history() == history
+    summary, undisturbed = files.read_summary(), RunFiles(tmp_path / "whole").read_summary()
+    assert summary is not None
+    assert undisturbed is not None
+    assert summary["best"] == undisturbed["best"]
+    assert (files.damaged / "6" / "model").is_dir()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, digits, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
+    for step in ("3", "6"):
+        (files.checkpoints / step / "manifest.json").unlink()
+    before = files.metrics.read_bytes()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="every checkpoint .* damaged.*--overwrite"):
+            fit(recipe, digits, workdir=files.path, resume=True)
+    assert files.metrics.read_bytes() == before
+    assert sorted(path.name for path in files.checkpoints.iterdir()) == ["3", "6"]
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=str)
+def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path, how):
+    files = RunFiles(tmp_path / "run")
+    if how:
+        files.create({"recipe": recipe.to_dict()})
+    else:
+        files.path.mkdir()
+    with files.lock():
+        before = sorted(path.name for path in files.path.iterdir())
+        with pytest.raises(RunError, match="in use by another process"):
+            fit(recipe, digits, workdir=files.path, **how)
+        assert sorted(path.name for path in files.path.iterdir()) == before
+
+
+def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tmp_path):
+    whole, _ = fit(recipe, digits)
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "grown")
+    state, _ = fit(recipe, digits, workdir=tmp_path / "grown", resume=True)
+    assert_trees_identical(state, whole)
+    summary = RunFiles(tmp_path / "grown").read_summary()
+    assert summary is not None
+    assert summary["epochs"] == 3
+
+
+def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
+    """Its averages are counted from the end."""
+    short = dataclasses.replace(recipe, epochs=1, lookahead_steps=2)
+    fit(short, digits, workdir=tmp_path / "run")
+    with pytest.raises(RunError, match="another recipe .epochs: 3, not 1"):
+        fit(dataclasses.replace(short, epochs=3), digits, workdir=tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, tmp_path):
+    fast = dataclasses.replace(
+        recipe,
+        optimizer="muon",
+        learning_rate=0.05,
+        bias_scale=4.0,
+        lookahead_steps=4,
+        lookahead_share=0.5,
+        freeze="fc=trained layer1=trained *=0.5@2",
+    )
+    whole, history = fit(fast, digits, workdir=tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(fast, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
+    state, resumed = fit(fast, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    slow = {k: v for k, v in named_leaves(state.opt_state).items() if ".slow." in k}
+    params = named_leaves(state.params)
+    assert {k.split(".slow.")[1] for k in slow} == set(params)
+    for name, leaf in slow.items():
+        np.testing.assert_allclose(leaf, params[name.split(".slow.")[1]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    with pytest.raises(Stop):
+        fit(recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=stop_after(2))
+    assert RunFiles(tmp_path / "run").read_summary() is None
+    fit(
+        dataclasses.replace(recipe, eval_batch_size=33),
+        digits,
+        workdir=tmp_path / "run",
+        resume=True,
+    )
+    assert RunFiles(tmp_path / "run").read_config()["recipe"]["eval_batch_size"] == 33
+
+
+def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    with pytest.raises(RunError, match=r"learning_rate: 0\.5, not 0\.003"):
+        fit(
+            dataclasses.replace(recipe, epochs=1, learning_rate=0.5),
+            digits,
+            workdir=tmp_path / "run",
+            resume=True,
+        )
+    files = RunFiles(tmp_path / "run")
+    begun = files.read_config()
+    files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
+    with pytest.raises(RunError, match="epochs: 1, not 3"):
+        fit(dataclasses.replace(recipe, epochs=1), digits, workdir=files.path, resume=True)
+
+
+def test_resuming_as_another_experiment_is_refused(recipe, digits, tmp_path):
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, workdir=tmp_path / "run", experiment="first")
+    with pytest.raises(RunError, match="holds a run of 'first', not of 'second'"):
+        fit(short, digits, workdir=tmp_path / "run", experiment="second", resume=True)
+
+
+def test_resuming_on_other_data_or_nothing_is_refused(recipe, digits, tmp_path):
+    with pytest.raises(RunError, match="there is no run directory"):
+        fit(recipe, digits, workdir=tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    other = dataclasses.replace(digits, fingerprint="0" * 64)
+    with pytest.raises(RunError, match="trained on other data"):
+        fit(dataclasses.replace(recipe, epochs=1), other, workdir=tmp_path / "run", resume=True)
+
+
+def test_a_run_is_replaced_only_when_asked(recipe, digits, tmp_path):
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, workdir=tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="--overwrite"):
+        fit(short, digits, workdir=tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    fit(dataclasses.replace(short, seed=1), digits, workdir=tmp_path / "run", overwrite=True)
+    assert RunFiles(tmp_path / "run").read_config()["recipe"]["seed"] == 1
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+
+
+def test_the_seed_decides_the_run(recipe, digits):
+    short = dataclasses.replace(recipe, epochs=1)
+    first, again = fit(short, digits)[0], fit(short, digits)[0]
+    assert_trees_identical(first, again)
+    other = fit(dataclasses.replace(short, seed=1), digits)[0]
+    assert not np.array_equal(first.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(
+    recipe, digits, tmp_path, optimised
+):
+    wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"after step 2 \(epoch 1, learning rate 9\.97e\+29\): try a lower"
+    ):
+        fit(wild, digits, workdir=tmp_path / "run")
+
+
+def test_data_of_another_size_than_the_recipes_is_refused(recipe, digits):
+    with pytest.raises(ValueError, match=r"the recipe wants \('digits', \(90, 40\)"):
+        fit(dataclasses.replace(recipe, train_size=90), digits)
+    with pytest.raises(ValueError, match="load_splits"):
+        fit(dataclasses.replace(recipe, split_seed=1), digits)
+
+
+def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(recipe, digits, workdir="run")
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    for which in ("best", "last"):
+        result = evaluate_run("run", which=which)
+        assert {k: result[k] for k in ("loss", "accuracy", "examples")} == summary[which]["test"]
+    assert evaluate_run("run", split="train")["examples"] == 120
+    validation = evaluate_run("run", split="validation", which="last")
+    last = RunFiles(tmp_path / "run").read_history().rows[-1]
+    assert validation["accuracy"] == last["validation_accuracy"]
+    jax.clear_caches()
+
+
+def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_path):
+    # Kept small: a second form of evaluation is one more program.
+    mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)
+    state, history = fit(mirrored, digits, workdir=tmp_path / "run")
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+
+    def score(part, mirror):
+        return evaluate(
+            recipe.make_model(),
+            state.variables,
+            part,
+            normalize=recipe.make_preprocess(),
+            batch_size=recipe.eval_batch_size,
+            mirror=mirror,
+        )
+
+    validated = history.rows[-1]["validation_loss"]
+    assert validated == pytest.approx(score(digits.validation, True)["loss"], rel=1e-5)
+    assert validated != pytest.approx(score(digits.validation, False)["loss"], rel=1e-5)
+    tested = summary["last"]["test"]["loss"]
+    assert tested == evaluate_run(tmp_path / "run")["loss"]
+    plain = evaluate_run(tmp_path / "run", mirror=False)
+    assert plain["loss"] == pytest.approx(score(digits.test, False)["loss"], rel=1e-5)
+    assert plain["loss"] != pytest.approx(tested, rel=1e-5)
+
+
+def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
+    files = RunFiles(tmp_path / "run")
+    files.write_config(files.read_config() | {"data_fingerprint": "0" * 64})
+    with pytest.raises(RunError, match="its validation split cannot be found again"):
+        evaluate_run(files.path, split="validation")
+    assert evaluate_run(files.path, split="test")["examples"] == 360
+
+
+def signal_after(steps, number, monkeypatch, *, in_validation=False):
+    """Send this process a signal when the run has done so many steps, in pieces of one."""
+    from jaxcifar.training import epoch, fit
+
+    paces = []
+
+    def make_pace(layout, interruption):
+        original = real(layout, interruption)
+
+        def pace(count):
+            paces.append(count)
+            if len(paces) == steps + 1:
+                os.kill(os.getpid(), number)
+                while not interruption.requested:
+                    time.sleep(0.001)
+            return min(original(count), 1)
+
+        return pace
+
+    real = fit.make_pace
+    monkeypatch.setattr(fit, "make_pace", make_pace)
+    monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", 0)
+
+
+# The pace is asked at an epoch's beginning, before each of its 3 steps and before its validation;
+# and in the end before the test images are scored.
+@pytest.mark.parametrize(
+    "pieces",
+    [0, 2, 4, 15, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 5, 7, 9, 13))],
+)
+def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_undisturbed_one(
+    recipe, digits, tmp_path, pieces
+):
+    recipe = dataclasses.replace(recipe, log_gradient_norm=True, on_nonfinite="skip")
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:  # of no compiled program
+        signal_after(pieces, signal.SIGTERM, patch)
+        with pytest.raises(Interrupted, match="SIGTERM (in epoch|scoring)") as stopped:
+            fit(recipe, digits, workdir=tmp_path / "cut")
+    assert stopped.value.signal_number == signal.SIGTERM
+    with Checkpoints(tmp_path / "cut" / "checkpoints", read_only=True) as checkpoints:
+        done = 3 * (pieces // 5) + max(0, pieces % 5 - 1)
+        assert max(checkpoints.steps(), default=0) == done
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+    ours, theirs = (RunFiles(tmp_path / name).read_summary() for name in ("cut", "whole"))
+    assert ours is not None
+    assert theirs is not None
+    assert ours["best"] == theirs["best"]
+    assert ours["last"] == theirs["last"]
+
+
+def compiled_steps(caplog):
+    """How often the loops over steps, of training and of scoring, have been compiled."""
+    return sum("Finished XLA compilation of jit(steps)" in line for line in caplog.messages)
+
+
+def test_a_resumed_run_compiles_what_the_first_one_did_and_nothing_in_mid_epoch(
+    recipe, digits, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("jaxcifar.training.pieces.SECONDS_PER_PIECE", 0)  # a piece for each step
+    with jax.log_compiles():
+        fit(recipe, digits, workdir=tmp_path / "whole")
+        train_validate_and_test = compiled_steps(caplog)
+        with monkeypatch.context() as patch:
+            signal_after(2, signal.SIGTERM, patch)
+            with pytest.raises(Interrupted):
+                fit(recipe, digits, workdir=tmp_path / "cut")
+        fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert train_validate_and_test == 3
+    # The programs of training and validation serve the other runs of this process, too.
+    assert compiled_steps(caplog) == 4
+
+
+def test_a_run_stopped_twice_in_one_epoch_loses_nothing(recipe, digits, tmp_path):
+    whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
+    for resume in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            signal_after(2, signal.SIGINT, patch)
+            with pytest.raises(Interrupted):
+                fit(recipe, digits, workdir=tmp_path / "cut", resume=resume)
+    state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
+    assert_trees_identical(state, whole)
+    assert numbers(resumed) == numbers(history)
+
+
+def test_a_run_without_a_directory_says_that_nothing_was_saved(recipe, digits, monkeypatch):
+    signal_after(2, signal.SIGINT, monkeypatch)
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        fit(recipe, digits)
+
+
+@pytest.mark.parametrize("place", ["logits", "weights"])
+def test_trouble_in_an_epoch_stops_there_and_names_step_rate_and_checkpoint(
+    recipe, digits, tmp_path, monkeypatch, place
+):
+    """The learning rate explodes in the fifth step, the second of the second epoch."""
+    from jaxcifar.recipes import recipe as module
+
+    def make_schedule(self):
+        huge = 1e30 if place == "logits" else jnp.inf
+        return lambda step: jnp.where(jnp.asarray(step) == 4, huge, 0.003)
+
+    monkeypatch.setattr(module.Recipe, "make_schedule", make_schedule)
+    with pytest.raises(FloatingPointError) as raised:
+        fit(recipe, digits, workdir=tmp_path / "run")
+    message = str(raised.value)
+    assert "after step 6 (epoch 2, learning rate" in message
+    assert "the last good checkpoint is that of step 3" in message
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+    assert RunFiles(tmp_path / "run").read_history().column("epoch") == [1]
+
+
+def test_steps_that_are_not_finite_are_skipped_if_asked(recipe, digits, monkeypatch):
+    """One image is spoilt: of three batches an epoch, one is skipped."""
+    from jaxcifar.recipes import recipe as module
+
+    original = module.Recipe.make_preprocess
+
+    def make_preprocess(self):
+        preprocess = original(self)
+        spoilt = jnp.asarray(digits.train.images[7])
+        return lambda x: jnp.where(
+            jnp.all(x == spoilt, axis=(1, 2, 3), keepdims=True), jnp.nan, preprocess(x)
+        )
+
+    monkeypatch.setattr(module.Recipe, "make_preprocess", make_preprocess)
+    plain = dataclasses.replace(recipe, flip_rate=0.0, translate_pixels=0)
+    with pytest.raises(FloatingPointError, match="--on-nonfinite skip"):
+        fit(plain, digits)
+    state, history = fit(dataclasses.replace(plain, on_nonfinite="skip"), digits)
+    assert history.column("skipped_steps") == [1, 1, 1]
+    assert int(state.step) == 9
+    assert np.isfinite(history.column("train_loss")).all()
+
+
+def test_streamed_training_is_that_on_the_device(recipe, digits, tmp_path):
+    """To the bit, as users' programs are compiled: see test_end_to_end."""
+    resident, history = fit(recipe, digits)
+    streamed, again = fit(
+        recipe, digits, workdir=tmp_path / "run", devices=DeviceOptions(input="stream")
+    )
+    for ours, theirs in zip(
+        jax.tree.leaves(streamed.params), jax.tree.leaves(resident.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    assert again.column("train_loss") == pytest.approx(history.column("train_loss"), rel=1e-6)
+    summary = RunFiles(tmp_path / "run").read_summary()
+    assert summary is not None
+    assert summary["last"]["test"]["examples"] == 360
+
+
+def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys):
+    from jaxcifar.training import evaluation
+
+    monkeypatch.setattr(evaluation, "free_memory", lambda: 1000)
+    short = dataclasses.replace(recipe, epochs=1)
+    fit(short, digits, verbose=True)
+    assert "images read from the host" in capsys.readouterr().out
+    with pytest.raises(DeviceError, match="--input resident: the images take"):
+        fit(short, digits, devices=DeviceOptions(input="resident"))
+    frozen = dataclasses.replace(
+        short, freeze="all_but:fc", bn="frozen", flip_rate=0.0, translate_pixels=0
+    )
+    cached = dataclasses.replace(frozen, cache_features=True)
+    with pytest.raises(DeviceError, match="cached features are kept on the device"):
+        fit(cached, digits, devices=DeviceOptions(input="stream"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_silently(recipe, digits, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    fit(recipe, digits, workdir=files.path)
+    shutil.rmtree(files.checkpoints)
+    with pytest.raises(CheckpointError, match=r"trained 3 epochs, and .*checkpoints holds no"):
+        fit(recipe, digits, workdir=files.path, resume=True)
+    assert len(files.read_history().rows) == 3

@@ -1,0 +1,141 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcifar.data import Dataset
+from jaxcifar.models.conv import conv2d
+from jaxcifar.models.names import named_leaves
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.training import initialization
+from jaxcifar.training.fit import fit
+from jaxcifar.training.initialization import begin_as_identity, make_adjust, whitening_filters
+from tests.conftest import assert_trees_identical, random_variables
+
+MODEL = ResNet(stage_sizes=(1, 1), width=4, stem="cifar")
+BOTTLENECK = ResNet(stage_sizes=(1,), width=4, stem="cifar", bottleneck=True)
+
+
+def normalize(images):
+    return (images.astype(jnp.float32) / 255 - 0.5) / 0.25
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth colours with noise, rather bright: patches that correlate, of a mean not zero."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(90, 255, (150, 4, 4, 3)).astype(np.float32)
+    smooth = np.array(jax.image.resize(coarse, (150, 12, 12, 3), "bilinear"))
+    smooth[..., 1] = (smooth[..., 0] + smooth[..., 1]) / 2
+    images = np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
+    return Dataset(images, np.zeros(150, np.int32))
+
+
+@pytest.mark.parametrize("model", [MODEL, BOTTLENECK])
+def test_a_convolution_of_a_stage_begins_by_handing_on_its_input(model):
+    params = random_variables(model)["params"]
+    before, after = named_leaves(params), named_leaves(begin_as_identity(params))
+    image = np.random.default_rng(1).normal(size=(2, 8, 8, 16)).astype(np.float32)
+    changed = set()
+    for name, kernel in after.items():
+        if np.array_equal(kernel, before[name]):
+            continue
+        changed.add(name)
+        size, _, c_in, c_out = kernel.shape
+        x = image[..., :c_in]
+        y = conv2d(jnp.asarray(x), kernel, stride=1, padding=size // 2)
+        both = min(c_in, c_out)
+        np.testing.assert_allclose(y[..., :both], x[..., :both], atol=1e-6)
+        np.testing.assert_array_equal(kernel[..., both:], before[name][..., both:])
+    kernels = {n for n in after if n.startswith("layer") and n.endswith("kernel")}
+    assert changed == kernels
+    assert any("downsample.0" in name for name in changed)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_one(pictures):
+    filters = whitening_filters(pictures, normalize)
+    assert (filters.shape, filters.dtype) == ((3, 3, 3, 54), np.float32)
+    np.testing.assert_array_equal(filters[..., 1::2], -filters[..., ::2])
+    seen = jax.lax.conv_general_dilated(
+        normalize(jnp.asarray(pictures.images)),
+        filters[..., ::2],
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    covariance = np.cov(np.float64(seen).reshape(-1, 27).T)
+    # Short of one by the epsilon, for components of little variance.
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
+    assert np.all(np.diag(covariance) < 1.001)
+    assert np.all(np.diag(covariance) > 0.9)
+    # The largest component first: its filter is the smallest.
+    norms = np.linalg.norm(filters[..., ::2].reshape(27, 27), axis=0)
+    assert np.all(np.diff(norms) > -1e-6)
+
+
+def test_the_first_images_alone_are_looked_at_and_in_any_pieces(pictures, monkeypatch):
+    whole = whitening_filters(Dataset(pictures.images[:70], pictures.labels[:70]), normalize)
+    monkeypatch.setattr(initialization, "WHITENED_IMAGES", 70)
+    monkeypatch.setattr(initialization, "_IMAGES_AT_ONCE", 16)
+    found = whitening_filters(pictures, normalize)
+    # Where two components' variances are alike they may turn into each other.
+    np.testing.assert_allclose(found, whole, atol=1e-3)
+
+
+def test_grey_images_whose_colours_are_one_have_finite_filters(digits):
+    assert np.isfinite(whitening_filters(digits.train, normalize)).all()
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_the_first_layer_takes_as_many_filters_as_it_can(pictures, width):
+    params = random_variables(ResNet(stage_sizes=(1,), width=width, stem="cifar"))["params"]
+    adjusted = make_adjust("kaiming", pictures, normalize)(params)
+    before, after = named_leaves(params), named_leaves(adjusted)
+    count = min(width, 54)
+    kernel = after.pop("conv1.kernel")
+    filters = whitening_filters(pictures, normalize)
+    np.testing.assert_array_equal(kernel[..., :count], filters[..., :count])
+    np.testing.assert_array_equal(kernel[..., count:], before["conv1.kernel"][..., count:])
+    assert all(np.array_equal(leaf, before[name]) for name, leaf in after.items())
+
+
+def test_random_weights_are_left_alone_unless_asked():
+    assert make_adjust("kaiming", None, normalize) is None
+
+
+def test_a_run_begins_with_them_and_resumes_from_its_checkpoint(
+    recipe, digits, tmp_path, monkeypatch
+):
+    fast = dataclasses.replace(
+        recipe, stem="cifar", resize=8, init="dirac", whiten=True, lookahead_steps=2
+    )
+    still = dataclasses.replace(fast, epochs=1, optimizer="sgd", learning_rate=1e-30)
+    state, _ = fit(still, digits)
+    filters = whitening_filters(digits.train, still.make_preprocess())
+    np.testing.assert_array_equal(state.params["conv1"]["kernel"], filters[..., :4])
+    kernel = np.zeros((3, 3, 4, 4))
+    kernel[1, 1] = np.eye(4)
+    found = state.params["layer1"]["0"]["conv2"]["kernel"]
+    np.testing.assert_allclose(found, kernel, atol=1e-25)  # so little was learnt
+    slow = {k: v for k, v in named_leaves(state.opt_state).items() if k.endswith("conv1.kernel")}
+    assert any(np.array_equal(leaf, filters[..., :4]) for leaf in slow.values())
+
+    whole, _ = fit(dataclasses.replace(fast, epochs=2), digits)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataclasses.replace(fast, epochs=2), digits, workdir=tmp_path / "run", on_epoch=stop)
+
+    def refuse(*_):
+        raise AssertionError("a run that goes on looks at no images first")
+
+    monkeypatch.setattr(initialization, "whitening_filters", refuse)
+    resumed, _ = fit(
+        dataclasses.replace(fast, epochs=2), digits, workdir=tmp_path / "run", resume=True
+    )
+    assert_trees_identical(resumed, whole)

@@ -1,0 +1,92 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jaxcifar.training.interruption import watch_signals
+
+
+def wait_for(found):
+    deadline = time.monotonic() + 10
+    while not found.requested:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_nothing_else_happens(number, capsys):
+    with watch_signals() as found:
+        assert not found.requested
+        os.kill(os.getpid(), number)
+        wait_for(found)
+        assert found.signal_number == number
+    assert signal.Signals(number).name in capsys.readouterr().err
+
+
+def test_handlers_are_what_they_were_afterwards():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    threads = threading.active_count()
+    with watch_signals():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert threading.active_count() == threads
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with watch_signals() as found:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.1)
+            assert not found.requested
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_watches_nothing_and_does_not_fail():
+    seen = []
+
+    def work():
+        with watch_signals() as found:
+            seen.append(found.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+# A compiled program that takes minutes and, like any, lets no Python run in the main thread.
+BUSY = """
+import sys, jax, jax.numpy as jnp
+from jaxcifar.interruption import watch_signals
+spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: (x < 9).all(), jnp.sin, x))
+with watch_signals() as found:
+    print("ready", flush=True)
+    spin(jnp.ones(1000)).block_until_ready()
+"""
+
+
+def test_a_second_sigint_ends_the_process_at_once_even_inside_a_program():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline().startswith("SIGINT: stopping after this step")
+    assert process.poll() is None, "one is a wish"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert time.monotonic() - begun < 5
+    process.stdout.close()
+    process.stderr.close()
