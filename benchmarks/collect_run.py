@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.harness import RESULTS, save
 from jaxcifar.common.errors import RunError
-from jaxcifar.runs.directory import RunFiles
-from jaxcifar.studies.sweeps.directory import SweepFiles
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.evaluation import evaluate_run
 
 
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/run_....json")
     parsed = parser.parse_args()
-    sweep = SweepFiles(parsed.run)
+    sweep = SweepDirectory(parsed.run)
     if not sweep.holds_sweep():
-        found = collect(RunFiles(parsed.run))
+        found = collect(RunDirectory(parsed.run))
         name = f"run_{found['experiment']}_{found['trained_on']['backend']}"
     else:
         about = sweep.read()
@@ -43,7 +43,7 @@ def main() -> None:
     save(name, found, out=parsed.out or RESULTS / f"{name}.json")
 
 
-def collect(files: RunFiles) -> dict[str, Any]:
+def collect(files: RunDirectory) -> dict[str, Any]:
     """The figures of one run."""
     config, summary = files.read_config(), files.read_summary()
     if summary is None:

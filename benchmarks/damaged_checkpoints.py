@@ -33,7 +33,7 @@ from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe, load_splits
 from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.state import TrainState, state_shapes
 from jaxcifar.training.fit import fit
@@ -89,7 +89,7 @@ def evaluating(run: Path, good: dict[int, TrainState]) -> str:
 def resuming(run: Path, good: dict[int, TrainState], recipe: Recipe) -> str:
     """What comes of going on from it, as `fit` does."""
     with (
-        Checkpoints(RunFiles(run).checkpoints) as checkpoints,
+        Checkpoints(RunDirectory(run).checkpoints) as checkpoints,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
@@ -112,7 +112,7 @@ def train(recipe: Recipe, run: Path) -> dict[int, TrainState]:
     shapes = state_shapes(
         recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
     )
-    with Checkpoints(RunFiles(run).checkpoints, read_only=True) as checkpoints:
+    with Checkpoints(RunDirectory(run).checkpoints, read_only=True) as checkpoints:
         return {step: checkpoints.restore_state(shapes, step) for step in checkpoints.steps()}
 
 
@@ -121,7 +121,7 @@ def count(recipe: Recipe, folder: Path, *, flips: int, unverified: bool) -> dict
     run, copy = folder / "run", folder / "copy"
     good = train(recipe, run)
     ways: dict[str, Attempt] = {"evaluate": evaluating, "resume": partial(resuming, recipe=recipe)}
-    step = RunFiles(run).checkpoints / str(max(good))
+    step = RunDirectory(run).checkpoints / str(max(good))
     files = sorted(path.relative_to(run) for path in step.rglob("*") if path.is_file())
     print(f"{len(files)} files in a step", flush=True)
     counts: dict[str, Counter[str]] = {}

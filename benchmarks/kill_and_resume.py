@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.harness import save
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.start import restore_state
 
@@ -163,7 +163,7 @@ def contents(workdir: Path) -> dict[str, Any]:
     clock = {"seconds", "validation_seconds", "images_per_second"}
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((workdir / "summary.json").read_text())
-    files = RunFiles(workdir)
+    files = RunDirectory(workdir)
     with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
         state = restore_state(read_recipe(files), checkpoints)
         best = checkpoints.restore_weights(state.variables, "best")

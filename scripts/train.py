@@ -24,7 +24,7 @@ from jaxcifar.commands.cli import (
 from jaxcifar.devices.processes import DeviceOptions, connect
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe, load_splits
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.fit import fit
 
@@ -39,7 +39,7 @@ def main() -> None:
     experiment = parsed.experiment.replace("-", "_")
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment
-    files = RunFiles(workdir)
+    files = RunDirectory(workdir)
     if parsed.resume:
         recipe = read_recipe(files)
     else:

@@ -147,10 +147,10 @@ def recipe(tiny):
 def stored_run(recipe, digits, tmp_path):
     """A run directory with a checkpoint that nobody trained: looking at it needs no more."""
     from jaxcifar.runs.checkpoints import Checkpoints
-    from jaxcifar.runs.directory import RunFiles
+    from jaxcifar.runs.directory import RunDirectory
     from jaxcifar.step.state import start_state
 
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     files.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})
     variables = random_variables(recipe.make_model())
     with Checkpoints(files.checkpoints) as checkpoints:

@@ -11,7 +11,7 @@ import time
 import jax
 import pytest
 
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from tests.conftest import QUICK_COMPILING, assert_trees_identical
 
@@ -126,7 +126,7 @@ def assert_same_to_the_bit(run, other):
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (run, other))
     assert ours["best"] == theirs["best"]
     assert ours["last"] == theirs["last"]
-    histories = [RunFiles(path).read_history() for path in (run, other)]
+    histories = [RunDirectory(path).read_history() for path in (run, other)]
     for column in ("train_loss", "validation_loss"):
         assert histories[0].column(column) == histories[1].column(column)
 

@@ -13,7 +13,7 @@ from jaxcifar.common.errors import RecipeError
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.recipes.recipe import Recipe, load_splits
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step.state import start_state
 from jaxcifar.training.evaluation import evaluate, evaluate_run
@@ -50,7 +50,7 @@ def run(tiny, pictures, tmp_path):
         batch_size=5,
         eval_batch_size=64,
     )
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     fingerprint = load_splits(recipe).fingerprint
     files.create({"recipe": recipe.to_dict(), "data_fingerprint": fingerprint})
     with Checkpoints(files.checkpoints) as checkpoints:
@@ -60,13 +60,13 @@ def run(tiny, pictures, tmp_path):
 
 
 def test_the_splits_of_a_recipe_are_those_it_is_trained_on(run):
-    recipe = read_recipe(RunFiles(run))
+    recipe = read_recipe(RunDirectory(run))
     check_splits(recipe, load_splits(recipe))
     check_splits(recipe, load_splits(recipe, lazy=True))
 
 
 def test_lazy_and_eager_score_the_same(run):
-    recipe = read_recipe(RunFiles(run))
+    recipe = read_recipe(RunDirectory(run))
     variables = random_variables(recipe.make_model())
     scores = [
         evaluate(
@@ -98,7 +98,7 @@ def test_its_mistakes_and_confusion_are_drawn(run):
 
 
 def test_weights_without_a_size_are_not_shown_pictures_of_several(run, pictures, tmp_path):
-    recipe = read_recipe(RunFiles(run))
+    recipe = read_recipe(RunDirectory(run))
     export_weights(random_variables(recipe.make_model()), tmp_path / "w.safetensors")
     with pytest.raises(RecipeError, match="does not say the size it was trained at"):
         weights_subject(

@@ -50,7 +50,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcifar.models.winograd import turned, winograd
+from jaxcifar.models.winograd import flipped, winograd
 
 # What a form makes of the images that go through at once: at most so many numbers, 134 MB. Smaller
 # parts, of the size of the cache, were not faster, but for the 7x7 stem: there 9 ms in place of 19.
@@ -169,7 +169,7 @@ def _backward(
     def of_images(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         if forms.input == "xla" and stride == 1:
             # As a forward pass: XLA's own gradient took 127 ms in place of 9 for 32x32x16 maps.
-            return xla_form(cotangent, turned(kernel), 1, kernel.shape[0] - 1 - padding)
+            return xla_form(cotangent, flipped(kernel), 1, kernel.shape[0] - 1 - padding)
         _, pull = jax.vjp(lambda x: FORMS[forms.input](x, kernel, stride, padding), x)
         return pull(cotangent)[0]
 

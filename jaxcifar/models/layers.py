@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcifar.common.numbers import is_zero, widened
+from jaxcifar.common.numbers import at_least_float32, is_zero
 from jaxcifar.models.conv import Lowering, conv2d
 
 Dtype = Any
@@ -86,7 +86,7 @@ class BatchNorm(nn.Module):
         else:
             parts, mean, var = x, running_mean.value, running_var.value
         slope = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
-        y = (widened(parts) - mean) * slope + bias
+        y = (at_least_float32(parts) - mean) * slope + bias
         y = y.astype(x.dtype).reshape(x.shape)
         self.sow("intermediates", "output", y)
         return y
@@ -117,7 +117,7 @@ def _batch_statistics(
     """Mean, biased variance (float32 [c], of each group [g, 1, .., c]) and values per channel."""
     axes = tuple(range(1 if grouped else 0, x.ndim - 1))
     count = int(np.prod([x.shape[axis] for axis in axes]))
-    wide = widened(x)
+    wide = at_least_float32(x)
     mean = jnp.mean(wide, axes, keepdims=grouped)
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
@@ -254,7 +254,7 @@ def _max_pool_backward(
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Mean over the map in float32: [n, h, w, c] -> [n, c]."""
-    return jnp.mean(widened(x), axis=(1, 2))
+    return jnp.mean(at_least_float32(x), axis=(1, 2))
 
 
 _PLAIN: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcifar.common.numbers import widened
+from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.conv import Lowering
 from jaxcifar.models.layers import (
     _PLAIN,
@@ -104,7 +104,7 @@ class Block(nn.Module):
         return y
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """A run of blocks, "0", "1", ...; the first one has the stride."""
 
     depth: int
@@ -199,7 +199,7 @@ class ResNet(nn.Module):
             elif child.startswith("layer"):
                 i = int(child.removeprefix("layer")) - 1
                 width, stride = self.width * 2**i, 1 if i == 0 else 2
-                stage = Stage(
+                stage = ResidualStage(
                     self.stage_sizes[i], width, stride, self.bottleneck, conv, norm, name=child
                 )
                 x = stage(x, train=train)
@@ -213,9 +213,9 @@ class ResNet(nn.Module):
             head = SequentialHead(
                 self.num_classes, self.dropout_rate, self.dtype, self.axis_name, name="fc"
             )
-            return widened(head(x, train=train))
+            return at_least_float32(head(x, train=train))
         x = Dropout(self.dropout_rate, self.axis_name)(x, train=train)
-        return widened(Linear(self.num_classes, self.dtype, name="fc")(x))
+        return at_least_float32(Linear(self.num_classes, self.dtype, name="fc")(x))
 
     def _between(self, start: str | None, stop: str | None) -> tuple[str, ...]:
         """The children after `start` up to and including `stop`."""

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.numbers import widened
+from jaxcifar.common.numbers import at_least_float32
 
 Matrix = NDArray[np.float64]
 
@@ -108,13 +108,13 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
-    return _correlate(cotangent, turned(kernel)), _correlate_images(images, cotangent)
+    return _correlate(cotangent, flipped(kernel)), _correlate_images(images, cotangent)
 
 
 winograd.defvjp(_forward, _backward)
 
 
-def turned(kernel: jax.Array) -> jax.Array:
+def flipped(kernel: jax.Array) -> jax.Array:
     """The kernel [k, k, c_out, c_in] with which a stride of 1's input gradient is a correlation."""
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
@@ -128,7 +128,7 @@ def turned(kernel: jax.Array) -> jax.Array:
 def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
     cut = _cut(images)
     tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
-    weights = _of_kernel(cut.scheme.kernel, widened(kernel))
+    weights = _of_kernel(cut.scheme.kernel, at_least_float32(kernel))
     products = jnp.einsum("abstnc,abcd->abstnd", tiles, weights)
     rows = products.reshape(len(products), -1, *products.shape[3:])
     back = _for_each(products, cut.outputs)
@@ -164,7 +164,7 @@ def _tiles(rows: Matrix, padding: int, columns: Matrix, images: jax.Array, cut: 
     window, step = rows.shape[1], cut.scheme.size
     last = step * (cut.down - 1)  # the last tile's first row
     below = last + window - padding - images.shape[1]
-    padded = jnp.pad(widened(images), ((0, 0), (padding, below), (0, 0), (0, 0)))
+    padded = jnp.pad(at_least_float32(images), ((0, 0), (padding, below), (0, 0), (0, 0)))
     seen = [padded[:, i : i + last + 1 : step].transpose(2, 1, 0, 3) for i in range(window)]
     down = jnp.einsum("ai,iwtnc->awtnc", jnp.asarray(rows, padded.dtype), jnp.stack(seen))
     across = jnp.einsum("aqw,awtnc->aqtnc", _for_each(down, columns), down)

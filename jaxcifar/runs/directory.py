@@ -82,7 +82,7 @@ SUMMARY: Shape = {
 
 
 @dataclass(frozen=True)
-class RunFiles:
+class RunDirectory:
     """The paths inside a run directory."""
 
     path: Path

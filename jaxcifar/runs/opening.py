@@ -9,12 +9,12 @@ from jaxcifar.common.errors import CheckpointError, RunError
 from jaxcifar.data import Splits
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import Start
 
 
-def check_not_lost(files: RunFiles) -> None:
+def check_not_lost(files: RunDirectory) -> None:
     """Refuse to begin anew silently where there must have been checkpoints.
 
     A run killed early leaves two rows and none: the second is noted before the first is complete.
@@ -32,7 +32,7 @@ def check_not_lost(files: RunFiles) -> None:
 
 @contextmanager
 def own_run(
-    files: RunFiles,
+    files: RunDirectory,
     recipe: Recipe,
     splits: Splits,
     name: str,
@@ -53,7 +53,7 @@ def own_run(
 
 
 def open_run(
-    files: RunFiles,
+    files: RunDirectory,
     recipe: Recipe,
     splits: Splits,
     name: str,
@@ -109,7 +109,7 @@ def open_run(
         files.write_config(config | {"weights": begun.get("weights")})
 
 
-def _check_origin(files: RunFiles, recipe: Recipe) -> None:
+def _check_origin(files: RunDirectory, recipe: Recipe) -> None:
     """A run that begins from another must not replace it."""
     # Not Path.resolve, which raises a RuntimeError at a loop of links.
     if recipe.weights is not None and os.path.realpath(recipe.weights) == os.path.realpath(

@@ -10,7 +10,7 @@ from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints, Which
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step.state import init_variables
 
 
@@ -20,7 +20,7 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
     Raises:
         RunError, RecipeError, CheckpointError: what of the run cannot be used, and why.
     """
-    files = RunFiles(Path(run))
+    files = RunDirectory(Path(run))
     recipe = read_recipe(files)
     model = recipe.make_model()
     shapes = jax.eval_shape(
@@ -30,7 +30,7 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
         return recipe, model, checkpoints.restore_weights(shapes, which)
 
 
-def read_recipe(files: RunFiles) -> Recipe:
+def read_recipe(files: RunDirectory) -> Recipe:
     """The recipe a run was begun with.
 
     Raises:

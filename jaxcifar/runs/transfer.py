@@ -17,7 +17,7 @@ from jaxcifar.models.pretrained import (
 )
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.state import (
@@ -45,7 +45,7 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
         "new_head": recipe.new_head,
         "adapt_stem": recipe.adapt_stem,
     }
-    if RunFiles(Path(recipe.weights)).holds_run():
+    if RunDirectory(Path(recipe.weights)).holds_run():
         origin, _, variables = restore_run(recipe.weights)
         _check_split(recipe, origin)
         filled, report = fill_model(

@@ -41,7 +41,7 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-class Stream(enum.IntEnum):
+class Draw(enum.IntEnum):
     """What a run's random draws are for; each purpose has a stream of its own."""
 
     ORDER = 0
@@ -49,9 +49,9 @@ class Stream(enum.IntEnum):
     DROPOUT = 2
 
 
-def draw_key(key: jax.Array, stream: Stream, count: jax.Array) -> jax.Array:
+def draw_key(key: jax.Array, draw: Draw, count: jax.Array) -> jax.Array:
     """The key of the `count`-th draw (an epoch or a step) of a stream, from the run's key."""
-    return jax.random.fold_in(jax.random.fold_in(key, int(stream)), count)
+    return jax.random.fold_in(jax.random.fold_in(key, int(draw)), count)
 
 
 def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, PyTree]:

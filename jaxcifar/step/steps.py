@@ -11,7 +11,7 @@ import optax
 
 from jaxcifar.step.freeze import TRAINED, Labels, merge_params, split_params
 from jaxcifar.step.metrics import Metrics, cross_entropy, find_nonfinite, measure, total
-from jaxcifar.step.state import Stream, TrainState, draw_key
+from jaxcifar.step.state import Draw, TrainState, draw_key
 
 Batch = Mapping[str, jax.Array]  # image [n h w 3] uint8 or float32, label [n] int32, mask [n] bool
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -65,7 +65,7 @@ def make_train_step(
                 images,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": draw_key(state.key, Stream.DROPOUT, state.step)},
+                rngs={"dropout": draw_key(state.key, Draw.DROPOUT, state.step)},
                 **cut,
             )
             loss = cross_entropy(logits, label, label_smoothing)

@@ -4,13 +4,13 @@ from jaxcifar.data import Splits
 from jaxcifar.devices.layout import Input, Layout
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
 from jaxcifar.runs.transfer import Start
 from jaxcifar.step.freeze import summarize
 from jaxcifar.step.state import TrainState
 from jaxcifar.training.progress import duration
-from jaxcifar.training.run import EpochPart, _is_complete
+from jaxcifar.training.run import PartialEpoch, _is_complete
 
 _BN_SAID = {"batch": "of each batch, still moving", "frozen": "frozen, too"}
 
@@ -20,8 +20,8 @@ def _print_opening(
     splits: Splits,
     state: TrainState,
     start: Start | None,
-    part: EpochPart,
-    files: RunFiles | None,
+    part: PartialEpoch,
+    files: RunDirectory | None,
     layout: Layout,
     place: Input,
 ) -> None:
@@ -72,7 +72,7 @@ def _epoch_line(history: History, epochs: int) -> str:
     )
 
 
-def _print_closing(files: RunFiles) -> None:
+def _print_closing(files: RunDirectory) -> None:
     summary = files.read_summary()
     assert summary is not None
     print(f"trained in {duration(summary['train_seconds'])}")

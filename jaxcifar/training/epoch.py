@@ -15,7 +15,7 @@ from jaxcifar.step import metrics
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.schedules import steps_per_epoch
-from jaxcifar.step.state import Stream, TrainState, draw_key
+from jaxcifar.step.state import Draw, TrainState, draw_key
 from jaxcifar.step.steps import TrainStep
 
 # image [n h w 3] uint8, label [n] int32; shared out over the devices by rows, see `parallel`.
@@ -28,8 +28,8 @@ Fetch = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 class TrainEpoch(NamedTuple):
     """``compile`` before the clock starts, then ``run``. Both donate the state they are given.
 
-    ``run(state, data, on_progress=None, *, sums=None, pace=steadily)`` trains from where the state
-    stands to the end of its epoch, or to where `pace` stops it, adding to the `sums` of the part
+    ``run(state, data, on_piece=None, *, sums=None, allow=always)`` trains from where the state
+    stands to the end of its epoch, or to where `allow` stops it, adding to the `sums` of the part
     done before. It ends early where a step's numbers were not finite (unless the steps are those
     of several members): the state is then the one behind that step.
     """
@@ -40,10 +40,10 @@ class TrainEpoch(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """``compile`` before the clock starts, then ``run``, which a `pace` can end only by raising."""
+    """``compile`` before the clock starts, then ``run``, which `allow` can end only by raising."""
 
     compile: Callable[[Mapping[str, Any], Data], None]
-    run: Callable[..., Metrics]  # (variables, data, on_progress=None, *, pace=steadily)
+    run: Callable[..., Metrics]  # (variables, data, on_piece=None, *, allow=always)
 
 
 class Plan:
@@ -69,7 +69,7 @@ def make_draw_order(plan: Plan) -> Callable[[TrainState], jax.Array]:
 
     def draw_order(state: TrainState) -> jax.Array:
         epoch = state.step // plan.epoch_steps
-        return jax.random.permutation(draw_key(state.key, Stream.ORDER, epoch), plan.size)
+        return jax.random.permutation(draw_key(state.key, Draw.ORDER, epoch), plan.size)
 
     return draw_order
 
@@ -91,7 +91,7 @@ def make_steps(
     ) -> tuple[TrainState, Metrics]:
         epoch = state.step // plan.epoch_steps
         view = epoch if plan.views is None else epoch % plan.views
-        augment_key = draw_key(state.key, Stream.AUGMENT, view)
+        augment_key = draw_key(state.key, Draw.AUGMENT, view)
 
         def unfinished(carry: tuple[jax.Array, TrainState, Metrics]) -> jax.Array:
             i, _, sums = carry

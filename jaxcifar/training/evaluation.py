@@ -15,7 +15,7 @@ from jaxcifar.devices.memory import free_memory, memory_excess, on_host
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import load_splits
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_normalize
@@ -119,7 +119,7 @@ def evaluate_run(
             train and validation images cannot be told apart.
         RecipeError, CheckpointError, DataError: what of the run or its data cannot be used.
     """
-    files = RunFiles(Path(run))
+    files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
     recipe, model, variables = restore_run(run, which)
     splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three

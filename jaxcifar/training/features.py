@@ -19,7 +19,7 @@ from jaxcifar.models.layers import is_below
 from jaxcifar.models.resnet import ResNet, batch_norm_names
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.freeze import Labels, frozen_prefix
-from jaxcifar.step.state import Stream, draw_key
+from jaxcifar.step.state import Draw, draw_key
 from jaxcifar.step.steps import Normalize
 from jaxcifar.training.epoch import Data
 
@@ -118,7 +118,7 @@ def cache_features(
         batch = images[index]
         if augment is not None:
             rows = layout.position() * share + index
-            view_key = draw_key(key, Stream.AUGMENT, view)
+            view_key = draw_key(key, Draw.AUGMENT, view)
             batch = augment(jax.vmap(lambda i: jax.random.fold_in(view_key, i))(rows), batch)
         return _prefix(model, cut, variables, normalize(batch))
 

@@ -10,7 +10,7 @@ from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions, explain_lost_process, make_layout
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.opening import _check_origin, own_run
 from jaxcifar.runs.transfer import starting_weights
@@ -23,12 +23,12 @@ from jaxcifar.training.interruption import watch_signals
 from jaxcifar.training.plan import check_splits, check_stages, choose_input
 from jaxcifar.training.progress import ProgressBar
 from jaxcifar.training.run import (
-    EpochPart,
+    PartialEpoch,
     StopEarly,
     _is_complete,
     _summarize,
     check_finite,
-    make_pace,
+    make_allow,
     make_row,
     or_stop,
     stop,
@@ -93,7 +93,7 @@ def fit(
     check_stages(recipe, splits, layout)
     verbose = verbose and layout.is_main
     # Before the directory is touched: weights that do not fit leave everything as it was.
-    files = None if workdir is None else RunFiles(Path(workdir))
+    files = None if workdir is None else RunDirectory(Path(workdir))
     if files is not None:
         _check_origin(files, recipe)
     start = None if recipe.weights is None or resume else starting_weights(recipe)
@@ -121,11 +121,11 @@ def fit(
         if verbose:
             _print_opening(recipe, splits, state, start, part, files, layout, place)
 
-        pace = make_pace(layout, interruption)
+        allow = make_allow(layout, interruption)
         for epoch in range(part.epoch, recipe.epochs + 1):
             if epoch != part.epoch:
-                part = EpochPart(epoch)
-            if pace(1) == 0:
+                part = PartialEpoch(epoch)
+            if allow(1) == 0:
                 stop(interruption, recipe, state, part, checkpoints)
             if stage is None or epoch > stage.last_epoch:
                 stage = None  # what it kept on the device goes before the next one's data come
@@ -138,7 +138,7 @@ def fit(
                 begun = time.perf_counter()
                 label = f"epoch {epoch}/{recipe.epochs}"
                 with ProgressBar(label, len(splits.train), verbose) as bar:
-                    state, sums = stage.train(state, bar.advance, sums=part.sums, pace=pace)
+                    state, sums = stage.train(state, bar.advance, sums=part.sums, allow=allow)
                 part = part.later(time.perf_counter() - begun, sums)
             check_finite(part, state, schedule, recipe, checkpoints)
             if int(state.step) < end:
@@ -149,7 +149,7 @@ def fit(
             if recipe.validates(epoch):
                 try:
                     with ProgressBar("  validate", len(splits.validation), verbose) as bar:
-                        sums = stage.validate(state, bar.advance, pace=or_stop(pace))
+                        sums = stage.validate(state, bar.advance, allow=or_stop(allow))
                 except StopEarly:
                     stop(interruption, recipe, state, part, checkpoints)
                 validated |= metrics.compute(sums)
@@ -197,9 +197,9 @@ def fit(
                 )
                 try:
                     with ProgressBar(f"test, step {step}", len(splits.test), verbose) as bar:
-                        sums = test.run(variables, test_data, bar.advance, pace=or_stop(pace))
+                        sums = test.run(variables, test_data, bar.advance, allow=or_stop(allow))
                 except StopEarly:
-                    stop(interruption, recipe, state, EpochPart(recipe.epochs + 1), checkpoints)
+                    stop(interruption, recipe, state, PartialEpoch(recipe.epochs + 1), checkpoints)
                 scores[step] = {
                     "step": step,
                     "validation_accuracy": checkpoints.validation_accuracy(step),

@@ -7,17 +7,17 @@ import jax
 
 from jaxcifar.step.metrics import Metrics
 
-Progress = Callable[[int, Metrics], None]  # (examples just done, sums so far)
+OnPiece = Callable[[int, Metrics], None]  # (examples just done, sums so far)
 # Asked before each piece of so many steps: how many to do now, 0 to stop. See `in_pieces`.
-Pace = Callable[[int], int]
+Allow = Callable[[int], int]
 # A piece of an epoch between two looks at the progress bar. Each call takes its temporary memory
 # from the system anew: on the CPU ResNet-18 paid 0.1 s of page faults for it, so that pieces of one
 # or two steps (0.5 s) trained 30 % slower than the whole epoch in one call.
 SECONDS_PER_PIECE = 3.0
 
 
-def steadily(count: int) -> int:
-    """The pace that never stops."""
+def always(count: int) -> int:
+    """Allow every piece: never stop."""
     return count
 
 
@@ -25,18 +25,18 @@ def in_pieces(
     advance: Callable[[int], Metrics],
     total: int,
     batch_size: int,
-    on_progress: Progress | None,
+    on_piece: OnPiece | None,
     *,
-    pace: Pace = steadily,
+    allow: Allow = always,
     limit: Callable[[int], int] | None = None,
 ) -> bool:
     """Call `advance` in pieces that add up to `total` steps, reporting each when it is done.
 
     The next piece is handed to the device before the last one's numbers are waited for, so the
-    device never idles. Without `on_progress` it is one piece.
+    device never idles. Without `on_piece` it is one piece.
 
     Args:
-        pace: is told the size of the next piece and gives the size it is to have, 0 to stop.
+        allow: is told the size of the next piece and gives the size it is to have, 0 to stop.
         limit: the largest piece there can be after so many steps.
 
     Returns:
@@ -46,22 +46,22 @@ def in_pieces(
     pending: tuple[int, Metrics] | None = None
     last = time.perf_counter()
     while done < total:
-        count = total - done if on_progress is None else min(piece, total - done)
-        count = pace(count if limit is None else min(count, limit(done)))
+        count = total - done if on_piece is None else min(piece, total - done)
+        count = allow(count if limit is None else min(count, limit(done)))
         if count == 0:
             break
         current = (count * batch_size, advance(count))
         done += count
-        if on_progress is None:
+        if on_piece is None:
             continue
         if pending is not None:
             jax.block_until_ready(pending[1])
-            on_progress(*pending)
+            on_piece(*pending)
             now = time.perf_counter()
             fitting = round(pending[0] / batch_size * SECONDS_PER_PIECE / max(now - last, 1e-6))
             piece, last = max(1, min(2 * piece, fitting)), now
         pending = current
-    if pending is not None and on_progress is not None:
+    if pending is not None and on_piece is not None:
         jax.block_until_ready(pending[1])
-        on_progress(*pending)
+        on_piece(*pending)
     return done == total

@@ -25,7 +25,7 @@ from jaxcifar.training.epoch import (
     make_draw_order,
     make_steps,
 )
-from jaxcifar.training.pieces import Pace, Progress, in_pieces, steadily
+from jaxcifar.training.pieces import Allow, OnPiece, always, in_pieces
 
 
 def make_train_epoch(
@@ -146,10 +146,10 @@ def _compiled_epoch(
     def run(
         state: TrainState,
         data: Data,
-        on_progress: Progress | None = None,
+        on_piece: OnPiece | None = None,
         *,
         sums: Metrics | None = None,
-        pace: Pace = steadily,
+        allow: Allow = always,
     ) -> tuple[TrainState, Metrics]:
         order = draw_order(state)
         carry = (state, metrics.zeros(state.step.shape) if sums is None else sums)
@@ -160,9 +160,9 @@ def _compiled_epoch(
             return carry[1]
 
         done = int(np.max(state.step)) % plan.epoch_steps
-        ended = in_pieces(advance, plan.whole_steps - done, plan.batch_size, on_progress, pace=pace)
+        ended = in_pieces(advance, plan.whole_steps - done, plan.batch_size, on_piece, allow=allow)
         if last is not None and ended:
-            in_pieces(lambda n: advance(n, last), 1, plan.rest, on_progress, pace=pace)
+            in_pieces(lambda n: advance(n, last), 1, plan.rest, on_piece, allow=allow)
         return carry
 
     return TrainEpoch(compile, run, lower)
@@ -206,9 +206,9 @@ def make_evaluation(
     def run(
         variables: Mapping[str, Any],
         data: Data,
-        on_progress: Progress | None = None,
+        on_piece: OnPiece | None = None,
         *,
-        pace: Pace = steadily,
+        allow: Allow = always,
     ) -> Metrics:
         sums = metrics.zeros()
         start = 0
@@ -219,7 +219,7 @@ def make_evaluation(
             start += count
             return sums
 
-        in_pieces(advance, batches, own_batch * layout.size, on_progress, pace=pace)
+        in_pieces(advance, batches, own_batch * layout.size, on_piece, allow=allow)
         return sums
 
     return Evaluation(compile, run)

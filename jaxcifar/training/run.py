@@ -14,27 +14,27 @@ from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import count_params
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History, Row
 from jaxcifar.step import metrics
 from jaxcifar.step.freeze import split_params
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.state import TrainState, all_finite
 from jaxcifar.training.interruption import Interrupted, Interruption
-from jaxcifar.training.pieces import Pace
+from jaxcifar.training.pieces import Allow
 
 
 @dataclass(frozen=True)
-class EpochPart:
+class PartialEpoch:
     """What has been done of an epoch: what a checkpoint in its middle holds besides the state."""
 
     epoch: int
     sums: Metrics | None = None
     seconds: float = 0.0
 
-    def later(self, seconds: float, sums: Metrics | None = None) -> "EpochPart":
+    def later(self, seconds: float, sums: Metrics | None = None) -> "PartialEpoch":
         """So much time later, with the sums up to there."""
-        return EpochPart(self.epoch, self.sums if sums is None else sums, self.seconds + seconds)
+        return PartialEpoch(self.epoch, self.sums if sums is None else sums, self.seconds + seconds)
 
     @property
     def known_sums(self) -> Metrics:
@@ -52,30 +52,30 @@ class EpochPart:
         return {"epoch": self.epoch, "sums": sums, "seconds": self.seconds}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EpochPart":
+    def from_dict(cls, values: Mapping[str, Any]) -> "PartialEpoch":
         """What `to_dict` made."""
         zeros, stored = metrics.zeros(), values["sums"]
         sums = jax.tree.map(lambda zero, value: np.asarray(value, zero.dtype), zeros, stored)
         return cls(int(values["epoch"]), sums, float(values["seconds"]))
 
 
-def make_pace(layout: Layout, interruption: Interruption) -> Pace:
-    """Build the pace of the first process, until any of them hears a signal."""
+def make_allow(layout: Layout, interruption: Interruption) -> Allow:
+    """Build the allow of the first process, until any of them hears a signal."""
 
-    def pace(count: int) -> int:
+    def allow(count: int) -> int:
         said = layout.agree(count, interruption.signal_number)
         # Kept apart from what this process has heard, which may have come meanwhile.
         interruption.agreed = max(number for _, number in said)
         return 0 if interruption.agreed else said[0][0]
 
-    return pace
+    return allow
 
 
-def or_stop(pace: Pace) -> Pace:
-    """The pace that raises where the other one stops."""
+def or_stop(allow: Allow) -> Allow:
+    """The allow that raises where the other one stops."""
 
     def pace_or_stop(count: int) -> int:
-        allowed = pace(count)
+        allowed = allow(count)
         if allowed == 0:
             raise StopEarly
         return allowed
@@ -91,7 +91,7 @@ def stop(
     interruption: Interruption,
     recipe: Recipe,
     state: TrainState,
-    part: EpochPart,
+    part: PartialEpoch,
     checkpoints: Checkpoints | None,
 ) -> NoReturn:
     """Save what is done of the epoch and end the run.
@@ -151,7 +151,7 @@ def make_row(
 
 
 def check_finite(
-    part: EpochPart,
+    part: PartialEpoch,
     state: TrainState,
     schedule: optax.Schedule,
     recipe: Recipe,
@@ -186,13 +186,13 @@ def check_finite(
     )
 
 
-def _is_complete(files: RunFiles, recipe: Recipe) -> bool:
+def _is_complete(files: RunDirectory, recipe: Recipe) -> bool:
     summary = files.read_summary()
     return summary is not None and summary.get("epochs") == recipe.epochs
 
 
 def _summarize(
-    recipe: Recipe, name: str, state: TrainState, history: History, files: RunFiles
+    recipe: Recipe, name: str, state: TrainState, history: History, files: RunDirectory
 ) -> dict[str, Any]:
     """The summary, but for the scores of its checkpoints."""
     trained, _ = split_params(state.params, recipe.make_labels(recipe.epochs))

@@ -23,7 +23,7 @@ from jaxcifar.step.steps import EvalStep, TrainStep, make_eval_step, make_train_
 from jaxcifar.training.epoch import Data, Evaluation, TrainEpoch
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.features import cache_features, cut_point
-from jaxcifar.training.pieces import Progress
+from jaxcifar.training.pieces import OnPiece
 from jaxcifar.training.plan import _views, stored_views
 from jaxcifar.training.resident import make_evaluation, make_train_epoch
 from jaxcifar.training.streamed import make_streamed_epoch, make_streamed_evaluation
@@ -36,8 +36,8 @@ class Stage(NamedTuple):
     """
 
     last_epoch: int
-    train: Callable[..., tuple[TrainState, Metrics]]  # (state, on_progress=None), donates the state
-    validate: Callable[..., Metrics]  # (state, on_progress=None)
+    train: Callable[..., tuple[TrainState, Metrics]]  # (state, on_piece=None), donates the state
+    validate: Callable[..., Metrics]  # (state, on_piece=None)
     caching_seconds: float  # spent on the features of a frozen prefix, compiling included
 
 
@@ -98,12 +98,12 @@ def begin_stage(
         print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
 
     def train(
-        state: TrainState, on_progress: Progress | None = None, **more: Any
+        state: TrainState, on_piece: OnPiece | None = None, **more: Any
     ) -> tuple[TrainState, Metrics]:
-        return train_epoch.run(state, data.train, on_progress, **more)
+        return train_epoch.run(state, data.train, on_piece, **more)
 
-    def validate(state: TrainState, on_progress: Progress | None = None, **more: Any) -> Metrics:
-        return evaluation.run(state.variables, data.validation, on_progress, **more)
+    def validate(state: TrainState, on_piece: OnPiece | None = None, **more: Any) -> Metrics:
+        return evaluation.run(state.variables, data.validation, on_piece, **more)
 
     return Stage(last_epoch, train, validate, data.seconds), state
 

@@ -9,40 +9,40 @@ from jaxcifar.data import Splits
 from jaxcifar.devices.layout import Layout
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_not_lost
 from jaxcifar.runs.transfer import Start, starting_weights
 from jaxcifar.step.state import TrainState, init_state, start_state, state_shapes
 from jaxcifar.training.initialization import make_adjust
-from jaxcifar.training.run import EpochPart
+from jaxcifar.training.run import PartialEpoch
 
 
 def begin(
     recipe: Recipe,
     splits: Splits,
     start: Start | None,
-    files: RunFiles | None,
+    files: RunDirectory | None,
     checkpoints: Checkpoints | None,
     layout: Layout,
     *,
     resume: bool,
-) -> tuple[TrainState, EpochPart]:
+) -> tuple[TrainState, PartialEpoch]:
     """The state to go on from, on every device, and the part of its epoch that is done."""
     if not resume or checkpoints is None or not checkpoints.steps():
         if resume and files is not None:
             check_not_lost(files)
-        return layout.replicate(first_state(recipe, start, files, splits)), EpochPart(1)
+        return layout.replicate(first_state(recipe, start, files, splits)), PartialEpoch(1)
     step = checkpoints.find("last")
     state = restore_state(recipe, checkpoints, layout.replicated)
     progress = checkpoints.progress(step)
     if progress is None:
-        return state, EpochPart(step // recipe.steps_per_epoch + 1)
-    part = EpochPart.from_dict(progress)
+        return state, PartialEpoch(step // recipe.steps_per_epoch + 1)
+    part = PartialEpoch.from_dict(progress)
     return state, replace(part, sums=layout.replicate(part.sums))
 
 
 def first_state(
-    recipe: Recipe, start: Start | None, files: RunFiles | None, splits: Splits
+    recipe: Recipe, start: Start | None, files: RunDirectory | None, splits: Splits
 ) -> TrainState:
     """The state before the first step: random, or from the weights the recipe names."""
     tx = recipe.make_optimizer()

@@ -31,7 +31,7 @@ from jaxcifar.training.epoch import (
     make_draw_order,
     make_steps,
 )
-from jaxcifar.training.pieces import Pace, Progress, in_pieces, steadily
+from jaxcifar.training.pieces import Allow, OnPiece, always, in_pieces
 
 # Of a chunk on the device, of which there are two or three at a time.
 CHUNK_BYTES = 32 * 2**20
@@ -86,10 +86,10 @@ def make_streamed_epoch(
     def run(
         state: TrainState,
         data: Data = NOT_READ,
-        on_progress: Progress | None = None,
+        on_piece: OnPiece | None = None,
         *,
         sums: Metrics | None = None,
-        pace: Pace = steadily,
+        allow: Allow = always,
     ) -> tuple[TrainState, Metrics]:
         order = np.asarray(draw_order(state), np.int64)
         carry = (state, metrics.zeros() if sums is None else sums)
@@ -102,7 +102,7 @@ def make_streamed_epoch(
                 carry = steps(carry[0], chunk, first + begin, carry[1], count)
                 return carry[1]
 
-            return _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
+            return _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
 
         ended = train(whole, index, done, chunk_steps)
         if last is not None and ended:
@@ -147,9 +147,9 @@ def make_streamed_evaluation(
     def run(
         variables: Mapping[str, Any],
         data: Data = NOT_READ,
-        on_progress: Progress | None = None,
+        on_piece: OnPiece | None = None,
         *,
-        pace: Pace = steadily,
+        allow: Allow = always,
     ) -> Metrics:
         index = np.arange(batches * batch_size).reshape(-1, batch_size)
         sums = metrics.zeros()
@@ -159,7 +159,7 @@ def make_streamed_evaluation(
             sums = program(variables, chunk, sums, at - begin, count)
             return sums
 
-        _over_chunks(advance, source, layout, index, chunk_steps, on_progress, pace)
+        _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
         return sums
 
     return Evaluation(compile, run)
@@ -171,8 +171,8 @@ def _over_chunks(
     layout: Layout,
     index: NDArray[np.int64],
     chunk_steps: int,
-    on_progress: Progress | None,
-    pace: Pace,
+    on_piece: OnPiece | None,
+    allow: Allow,
 ) -> bool:
     """`epoch.in_pieces` over the batches of `index` [steps, n], no piece reaching into two chunks.
 
@@ -195,8 +195,8 @@ def _over_chunks(
             advance_in_chunk,
             len(index),
             index.shape[1],
-            on_progress,
-            pace=pace,
+            on_piece,
+            allow=allow,
             limit=lambda done: chunk_steps - done % chunk_steps,
         )
 

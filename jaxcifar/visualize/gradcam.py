@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcifar.common.messages import did_you_mean
-from jaxcifar.common.numbers import widened
+from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.resnet import ResNet
 
 # Fewer rows of a map can hardly say where something is: at 32x32 with the ImageNet stem the last
@@ -96,7 +96,7 @@ def _grad_cam(
         logits = jnp.asarray(model.apply(variables, maps, train=False, start=layer))
         return jnp.sum(jnp.take_along_axis(logits, classes[:, None], axis=1))
 
-    weights = jnp.mean(widened(jax.grad(sum_of_logits)(maps)), axis=(1, 2))
-    found = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", widened(maps), weights))
+    weights = jnp.mean(at_least_float32(jax.grad(sum_of_logits)(maps)), axis=(1, 2))
+    found = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", at_least_float32(maps), weights))
     peak = jnp.max(found, axis=(1, 2), keepdims=True)
     return jnp.where(peak == 0, 0, found / peak)

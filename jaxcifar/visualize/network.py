@@ -18,7 +18,7 @@ from jaxcifar.models.resnet import ARCHITECTURES, ResNet
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import load_splits
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.augment import NORMALIZATIONS, make_normalize, resize, unit_range
 from jaxcifar.step.steps import Normalize
@@ -84,7 +84,7 @@ def run_subject(
     Raises:
         RunError, RecipeError, CheckpointError: what of the run cannot be used, and why.
     """
-    files = RunFiles(Path(run))
+    files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
     recipe, model, variables = restore_run(run, which)
     info = recipe.dataset_info

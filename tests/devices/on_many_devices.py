@@ -85,7 +85,7 @@ def train(layout, groups, dtype, streamed):
             norms.append(norm / count)
             seen.append(now)
 
-        state, sums = epoch.run(state, data, note, pace=lambda count: 1)
+        state, sums = epoch.run(state, data, note, allow=lambda count: 1)
         assert int(sums["count"]) == SIZE
         assert int(sums["nonfinite"]) == 0
     scores = jax.device_get(evaluation.run(state.variables, data))

@@ -30,12 +30,12 @@ from jaxcifar.models.pretrained import Preprocessing
 from jaxcifar.models.weights import read_weights
 from jaxcifar.models.weights.read import _preprocessing
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import COLUMNS, RunFiles
+from jaxcifar.runs.directory import COLUMNS, RunDirectory
 from jaxcifar.runs.restore import read_recipe
-from jaxcifar.studies.reproduction.directory import ReportFolder
+from jaxcifar.studies.reproduction.directory import ReportDirectory
 from jaxcifar.studies.reproduction.plan import PLAN
 from jaxcifar.studies.reproduction.report import Entry, Report, build_page
-from jaxcifar.studies.sweeps.directory import SweepFiles, read_sweep
+from jaxcifar.studies.sweeps.directory import SweepDirectory, read_sweep
 from jaxcifar.studies.sweeps.result import COLUMNS as SWEEP_COLUMNS
 from tests.data import made_archives
 from tests.fuzz.mutations import changed_bytes, changed_json
@@ -74,7 +74,7 @@ def image(folder, data):
 
 def config(folder, data):
     (folder / "config.json").write_bytes(data)
-    files = RunFiles(folder)
+    files = RunDirectory(folder)
     recipe = read_recipe(files)
     assert recipe.width <= 4_096
     assert recipe.epochs * recipe.steps_per_epoch < 2**31
@@ -84,15 +84,15 @@ def config(folder, data):
 
 def metrics(folder, data):
     (folder / "metrics.jsonl").write_bytes(data)
-    history = RunFiles(folder).read_history()
+    history = RunDirectory(folder).read_history()
     for name in COLUMNS:
         np.asarray(history.validated().column(name), float)
-    RunFiles(folder).keep_history(2**40)
+    RunDirectory(folder).keep_history(2**40)
 
 
 def summary(folder, data):
     (folder / "summary.json").write_bytes(data)
-    found = RunFiles(folder).read_summary()
+    found = RunDirectory(folder).read_summary()
     assert all(isinstance(f"{of(found):.4f}", str) for of in SWEEP_COLUMNS.values())
 
 
@@ -113,7 +113,7 @@ def page(folder, data):
 
 def sweep(folder, data):
     (folder / "sweep.json").write_bytes(data)
-    description = SweepFiles(folder).read()
+    description = SweepDirectory(folder).read()
     for value in description["values"]:
         place = folder / f"{description['field']}={value}"
         assert place.parent == folder
@@ -123,7 +123,7 @@ def sweep(folder, data):
 
 def mark(folder, data):
     (folder / "plan.json").write_bytes(data)
-    report = ReportFolder(folder, PLAN)
+    report = ReportDirectory(folder, PLAN)
     found = report.read_mark()
     assert found is not None
     report.command(found)

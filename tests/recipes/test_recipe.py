@@ -7,7 +7,7 @@ import pytest
 from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.recipes.presets import EXPERIMENTS, get_experiment
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 
 
@@ -164,7 +164,7 @@ def test_a_value_is_shown_shortly_in_the_message():
 
 
 def test_a_recipe_that_cannot_be_is_called_by_its_file(tmp_path):
-    files = RunFiles(tmp_path)
+    files = RunDirectory(tmp_path)
     for values, message in (
         ({"width": 10**9}, "width must be"),
         ({"dataset": "x"}, "There is no dataset"),

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.runs.directory import COLUMNS, RunFiles
+from jaxcifar.runs.directory import COLUMNS, RunDirectory
 from jaxcifar.runs.history import History
 
 
 @pytest.fixture
 def files(tmp_path):
-    run = RunFiles(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     run.create({"recipe": {}})
     return run
 
@@ -33,7 +33,7 @@ def test_a_directory_with_a_run_is_refused_and_untouched_unless_overwriting(file
 def test_a_foreign_directory_is_refused_even_when_overwriting(tmp_path, overwrite):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="not empty and holds no run"):
-        RunFiles(tmp_path).check_free(overwrite=overwrite)
+        RunDirectory(tmp_path).check_free(overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -53,7 +53,7 @@ def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(files, mo
     def killed(self, config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFiles, "write_config", killed)
+    monkeypatch.setattr(RunDirectory, "write_config", killed)
     with pytest.raises(KeyboardInterrupt):
         files.create({"recipe": {"epochs": 2}})
     assert not files.metrics.exists()
@@ -63,33 +63,33 @@ def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(files, mo
 def test_the_config_json_of_another_tool_is_not_taken_for_a_run(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(RunError, match="not empty and holds no run"):
-        RunFiles(tmp_path).check_free(overwrite=True)
+        RunDirectory(tmp_path).check_free(overwrite=True)
     with pytest.raises(RunError, match="has no recipe"):
-        RunFiles(tmp_path).read_config()
+        RunDirectory(tmp_path).read_config()
 
 
 def test_an_empty_directory_is_free_to_use_but_holds_no_run(tmp_path):
-    RunFiles(tmp_path).check_free(overwrite=False)
+    RunDirectory(tmp_path).check_free(overwrite=False)
     with pytest.raises(RunError, match="is empty"):
-        RunFiles(tmp_path).read_config()
+        RunDirectory(tmp_path).read_config()
 
 
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunError, match="is a file"):
-        RunFiles(tmp_path / "run").check_free(overwrite=True)
+        RunDirectory(tmp_path / "run").check_free(overwrite=True)
 
 
 def test_missing_foreign_and_damaged_runs_are_told_apart(tmp_path):
     with pytest.raises(RunError, match="there is no run directory"):
-        RunFiles(tmp_path / "none").read_config()
+        RunDirectory(tmp_path / "none").read_config()
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(RunError, match="holds no run"):
-        RunFiles(tmp_path).read_config()
+        RunDirectory(tmp_path).read_config()
     for text in ("{", "[1]"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(RunError, match=r"config\.json"):
-            RunFiles(tmp_path).read_config()
+            RunDirectory(tmp_path).read_config()
 
 
 def test_history_survives_a_line_cut_off_by_a_crash(files):
@@ -118,9 +118,9 @@ def test_epochs_after_the_checkpoint_are_dropped(files):
 HOLDER = """
 import sys
 from pathlib import Path
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 
-with RunFiles(Path(sys.argv[1])).lock():
+with RunDirectory(Path(sys.argv[1])).lock():
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -151,7 +151,7 @@ def locked(files):
 
 @pytest.mark.parametrize("end", ["killed", "done"])
 def test_a_run_in_use_by_another_process_is_refused_until_that_ends(holder, tmp_path, end):
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     for _ in range(2):
         with pytest.raises(
             RunError, match=rf"in use by another process \(pid {holder.pid}\).*--workdir"
@@ -164,20 +164,20 @@ def test_a_run_in_use_by_another_process_is_refused_until_that_ends(holder, tmp_
 
 
 def test_a_lock_is_no_run_and_nothing_foreign(files, tmp_path):
-    new = RunFiles(tmp_path / "new")
+    new = RunDirectory(tmp_path / "new")
     with new.lock():
         assert not new.holds_run()
         new.check_free(overwrite=False)
         with pytest.raises(RunError, match="is empty"):
             new.read_config()
         with pytest.raises(RunError, match="in use"):
-            locked(RunFiles(tmp_path / "new"))
+            locked(RunDirectory(tmp_path / "new"))
         new.create({"recipe": {}})
         with pytest.raises(RunError, match="--resume"):
             new.check_free(overwrite=False)
         new.create({"recipe": {"epochs": 2}})  # overwriting keeps the lock
         with pytest.raises(RunError, match="in use"):
-            locked(RunFiles(tmp_path / "new"))
+            locked(RunDirectory(tmp_path / "new"))
     assert [path.name for path in new.path.iterdir()] == ["config.json"]
 
 
@@ -206,7 +206,7 @@ def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_lock
         monkeypatch.undo()
         assert len(calls) == 2
         with pytest.raises(RunError, match="in use"):
-            locked(RunFiles(files.path))
+            locked(RunDirectory(files.path))
 
 
 def test_a_disk_without_locks_does_without(files, monkeypatch):
@@ -238,7 +238,7 @@ def unwritable():
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(unwritable):
     for path in (unwritable, unwritable / "run", unwritable / "a" / "run"):
-        files = RunFiles(path)
+        files = RunDirectory(path)
         with pytest.raises(RunError, match=f"{unwritable} cannot be written.*--workdir"):
             files.check_free(overwrite=False)
         with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
@@ -249,7 +249,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_training(unwritabl
 
 def test_a_file_above_the_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    files = RunFiles(tmp_path / "file" / "run")
+    files = RunDirectory(tmp_path / "file" / "run")
     with pytest.raises(RunError, match="file is a file"):
         files.check_free(overwrite=True)
     with pytest.raises(RunError, match="Not a directory"):

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxcifar.models.resnet import ResNet
-from jaxcifar.step.state import Stream, draw_key, init_state, init_variables
+from jaxcifar.step.state import Draw, draw_key, init_state, init_variables
 
 MODEL = ResNet(stage_sizes=(1,), width=4, stem="cifar")
 TX = optax.sgd(0.1, momentum=0.9)
@@ -57,7 +57,7 @@ def test_streams_and_counts_never_share_a_key():
     drawn = {
         jax.random.key_data(draw_key(jax.random.key(seed), stream, count)).tobytes()
         for seed in range(2)
-        for stream in Stream
+        for stream in Draw
         for count in range(10)
     }
     assert len(drawn) == 2 * 3 * 10
@@ -65,6 +65,6 @@ def test_streams_and_counts_never_share_a_key():
 
 def test_a_draw_is_the_same_inside_a_program_and_out():
     key = jax.random.key(3)
-    outside = draw_key(key, Stream.AUGMENT, 7)
-    inside = jax.jit(lambda key, count: draw_key(key, Stream.AUGMENT, count))(key, jnp.int32(7))
+    outside = draw_key(key, Draw.AUGMENT, 7)
+    inside = jax.jit(lambda key, count: draw_key(key, Draw.AUGMENT, count))(key, jnp.int32(7))
     assert outside == inside

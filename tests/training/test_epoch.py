@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_augment, make_normalize
-from jaxcifar.step.state import Stream, TrainState, draw_key, init_state
+from jaxcifar.step.state import Draw, TrainState, draw_key, init_state
 from jaxcifar.step.steps import make_train_step
 from jaxcifar.training import epoch
 from jaxcifar.training.pieces import in_pieces
@@ -96,7 +96,7 @@ class TestOrder:
         for seed in (0, 1):
             key = jax.random.key(seed)
             for number, order in enumerate(self.epochs(2, seed)):
-                drawn = jax.random.permutation(draw_key(key, Stream.ORDER, number), self.size)
+                drawn = jax.random.permutation(draw_key(key, Draw.ORDER, number), self.size)
                 np.testing.assert_array_equal(order, drawn)
 
     @pytest.mark.parametrize("with_progress", [False, True])
@@ -105,8 +105,8 @@ class TestOrder:
         whole = self.epochs(2).ravel()
         used = [0, 6, 12, 18, 20, 26, 32, 38, 40][taken]
         state = recording_state().replace(step=jnp.int32(taken))
-        on_progress = (lambda *_: None) if with_progress else None
-        state, sums = self.train.run(state, numbered(self.size), on_progress)
+        on_piece = (lambda *_: None) if with_progress else None
+        state, sums = self.train.run(state, numbered(self.size), on_piece)
         end = 20 if taken < 4 else 40
         np.testing.assert_array_equal(seen_by(state), whole[used:end])
         assert sums["count"] == end - used
@@ -153,8 +153,8 @@ def test_an_epoch_is_the_loop_written_out():
     total = [metrics.zeros(), metrics.zeros()]
     one_step, one_augment = jax.jit(step), jax.jit(augment)
     for number in range(2):
-        order = jax.random.permutation(draw_key(state.key, Stream.ORDER, number), size)
-        key = draw_key(state.key, Stream.AUGMENT, number)
+        order = jax.random.permutation(draw_key(state.key, Draw.ORDER, number), size)
+        key = draw_key(state.key, Draw.AUGMENT, number)
         for start in range(0, size, batch_size):
             index = order[start : start + batch_size]
             keys = jnp.stack([jax.random.fold_in(key, i) for i in index])
@@ -188,8 +188,8 @@ def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progr
     data, variables = numbered(size), {"one": jnp.int32(1)}
     evaluation.compile(variables, data)
     reports = []
-    on_progress = (lambda _, sums: reports.append(int(sums["count"]))) if with_progress else None
-    sums = evaluation.run(variables, data, on_progress)
+    on_piece = (lambda _, sums: reports.append(int(sums["count"]))) if with_progress else None
+    sums = evaluation.run(variables, data, on_piece)
     assert sums["count"] == size
     assert sums["correct"] == 2**size - 1
     assert not with_progress or reports[-1] == size
@@ -231,10 +231,10 @@ class TestPieces:
             counts.append(count)
             return {}
 
-        def pace(count):
+        def allow(count):
             return min(count, 2) if sum(counts) < 5 else 0
 
-        ended = in_pieces(advance, 20, 3, lambda n, _: reports.append(n), pace=pace)
+        ended = in_pieces(advance, 20, 3, lambda n, _: reports.append(n), allow=allow)
         assert not ended
         assert sum(counts) in (5, 6)
         assert reports == [3 * count for count in counts]

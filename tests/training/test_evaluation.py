@@ -7,7 +7,7 @@ import pytest
 from jaxcifar.common.errors import CheckpointError, RecipeError, RunError
 from jaxcifar.data import Dataset
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.state import init_state
 from jaxcifar.training.evaluation import evaluate, evaluate_run
@@ -16,7 +16,7 @@ from jaxcifar.training.evaluation import evaluate, evaluate_run
 @pytest.fixture
 def run(recipe, tmp_path):
     """A run directory with a checkpoint that nobody trained: evaluation needs no more."""
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     files.create({"recipe": recipe.to_dict(), "data_fingerprint": "?"})
     state = init_state(recipe.make_model(), recipe.make_optimizer(), seed=0, image_size=32)
     with Checkpoints(files.checkpoints) as checkpoints:

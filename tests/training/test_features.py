@@ -7,7 +7,7 @@ from jaxcifar.common.errors import FeatureError
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.augment import make_augment, make_normalize
 from jaxcifar.step.freeze import FREEZE_A, FREEZE_B, frozen_batch_norms, label_params, parse_rules
-from jaxcifar.step.state import Stream, draw_key
+from jaxcifar.step.state import Draw, draw_key
 from jaxcifar.training import features
 from jaxcifar.training.features import cache_features, check_memory, cut_point
 from tests.conftest import random_variables
@@ -93,7 +93,7 @@ def test_a_view_is_augmented_as_in_the_epoch_of_its_number(variables, data):
         key=key,
     )
     for view in (0, 1):
-        view_key = draw_key(key, Stream.AUGMENT, view)
+        view_key = draw_key(key, Draw.AUGMENT, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(view_key, i))(jnp.arange(SIZE))  # noqa: B023
         images = normalize(augment(keys, data["image"]))
         expected = MODEL.apply(variables, images, train=False, stop="avgpool")

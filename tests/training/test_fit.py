@@ -14,7 +14,7 @@ from jaxcifar.common.errors import CheckpointError, DeviceError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.training.evaluation import evaluate, evaluate_run
 from jaxcifar.training.fit import fit
 from jaxcifar.training.interruption import Interrupted
@@ -85,7 +85,7 @@ def test_validation_every_few_epochs_changes_nothing_else(recipe, digits, tmp_pa
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert ["validation" in line for line in lines] == [False, True, True]
     assert len({line.index("  lr ") for line in lines}) == 1, "the columns stand in line"
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     assert summary["best"]["validation_accuracy"] == max(sparse.column("validation_accuracy")[1:])
 
@@ -102,7 +102,7 @@ def test_images_are_trained_on_and_scored_at_the_size_asked_for(recipe, digits, 
     scored = evaluate(
         small.make_model(), state.variables, digits.test, normalize=small.make_preprocess()
     )
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_p
     monkeypatch.setattr(Checkpoints, "restore_weights", counting)
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     assert restored == [3]
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     assert summary["best"] == summary["last"]
 
@@ -130,11 +130,11 @@ def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
     # As after a crash between an epoch's line and its checkpoint.
-    RunFiles(tmp_path / "cut").append_row({"epoch": 3, "step": 9, "train_loss": 123.0})
+    RunDirectory(tmp_path / "cut").append_row({"epoch": 3, "step": 9, "train_loss": 123.0})
     state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
     assert_trees_identical(state, whole)
     assert numbers(resumed) == numbers(history)
-    assert numbers(RunFiles(tmp_path / "cut").read_history()) == numbers(history)
+    assert numbers(RunDirectory(tmp_path / "cut").read_history()) == numbers(history)
 
 
 def test_a_complete_run_resumed_trains_nothing(recipe, digits, tmp_path, capsys):
@@ -156,7 +156,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, 
     def stop_at_once(row):
         raise Stop
 
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=files.path, on_epoch=stop_at_once)
     for folder in files.checkpoints.iterdir():
@@ -173,7 +173,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
     recipe, digits, tmp_path
 ):
     whole, _ = fit(recipe, digits, workdir=tmp_path / "whole")
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
     shutil.rmtree(files.checkpoints / "6" / "train")
@@ -182,7 +182,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert_trees_identical(state, whole)
     assert history.column("epoch") == [1, 2, 3]
     assert files.read_history() == history
-    summary, undisturbed = files.read_summary(), RunFiles(tmp_path / "whole").read_summary()
+    summary, undisturbed = files.read_summary(), RunDirectory(tmp_path / "whole").read_summary()
     assert summary is not None
     assert undisturbed is not None
     assert summary["best"] == undisturbed["best"]
@@ -190,7 +190,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, digits, tmp_path):
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
     for step in ("3", "6"):
@@ -205,7 +205,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, dig
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=str)
 def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path, how):
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     if how:
         files.create({"recipe": recipe.to_dict()})
     else:
@@ -222,7 +222,7 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "grown")
     state, _ = fit(recipe, digits, workdir=tmp_path / "grown", resume=True)
     assert_trees_identical(state, whole)
-    summary = RunFiles(tmp_path / "grown").read_summary()
+    summary = RunDirectory(tmp_path / "grown").read_summary()
     assert summary is not None
     assert summary["epochs"] == 3
 
@@ -263,14 +263,14 @@ def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits,
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=stop_after(2))
-    assert RunFiles(tmp_path / "run").read_summary() is None
+    assert RunDirectory(tmp_path / "run").read_summary() is None
     fit(
         dataclasses.replace(recipe, eval_batch_size=33),
         digits,
         workdir=tmp_path / "run",
         resume=True,
     )
-    assert RunFiles(tmp_path / "run").read_config()["recipe"]["eval_batch_size"] == 33
+    assert RunDirectory(tmp_path / "run").read_config()["recipe"]["eval_batch_size"] == 33
 
 
 def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
@@ -282,7 +282,7 @@ def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
             workdir=tmp_path / "run",
             resume=True,
         )
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     begun = files.read_config()
     files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
     with pytest.raises(RunError, match="epochs: 1, not 3"):
@@ -314,7 +314,7 @@ def test_a_run_is_replaced_only_when_asked(recipe, digits, tmp_path):
         fit(short, digits, workdir=tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     fit(dataclasses.replace(short, seed=1), digits, workdir=tmp_path / "run", overwrite=True)
-    assert RunFiles(tmp_path / "run").read_config()["recipe"]["seed"] == 1
+    assert RunDirectory(tmp_path / "run").read_config()["recipe"]["seed"] == 1
     with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [3]
 
@@ -347,14 +347,14 @@ def test_data_of_another_size_than_the_recipes_is_refused(recipe, digits):
 def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(recipe, digits, workdir="run")
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     for which in ("best", "last"):
         result = evaluate_run("run", which=which)
         assert {k: result[k] for k in ("loss", "accuracy", "examples")} == summary[which]["test"]
     assert evaluate_run("run", split="train")["examples"] == 120
     validation = evaluate_run("run", split="validation", which="last")
-    last = RunFiles(tmp_path / "run").read_history().rows[-1]
+    last = RunDirectory(tmp_path / "run").read_history().rows[-1]
     assert validation["accuracy"] == last["validation_accuracy"]
     jax.clear_caches()
 
@@ -363,7 +363,7 @@ def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_pat
     # Kept small: a second form of evaluation is one more program.
     mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)
     state, history = fit(mirrored, digits, workdir=tmp_path / "run")
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
 
     def score(part, mirror):
@@ -388,7 +388,7 @@ def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_pat
 
 def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     files.write_config(files.read_config() | {"data_fingerprint": "0" * 64})
     with pytest.raises(RunError, match="its validation split cannot be found again"):
         evaluate_run(files.path, split="validation")
@@ -401,10 +401,10 @@ def signal_after(steps, number, monkeypatch, *, in_validation=False):
 
     paces = []
 
-    def make_pace(layout, interruption):
+    def make_allow(layout, interruption):
         original = real(layout, interruption)
 
-        def pace(count):
+        def allow(count):
             paces.append(count)
             if len(paces) == steps + 1:
                 os.kill(os.getpid(), number)
@@ -412,14 +412,14 @@ def signal_after(steps, number, monkeypatch, *, in_validation=False):
                     time.sleep(0.001)
             return min(original(count), 1)
 
-        return pace
+        return allow
 
-    real = fit.make_pace
-    monkeypatch.setattr(fit, "make_pace", make_pace)
+    real = fit.make_allow
+    monkeypatch.setattr(fit, "make_allow", make_allow)
     monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", 0)
 
 
-# The pace is asked at an epoch's beginning, before each of its 3 steps and before its validation;
+# The allow is asked at an epoch's beginning, before each of its 3 steps and before its validation;
 # and in the end before the test images are scored.
 @pytest.mark.parametrize(
     "pieces",
@@ -441,7 +441,7 @@ def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_
     state, resumed = fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
     assert_trees_identical(state, whole)
     assert numbers(resumed) == numbers(history)
-    ours, theirs = (RunFiles(tmp_path / name).read_summary() for name in ("cut", "whole"))
+    ours, theirs = (RunDirectory(tmp_path / name).read_summary() for name in ("cut", "whole"))
     assert ours is not None
     assert theirs is not None
     assert ours["best"] == theirs["best"]
@@ -507,7 +507,7 @@ def test_trouble_in_an_epoch_stops_there_and_names_step_rate_and_checkpoint(
     assert "the last good checkpoint is that of step 3" in message
     with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [3]
-    assert RunFiles(tmp_path / "run").read_history().column("epoch") == [1]
+    assert RunDirectory(tmp_path / "run").read_history().column("epoch") == [1]
 
 
 def test_steps_that_are_not_finite_are_skipped_if_asked(recipe, digits, monkeypatch):
@@ -544,7 +544,7 @@ def test_streamed_training_is_that_on_the_device(recipe, digits, tmp_path):
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
     assert again.column("train_loss") == pytest.approx(history.column("train_loss"), rel=1e-6)
-    summary = RunFiles(tmp_path / "run").read_summary()
+    summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     assert summary["last"]["test"]["examples"] == 360
 
@@ -567,7 +567,7 @@ def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_silently(recipe, digits, tmp_path):
-    files = RunFiles(tmp_path / "run")
+    files = RunDirectory(tmp_path / "run")
     fit(recipe, digits, workdir=files.path)
     shutil.rmtree(files.checkpoints)
     with pytest.raises(CheckpointError, match=r"trained 3 epochs, and .*checkpoints holds no"):

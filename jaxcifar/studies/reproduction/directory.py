@@ -22,7 +22,7 @@ from jaxcifar.common.files import Shape, write_atomically
 from jaxcifar.common.messages import printable
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
-from jaxcifar.runs.directory import RunFiles, check_shape, read_object
+from jaxcifar.runs.directory import RunDirectory, check_shape, read_object
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.studies.reproduction.drawings import (
     Drawing,
@@ -45,7 +45,7 @@ from jaxcifar.studies.reproduction.report import (
     build_page,
     read_run,
 )
-from jaxcifar.studies.sweeps.directory import SweepFiles
+from jaxcifar.studies.sweeps.directory import SweepDirectory
 
 _MADE_BY = "jaxcifar reproduce"
 _MARK: Shape = {
@@ -101,7 +101,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class ReportFolder:
+class ReportDirectory:
     """A report's directory and the plan it follows."""
 
     path: Path
@@ -207,7 +207,7 @@ class ReportFolder:
             if item.member is None or sweep.name != item.member[0]:
                 continue
             path = dict(self.members(sweep))[item.member[1]]
-            if complete_run(path) and recipe in (None, read_recipe(RunFiles(path))):
+            if complete_run(path) and recipe in (None, read_recipe(RunDirectory(path))):
                 return path
         return None
 
@@ -348,7 +348,7 @@ def complete_run(path: Path) -> Run | None:
 
 def _how(sweep: Path) -> str:
     """How a sweep ran, and why so."""
-    files = SweepFiles(sweep)
+    files = SweepDirectory(sweep)
     if not files.holds_sweep():
         return ""
     description = files.read()
@@ -359,7 +359,7 @@ def _how(sweep: Path) -> str:
 def _has_curves(path: Path) -> bool:
     """Whether a run has an epoch, and what is drawn of each."""
     try:
-        history = RunFiles(path).read_history()
+        history = RunDirectory(path).read_history()
         return bool(history.rows) and all(history.column(name) for name in DRAWN)
     except RunError:
         return False

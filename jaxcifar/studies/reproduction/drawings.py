@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from jaxcifar.common.figure import save_figure
 from jaxcifar.runs.curves import plot_curves
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.studies.reproduction.comparison import plot_comparison
 from jaxcifar.studies.reproduction.page import Picture
 from jaxcifar.studies.reproduction.report import Entry, comparison_points
@@ -139,13 +139,13 @@ def curve_drawing(folder: Path, run: Path, name: str) -> Drawing:
     """Loss and accuracy over the epochs of a run, complete or not."""
 
     def draw(*, out: Path, data_dir: object) -> None:
-        save_figure(plot_curves(RunFiles(run).read_history(), title=name), out)
+        save_figure(plot_curves(RunDirectory(run).read_history(), title=name), out)
 
     return Drawing(
         folder / f"curves_{name.replace('/', '_')}.png",
         f"Loss and accuracy of {name} over the epochs, train and validation",
         f"{name}: loss and accuracy over the epochs.",
-        RunFiles(run).metrics,
+        RunDirectory(run).metrics,
         draw,
     )
 
@@ -164,7 +164,7 @@ def comparison_drawing(folder: Path, entries: Sequence[Entry]) -> Drawing:
         )
         save_figure(figure, out)
 
-    summaries = [RunFiles(run.path).summary for entry in entries for run in entry.complete()]
+    summaries = [RunDirectory(run.path).summary for entry in entries for run in entry.complete()]
     return Drawing(
         folder / "comparison.png",
         "Test accuracy against training time",

@@ -10,13 +10,13 @@ from pathlib import Path
 from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe, load_splits
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
-from jaxcifar.studies.reproduction.directory import ReportFolder, complete_run
+from jaxcifar.studies.reproduction.directory import ReportDirectory, complete_run
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings, recipe_of, select
 from jaxcifar.studies.reproduction.report import without_folder
 from jaxcifar.studies.sweeps import sweep
-from jaxcifar.studies.sweeps.directory import SweepFiles
+from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
 
 Job = tuple[Item, int]  # and the seed
@@ -51,7 +51,7 @@ def reproduce(
         DataError, WeightsError: the data, or the weights that were named, cannot be had.
     """
     settings = settings or Settings()
-    folder = ReportFolder(Path(out), plan)
+    folder = ReportDirectory(Path(out), plan)
     chosen = select(plan, only, skip)
     # Everything with the first seed, then the other seeds of what is trained alone.
     later = range(settings.seed + 1, settings.seed + settings.seeds)
@@ -98,10 +98,10 @@ def reproduce(
 
 def describe_plan(out: str | Path, plan: Sequence[Item] = PLAN) -> str:
     """The plan, a line an item, with what `out` holds of it; nothing is run or written."""
-    return ReportFolder(Path(out), plan).describe()
+    return ReportDirectory(Path(out), plan).describe()
 
 
-def _check(folder: ReportFolder, jobs: Iterable[Job], settings: Settings) -> None:
+def _check(folder: ReportDirectory, jobs: Iterable[Job], settings: Settings) -> None:
     """Find what would stop the call, before anything runs."""
     left = []
     for item, seed in jobs:
@@ -115,9 +115,9 @@ def _check(folder: ReportFolder, jobs: Iterable[Job], settings: Settings) -> Non
                 for value, path in folder.members(item)
             ]
         for path, wanted in found:
-            if not RunFiles(path).holds_run():
+            if not RunDirectory(path).holds_run():
                 continue
-            differing = wanted.differences(read_recipe(RunFiles(path)))
+            differing = wanted.differences(read_recipe(RunDirectory(path)))
             if differing:
                 raise RunError(
                     f"{path} was begun with another recipe ({'; '.join(differing)}): repeat the "
@@ -125,13 +125,13 @@ def _check(folder: ReportFolder, jobs: Iterable[Job], settings: Settings) -> Non
                 )
         if not _is_complete(folder, (item, seed), settings):
             left.append(recipe)
-    if settings.weights is not None and not RunFiles(Path(settings.weights)).holds_run():
+    if settings.weights is not None and not RunDirectory(Path(settings.weights)).holds_run():
         read_weights(settings.weights)
     if left:
         load_splits(left[0], settings.data_dir)
 
 
-def _is_complete(folder: ReportFolder, job: Job, settings: Settings) -> bool:
+def _is_complete(folder: ReportDirectory, job: Job, settings: Settings) -> bool:
     item, seed = job
     if item.kind == "pictures":
         drawings = folder.drawings(item)
@@ -144,7 +144,7 @@ def _is_complete(folder: ReportFolder, job: Job, settings: Settings) -> bool:
     return first and folder.shared_run(item, recipe_of(item, settings, seed)) is not None
 
 
-def _for_page(reason: str, folder: ReportFolder, settings: Settings) -> str:
+def _for_page(reason: str, folder: ReportDirectory, settings: Settings) -> str:
     """A reason without folders of this machine: the page is for others, too."""
     places = [folder.path]
     if settings.data_dir is not None:
@@ -157,7 +157,7 @@ def _for_page(reason: str, folder: ReportFolder, settings: Settings) -> str:
     return " ".join(reason.split())
 
 
-def _draw(folder: ReportFolder, item: Item, settings: Settings) -> None:
+def _draw(folder: ReportDirectory, item: Item, settings: Settings) -> None:
     drawings = folder.drawings(item)
     if not drawings:
         raise RunError("no run is complete that it could be drawn from")
@@ -167,7 +167,7 @@ def _draw(folder: ReportFolder, item: Item, settings: Settings) -> None:
 
 
 def _train(
-    folder: ReportFolder,
+    folder: ReportDirectory,
     job: Job,
     settings: Settings,
     unavailable: dict[str, str],
@@ -195,7 +195,7 @@ def _train(
             experiment=item.preset,
             # Measuring which is faster takes longer than a smoke run.
             mode="auto" if settings.scale == "full" else "sequential",
-            resume=SweepFiles(path).holds_sweep(),
+            resume=SweepDirectory(path).holds_sweep(),
             verbose=verbose,
         )
         failures = [f"{m.path.name}: {m.failure}" for m in result.members if m.summary is None]
@@ -208,7 +208,7 @@ def _train(
             splits,
             workdir=path,
             experiment=item.preset,
-            resume=RunFiles(path).holds_run(),
+            resume=RunDirectory(path).holds_run(),
             verbose=verbose,
         )
     except WeightsError as error:

@@ -12,7 +12,7 @@ from jaxcifar.common.files import Shape
 from jaxcifar.common.messages import printable, shown
 from jaxcifar.recipes.presets import EXPERIMENTS
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunFiles, check_shape
+from jaxcifar.runs.directory import RunDirectory, check_shape
 from jaxcifar.runs.history import History
 from jaxcifar.studies.reproduction.comparison import ComparisonPoint
 from jaxcifar.studies.reproduction.page import (
@@ -100,7 +100,7 @@ def read_run(path: Path) -> Run | None:
     Raises:
         RunError: what it holds is damaged.
     """
-    files = RunFiles(path)
+    files = RunDirectory(path)
     if not files.config.is_file():
         return None
     config, summary = files.read_config(), files.read_summary()

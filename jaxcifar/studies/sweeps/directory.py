@@ -18,7 +18,7 @@ from typing import Any
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import Shape, write_atomically
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunFiles, check_shape, read_object
+from jaxcifar.runs.directory import RunDirectory, check_shape, read_object
 from jaxcifar.runs.restore import recipe_of_file
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
@@ -35,7 +35,7 @@ DESCRIPTION: Shape = {
 
 
 @dataclass(frozen=True)
-class SweepFiles:
+class SweepDirectory:
     """The paths inside a sweep's directory."""
 
     path: Path
@@ -55,9 +55,9 @@ class SweepFiles:
         """The plot."""
         return self.path / "figures" / "sweep.png"
 
-    def run(self, name: str) -> RunFiles:
+    def run(self, name: str) -> RunDirectory:
         """A member's run directory."""
-        return RunFiles(self.path / name)
+        return RunDirectory(self.path / name)
 
     def holds_sweep(self) -> bool:
         """Whether a sweep was begun here."""
@@ -133,12 +133,12 @@ def read_sweep(workdir: str | Path) -> Recipe:
         RunError: not a sweep, or a damaged one.
         RecipeError: a recipe with a field this version does not know.
     """
-    files = SweepFiles(Path(workdir))
+    files = SweepDirectory(Path(workdir))
     return recipe_of_file(files.read()["recipe"], files.description)
 
 
 def check_resumable(
-    files: SweepFiles, recipe: Recipe, name: str, field: str, members: Sequence[Member]
+    files: SweepDirectory, recipe: Recipe, name: str, field: str, members: Sequence[Member]
 ) -> dict[str, Any]:
     """sweep.json, if the sweep in it can go on as asked: by the same recipe, with more values or
     the same.

@@ -13,10 +13,10 @@ from jaxcifar.data import Splits
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_not_lost
 from jaxcifar.runs.transfer import starting_weights
-from jaxcifar.studies.sweeps.directory import SweepFiles, check_resumable
+from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable
 from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, too_large
 from jaxcifar.studies.sweeps.members import DATA_FIELDS, Member, make_members, why_not_together
 from jaxcifar.studies.sweeps.plot import plot_sweep
@@ -78,7 +78,7 @@ def sweep(
     _check_mode(mode, blocked, members)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the sweep or replace it")
-    files = SweepFiles(Path(workdir))
+    files = SweepDirectory(Path(workdir))
     before = check_resumable(files, recipe, name, field, members) if resume else None
     if not resume:
         files.check_free(overwrite=overwrite)
@@ -158,7 +158,7 @@ def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> No
         raise RecipeError(f"mode vmap: {reason}; use mode sequential, or auto")
 
 
-def _check_origin(files: SweepFiles, recipe: Recipe) -> None:
+def _check_origin(files: SweepDirectory, recipe: Recipe) -> None:
     """A sweep that begins from a run must not replace it."""
     # Not Path.resolve, which fails on a loop of links.
     origin = None if recipe.weights is None else Path(os.path.realpath(recipe.weights))
@@ -211,7 +211,7 @@ def _choose(
     return choose(field, pending, data[pending[0].name])
 
 
-def _groups(members: Sequence[Member], files: SweepFiles) -> list[list[Member]]:
+def _groups(members: Sequence[Member], files: SweepDirectory) -> list[list[Member]]:
     """Members that stand at the same step and have some left; a crash can leave them apart.
 
     One that was stopped in the middle of an epoch goes on by itself.
@@ -229,7 +229,7 @@ def _groups(members: Sequence[Member], files: SweepFiles) -> list[list[Member]]:
     ]
 
 
-def _last_step(run: RunFiles) -> int | None:
+def _last_step(run: RunDirectory) -> int | None:
     """Where a member stands, None in the middle of an epoch.
 
     Raises:
@@ -252,7 +252,7 @@ def _result(
     members: Sequence[Member],
     choice: Choice,
     failures: dict[str, str],
-    files: SweepFiles,
+    files: SweepDirectory,
 ) -> SweepResult:
     found = []
     for member in members:
@@ -270,7 +270,7 @@ def _result(
     return SweepResult(field, values, choice.mode, choice.why, tuple(found))
 
 
-def _write_result(result: SweepResult, files: SweepFiles, name: str, recipe: Recipe) -> None:
+def _write_result(result: SweepResult, files: SweepDirectory, name: str, recipe: Recipe) -> None:
     write_atomically(files.table, markdown_table(result))
     if not result.finished:
         return

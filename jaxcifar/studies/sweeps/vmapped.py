@@ -12,7 +12,7 @@ import jax
 
 from jaxcifar.data import Splits
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import open_run
 from jaxcifar.runs.transfer import Start, starting_weights
 from jaxcifar.step import metrics
@@ -21,7 +21,7 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.studies.sweeps.measured_mode import build_members, stack
 from jaxcifar.studies.sweeps.members import Member
 from jaxcifar.training.progress import ProgressBar, duration
-from jaxcifar.training.run import EpochPart, check_finite, make_row
+from jaxcifar.training.run import PartialEpoch, check_finite, make_row
 from jaxcifar.training.stage import stage_data, stage_evaluation
 from jaxcifar.training.start import first_state, restore_state
 
@@ -30,7 +30,7 @@ def train_together(
     field: str,
     members: Sequence[Member],
     splits: Splits,
-    runs: Sequence[RunFiles],
+    runs: Sequence[RunDirectory],
     *,
     experiment: str,
     verbose: bool = False,
@@ -61,7 +61,7 @@ def _train(
     field: str,
     members: Sequence[Member],
     splits: Splits,
-    runs: Sequence[RunFiles],
+    runs: Sequence[RunDirectory],
     *,
     experiment: str,
     verbose: bool,
@@ -98,7 +98,7 @@ def _train(
                 state, of_member = _take(states, i), _of_member(sums, i)
                 try:
                     schedule = member.recipe.make_schedule()
-                    part = EpochPart(epoch, of_member)
+                    part = PartialEpoch(epoch, of_member)
                     check_finite(part, state, schedule, member.recipe, checkpoints[i])
                 except FloatingPointError as error:
                     failures[member.name] = str(error)
@@ -128,7 +128,7 @@ def _train(
 
 
 def _begin(
-    members: Sequence[Member], splits: Splits, runs: Sequence[RunFiles], experiment: str
+    members: Sequence[Member], splits: Splits, runs: Sequence[RunDirectory], experiment: str
 ) -> list[TrainState]:
     """Open each run and bring its state: new, or from its last checkpoint."""
     # A state follows from the seed (and the weights) alone; compiling it takes seconds.

@@ -4,7 +4,7 @@ import pytest
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.studies.reproduction import Item, Settings
-from jaxcifar.studies.reproduction.directory import ReportFolder
+from jaxcifar.studies.reproduction.directory import ReportDirectory
 from tests.studies.reproduction.test_report import write_run
 
 PLAN = (
@@ -17,7 +17,7 @@ PLAN = (
 
 @pytest.fixture
 def folder(tmp_path):
-    return ReportFolder(tmp_path / "report", PLAN)
+    return ReportDirectory(tmp_path / "report", PLAN)
 
 
 def ask(folder, *names, **settings):

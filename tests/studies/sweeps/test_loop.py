@@ -8,10 +8,10 @@ from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.data import Splits
 from jaxcifar.recipes.recipe import load_splits
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step.state import start_state
 from jaxcifar.studies.sweeps import plot_sweep, read_sweep, sweep
-from jaxcifar.studies.sweeps.directory import SweepFiles
+from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.studies.sweeps.loop import _groups
 from jaxcifar.studies.sweeps.measured_mode import Choice
 from jaxcifar.studies.sweeps.members import make_members
@@ -71,7 +71,7 @@ def test_one_program_one_after_another_and_fit_have_the_same_numbers(
     assert abs(first - second) > 1e-3
 
     # What is left on the disk, and said.
-    files = SweepFiles(tmp_path / "vmap")
+    files = SweepDirectory(tmp_path / "vmap")
     names = sorted(path.name for path in files.path.iterdir())
     assert names == ["figures", "seed=0", "seed=3", "sweep.json", "table.md"]
     assert files.figure.read_bytes().startswith(b"\x89PNG")
@@ -137,7 +137,7 @@ def test_a_sweep_killed_between_two_members_checkpoints_goes_on(head, digits, tm
 def test_auto_measures_and_says_what_it_chose(head, digits, tmp_path):
     one = changed(head, epochs=1)
     result = sweep(one, "learning_rate", [0.001, 0.1], digits, workdir=tmp_path / "s")
-    written = SweepFiles(tmp_path / "s").read()
+    written = SweepDirectory(tmp_path / "s").read()
     measured = written["measured"]
     assert measured["vmap_bytes"] > measured["sequential_bytes"] > 0
     faster = min(("vmap", "sequential"), key=lambda form: measured[f"{form}_seconds"])
@@ -178,7 +178,7 @@ def test_a_member_that_is_not_finite_stops_and_the_others_go_on(
     result = sweep(sgd, "learning_rate", rates, digits, **settings)
     assert trained == rates
     assert [member.failure for member in result.members] == ["not finite", None]
-    assert SweepFiles(tmp_path / "turns").read()["failures"] == {
+    assert SweepDirectory(tmp_path / "turns").read()["failures"] == {
         "learning_rate=3e+38": "not finite"
     }
 
@@ -225,7 +225,7 @@ def test_bad_input_is_one_error_and_writes_nothing(
 def quick_fit(recipe, splits, *, workdir, **settings):
     """What `fit` leaves of a complete run, with nothing trained."""
     scored = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
-    run = RunFiles(workdir)
+    run = RunDirectory(workdir)
     run.create({"recipe": recipe.to_dict()})
     run.write_summary(
         {"train_accuracy": 0.5, "train_seconds": recipe.learning_rate}
@@ -267,12 +267,12 @@ def test_members_that_stand_at_one_step_go_on_together(short, tmp_path, monkeypa
     members = make_members(short, "seed", range(8))
     steps = dict(zip([m.name for m in members], [3, 0, 6, 3, 0, 5, 6, 3], strict=True))
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop._last_step", lambda run: steps[run.path.name])
-    groups = _groups(members, SweepFiles(tmp_path))  # six steps are the whole run
+    groups = _groups(members, SweepDirectory(tmp_path))  # six steps are the whole run
     assert [[m.value for m in group] for group in groups] == [[0, 3, 7], [1, 4]]
 
 
 def test_a_member_stands_where_its_last_good_checkpoint_is(short, tmp_path):
-    members, files = make_members(short, "seed", range(3)), SweepFiles(tmp_path)
+    members, files = make_members(short, "seed", range(3)), SweepDirectory(tmp_path)
     state = start_state(random_variables(short.make_model()), short.make_optimizer(), seed=0)
     for member in members:
         with Checkpoints(files.run(member.name).checkpoints) as checkpoints:
@@ -291,7 +291,7 @@ def test_a_member_stands_where_its_last_good_checkpoint_is(short, tmp_path):
 @pytest.fixture
 def begun(short, tmp_path):
     """A sweep over two dropout rates of which nothing but its description was written."""
-    files = SweepFiles(tmp_path / "s")
+    files = SweepDirectory(tmp_path / "s")
     choice = Choice("sequential", "as asked", None)
     files.write(
         {"experiment": "digits", "field": "dropout_rate", "values": [0.1, 0.2], "failures": {}}
@@ -367,7 +367,7 @@ def test_a_directory_is_replaced_only_when_asked_and_only_what_is_the_sweeps(
     short, digits, begun, monkeypatch
 ):
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", lambda *_, **__: None)
-    member = RunFiles(begun.path / "dropout_rate=0.1")
+    member = RunDirectory(begun.path / "dropout_rate=0.1")
     member.create({"recipe": short.to_dict()})
     (begun.path / "notes.txt").write_text("mine")
     settings = {"workdir": begun.path, "mode": "sequential"}
@@ -419,7 +419,7 @@ def test_weights_inside_the_directory_are_not_overwritten(short, digits, begun):
     ],
 )
 def test_a_description_of_a_stranger_is_refused(short, digits, begun, change, message):
-    victim = RunFiles(begun.path.parent / "victim")
+    victim = RunDirectory(begun.path.parent / "victim")
     victim.create({"recipe": {}})
     (begun.path / "dropout_rate=").mkdir()
     begun.write(begun.read() | change)

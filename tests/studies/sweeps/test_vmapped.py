@@ -10,7 +10,7 @@ import pytest
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import WeightsError
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunFiles
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step import metrics
 from jaxcifar.step.state import init_state
 from jaxcifar.studies.sweeps import measured_mode
@@ -30,10 +30,10 @@ def in_float64(recipe):
 def wide(state):
     """The state with every number in float64."""
 
-    def widened(leaf):
+    def at_least_float32(leaf):
         return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(widened, state)
+    return jax.tree.map(at_least_float32, state)
 
 
 def begun(recipe):
@@ -168,7 +168,7 @@ def test_the_weights_may_be_gone_once_a_member_has_a_checkpoint(
     members = make_members(
         dataclasses.replace(recipe, weights=str(stored_run)), "learning_rate", [0.1, 0.2]
     )
-    runs = [RunFiles(tmp_path / member.name) for member in members]
+    runs = [RunDirectory(tmp_path / member.name) for member in members]
     states = _begin(members[:1], digits, runs[:1], "digits")
     with Checkpoints(runs[0].checkpoints) as checkpoints:
         checkpoints.save(states[0], validation_accuracy=0.5)
