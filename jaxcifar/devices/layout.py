@@ -10,6 +10,7 @@ The state is replicated, never stacked. Datasets are shared out by rows, so that
 only its own; a batch is brought together from them inside the program.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -196,47 +197,47 @@ class Layout:
     def compile(
         self,
         f: Callable[..., T],
-        arguments: tuple[bool, ...],
         *,
+        shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
     ) -> Callable[..., T]:
         """Compile a program whose results are the same on every device.
 
         Args:
             f: takes arrays by position.
-            arguments: for each whether it is shared out; else it is replicated.
-            donate: positions of what is given away.
+            shared: positions of the arguments that are shared out; the others are replicated.
+            donate: positions of the arguments whose memory the program may take.
         """
-        if self.axis_name is None or not any(arguments):
+        if self.axis_name is None or not shared:
             return jax.jit(f, donate_argnums=donate)
         assert self.mesh is not None
         return jax.pmap(
             f,
             axis_name=AXIS,
-            in_axes=tuple(0 if shared else None for shared in arguments),
+            in_axes=tuple(0 if i in shared else None for i in range(_arity(f))),
             out_axes=None,
             donate_argnums=donate,
             devices=list(self.mesh.devices.flat),
         )
 
     def on_each(
-        self, f: Callable[..., T], arguments: tuple[bool, ...], *, shares: bool = False
+        self, f: Callable[..., T], *, shared: tuple[int, ...], shares: bool = False
     ) -> Callable[..., T]:
         """Compile a program that every device runs for itself on its part of what is shared out,
         under jit, too.
 
         Args:
-            f, arguments: as of `compile`.
+            f, shared: as of `compile`.
             shares: the results are parts of what is shared out; else `f` makes them the same
                 everywhere, by `total`.
         """
         if self.mesh is None or (self.axis_name is not None and not shares):
-            return self.compile(f, arguments)
+            return self.compile(f, shared=shared)
         everywhere, apart = PartitionSpec(), PartitionSpec(AXIS)
         spread = jax.shard_map(
-            f if self.axis_name is None else _without_first_axis(f, arguments),
+            f if self.axis_name is None else _without_first_axis(f, shared),
             mesh=self.mesh,
-            in_specs=tuple(apart if shared else everywhere for shared in arguments),
+            in_specs=tuple(apart if i in shared else everywhere for i in range(_arity(f))),
             out_specs=apart if shares else everywhere,
             check_vma=False,
         )
@@ -292,13 +293,17 @@ class Layout:
 ONE_DEVICE = Layout()
 
 
-def _without_first_axis(f: Callable[..., Any], arguments: tuple[bool, ...]) -> Callable[..., Any]:
+def _arity(f: Callable[..., Any]) -> int:
+    return len(inspect.signature(f).parameters)
+
+
+def _without_first_axis(f: Callable[..., Any], shared: tuple[int, ...]) -> Callable[..., Any]:
     """`f` on parts that pmap's arrays give to shard_map: [1, share, ...]."""
 
     def inner(*given: Any) -> Any:
         parts = [
-            jax.tree.map(lambda leaf: leaf[0], value) if shared else value
-            for shared, value in zip(arguments, given, strict=True)
+            jax.tree.map(lambda leaf: leaf[0], value) if i in shared else value
+            for i, value in enumerate(given)
         ]
         return jax.tree.map(lambda leaf: leaf[None], f(*parts))
 

@@ -139,7 +139,7 @@ def cache_features(
         features = jnp.zeros((views * share, *shape.shape[1:]), shape.dtype)
         return jax.lax.fori_loop(0, views * batches, body, features)
 
-    program = layout.on_each(all_features, (False, True, False), shares=True)
+    program = layout.on_each(all_features, shared=(1,), shares=True)
     features = program(variables, data["image"], 0 if key is None else key)
     return {"image": jax.block_until_ready(features), "label": data["label"]}
 

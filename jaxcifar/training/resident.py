@@ -66,7 +66,7 @@ def make_train_epoch(
         fetch = _make_fetch(plan, length, augment, layout)
         return layout.compile(
             make_steps(plan, step, augment, fetch, stop_at_nonfinite),
-            (False, True, False, False, False),
+            shared=(1,),
             donate=(0,),
         )
 
@@ -198,7 +198,7 @@ def make_evaluation(
             return jax.lax.fori_loop(0, count, body, sums)
         return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, metrics.zeros())))
 
-    program = layout.on_each(steps, (False, True, False, False, False))
+    program = layout.on_each(steps, shared=(1,))
 
     def compile(variables: Mapping[str, Any], data: Data) -> None:
         jax.block_until_ready(program(variables, data, metrics.zeros(), 0, 0))

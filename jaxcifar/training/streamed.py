@@ -69,7 +69,7 @@ def make_streamed_epoch(
         step = axis_step if use_axis and axis_step is not None else train_step
         return layout.compile(
             make_steps(plan, step, augment, _from_chunk, stop_at_nonfinite),
-            (False, shared, False, False, False),
+            shared=(1,) if shared else (),
             donate=(0,),
         )
 
@@ -138,7 +138,7 @@ def make_streamed_evaluation(
             return jax.lax.fori_loop(0, count, body, sums)
         return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, metrics.zeros())))
 
-    program = layout.compile(steps, (False, True, False, False, False))
+    program = layout.compile(steps, shared=(1,))
 
     def compile(variables: Mapping[str, Any], data: Data = NOT_READ) -> None:
         chunk = _empty_chunk(source, layout, chunk_steps, batch_size)

@@ -124,7 +124,7 @@ def stored_views(layout):
             layout.take(data["image"], rows, view=1, views=2),
             layout.take(data["label"], rows),
         ),
-        (True, False),
+        shared=(0,),
     )
     features, labels = take(data, rows)
     assert np.array_equal(labels, dataset.labels[np.asarray(rows)])
