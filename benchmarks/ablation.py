@@ -1,12 +1,12 @@
-"""What ingredients of fast training are worth: each left out of, or changed in, one recipe.
+"""What each ingredient of fast training is worth: a recipe with one ingredient changed at a time.
 
   python -m benchmarks.ablation                       every variant once: minutes each on a CPU
-  python -m benchmarks.ablation --seeds 0 1 2 --resume       with what the JSON holds already
+  python -m benchmarks.ablation --seeds 0 1 2 --resume       keep the runs that the JSON holds
   python -m benchmarks.ablation --only plain reference --set width=64 resize=32 dtype=bfloat16
 
-The reference is the preset "speedrun" with SGD. All of CIFAR-10, by default at a fraction of the
-size: width 8 instead of 64, images of 16x16 instead of 32x32 (shifts and cutouts likewise halved),
-8 epochs, float32. The JSON is written after every run.
+The reference is the preset "speedrun" with SGD. It trains on all of CIFAR-10, by default at a
+fraction of the size: width 8 instead of 64, images of 16x16 instead of 32x32 (shifts and cutouts
+halved too), 8 epochs, float32. The JSON is written after every run.
 """
 
 import json
@@ -37,9 +37,11 @@ from benchmarks.time_to_accuracy import (
 )
 from jaxcifar.data import Splits
 from jaxcifar.recipes.presets import get_experiment
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.evaluation import to_device
-from jaxcifar.training.stage import stage_epoch
+from jaxcifar.training.stage import resident_epoch
 
 PRESET, BASE = "speedrun", "reference"
 REFERENCE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "bias_scale": 4.0}
@@ -71,7 +73,7 @@ Row = dict[str, Any]  # "variant", "seed", "train_losses" by epoch and the `SCOR
 
 
 def variant_recipe(name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
-    """The reference with the variant's settings, over those of the fraction."""
+    """The reference at a fraction of its size, then `settings`, then those of the variant."""
     recipe = get_experiment(PRESET).recipe
     share = recipe.warmup_epochs / recipe.epochs
     length: dict[str, Any] = {
@@ -83,9 +85,9 @@ def variant_recipe(name: str, epochs: int, settings: Mapping[str, Any]) -> Recip
 
 
 def train_variant(name: str, recipe: Recipe, seeds: Sequence[int], splits: Splits) -> Iterator[Row]:
-    """A row for each seed, scored behind its last epoch."""
+    """A row for each seed, scored after its last epoch."""
     data, score = to_device(splits.train), make_score(recipe, to_device(splits.test))
-    epoch = stage_epoch(recipe, 1, None, len(splits.train))
+    epoch = resident_epoch(make_stage(recipe), len(splits.train))
     for seed in seeds:
         state = initial_state(recipe, seed, splits)
         epochs = train(recipe, seed, state, epoch, data, score, score_every=recipe.epochs)
@@ -95,17 +97,17 @@ def train_variant(name: str, recipe: Recipe, seeds: Sequence[int], splits: Split
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Row]:
-    """For each variant its seeds, mean accuracies and the difference to the reference's."""
-    found = {}
+    """For each variant the number of seeds, mean accuracies and the difference to the reference."""
+    summaries = {}
     for name in VARIANTS:
         own = [row for row in rows if row["variant"] == name]
         if own:
             means = {score: round(statistics.mean(r[score] for r in own), 4) for score in SCORES}
-            found[name] = {"seeds": len(own), **means}
-    if BASE in found:
-        for summary in found.values():
-            summary["difference"] = round(summary[SCORES[0]] - found[BASE][SCORES[0]], 4)
-    return found
+            summaries[name] = {"seeds": len(own), **means}
+    if BASE in summaries:
+        for summary in summaries.values():
+            summary["difference"] = round(summary[SCORES[0]] - summaries[BASE][SCORES[0]], 4)
+    return summaries
 
 
 def draw(summary: Mapping[str, Row]) -> Figure:
@@ -113,19 +115,19 @@ def draw(summary: Mapping[str, Row]) -> Figure:
     figure, (axes,) = new_figure(1, 0.4 * len(summary) + 1)
     values = [row[SCORES[0]] for row in summary.values()]
     axes.barh(list(summary), values, color=BAR_COLOR)
-    for place, row in enumerate(summary.values()):
+    for i, row in enumerate(summary.values()):
         difference = f" ({row['difference']:+.3f})" if "difference" in row else ""
-        axes.text(values[place], place, f"  {values[place]:.3f}{difference}", va="center")
+        axes.text(values[i], i, f"  {values[i]:.3f}{difference}", va="center")
     axes.set_xlim(min(values) - 0.05, max(values) + 0.05)
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"test accuracy (fraction), beside that of {BASE}; the axis does not begin at 0"
+        f"test accuracy (fraction) and difference to {BASE}; the axis does not start at 0"
     )
     return figure
 
 
 def settings_of(epochs: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a row to be used again."""
+    """The settings that must be equal for a row to be reused."""
     return {
         "preset": PRESET,
         "epochs": epochs,
@@ -140,8 +142,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
-    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
-    parser.add_argument("--resume", action="store_true", help="keep the rows in the JSON")
+    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the JSON holds")
     parsed = parser.parse_args()
     changes = parse_settings(parsed.set)
     settings = settings_of(parsed.epochs, changes)
@@ -159,7 +161,7 @@ def main() -> None:
 
 
 def record(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) -> None:
-    """Save the rows with their summary and its picture."""
+    """Save the rows, their summary and its figure."""
     summary = summarize(rows)
     result = {"settings": settings, "summary": summary, "rows": rows}
     save("ablation", result, out=out, figure=draw(summary))

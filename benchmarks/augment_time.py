@@ -1,11 +1,12 @@
-"""What augmentation costs: an epoch's time with it over the same epoch's time without.
+"""What augmentation costs: the time of an epoch with it over the time of the same epoch without.
 
   python -m benchmarks.augment_time                ResNet-18 at 32x32, batch 128, float32, Adam
   python -m benchmarks.augment_time --side 64      resized to 64x64
 
-The shipped epoch over ten batches of random images on the device, without augmentation and under
-several sets of it; and, since on a noisy machine the difference of two epochs drowns, each set by
-itself, on ten batches in one program. At another side than 32 every variant is resized.
+The library's epoch runs over ten batches of random images on the device, without augmentation and
+with several combinations of it. On a noisy machine the difference of two epochs is lost in the
+noise, so each combination is also timed without training, on ten batches in one program. With a
+side other than 32, every variant resizes its images.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from benchmarks.harness import (
     show,
 )
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.training.stage import stage_step
+from jaxcifar.recipes.stage import make_stage
 
 STEPS = 10  # in one timed program
 TURN = {"flip_rate": 0.4, "rotate_degrees": 30.0}
@@ -45,15 +46,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def variant(recipe: Recipe, data: dict[str, jax.Array]) -> Variant:
     """An epoch of `STEPS` steps."""
-    step, augment = stage_step(recipe, 1, None)
+    stage = make_stage(recipe)
     size, batch_size = STEPS * recipe.batch_size, recipe.batch_size
     return epoch_variant(
-        step, new_state(recipe), data, size=size, batch_size=batch_size, augment=augment
+        stage.make_train_step(),
+        new_state(recipe),
+        data,
+        size=size,
+        batch_size=batch_size,
+        augment=stage.augment,
     )
 
 
-def alone(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
-    """The augmentation of `STEPS` batches and nothing else."""
+def augmentation_only(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
+    """The augmentation of `STEPS` batches, without training."""
     augment, n = recipe.make_augment(), recipe.batch_size
     assert augment is not None
 
@@ -62,7 +68,7 @@ def alone(recipe: Recipe, data: dict[str, jax.Array]) -> Callable[[], None]:
         def body(i: jax.Array, total: jax.Array) -> jax.Array:
             batch = jax.lax.dynamic_slice_in_dim(images, i * n, n)
             keys = jax.random.split(jax.random.fold_in(key, i), n)
-            return total + augment(keys, batch).astype(jnp.float32)  # so that nothing is left out
+            return total + augment(keys, batch).astype(jnp.float32)  # or XLA would skip the work
 
         total = jnp.zeros((n, recipe.image_size, recipe.image_size, 3), jnp.float32)
         return jax.lax.fori_loop(0, STEPS, body, total)
@@ -91,7 +97,8 @@ def main() -> None:
         print(f"compiled {name} in {compile_seconds[name]:.1f} s", flush=True)
     augmented = [name for name in VARIANTS if name != "none"]
     for name in augmented:
-        runs[f"only {name}"] = alone(dataclasses.replace(base, **VARIANTS[name]), data)
+        recipe = dataclasses.replace(base, **VARIANTS[name])
+        runs[f"only {name}"] = augmentation_only(recipe, data)
     ratios = {f"{name} / none": (name, "none") for name in runs if name != "none"}
     timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
     show(f"{STEPS} training steps at {parsed.side} pixels, batch {n}, float32", timed)

@@ -1,12 +1,13 @@
-"""What checkpoints cost: how long `save` blocks, and an epoch with and without saving at its end.
+"""What checkpoints cost: how long `save` blocks, and an epoch with and without a save.
 
   python -m benchmarks.checkpoint_time                 ResNet-18 at 32x32, batch 128, float32, Adam
   python -m benchmarks.checkpoint_time --width 4 --images 512         to try it
 
-The shipped epoch over CIFAR-10's training images where they are found, else over digits. A save
-runs in the background while the next epoch trains: an epoch with one beside it, from before it
-begins until both are done, is compared with one without. The save itself, and reading it back (to
-verify it against its manifest, and to restore it) are timed apart, with nothing beside them.
+Uses the library's epoch over the training images of CIFAR-10 if they are available, otherwise over
+digits. A save runs in the background while the next epoch trains. So an epoch during a save, timed
+from the start of the save until both are done, is compared with an epoch without one. The save
+itself and reading it back (verifying it against its manifest, and restoring it) are timed
+separately, with nothing else running.
 """
 
 import tempfile
@@ -31,16 +32,16 @@ from jaxcifar.training.resident import make_train_epoch
 
 
 def training_images(data_dir: Path | None) -> tuple[str, Source]:
-    """CIFAR-10's where it is found, else digits'."""
+    """Those of CIFAR-10 if they are available, otherwise those of digits."""
     try:
         return "cifar10", load_dataset("cifar10", data_dir=data_dir, download=False).train
     except DataError as error:
-        print(f"digits in place of CIFAR-10: {error}", flush=True)
+        print(f"using digits instead of CIFAR-10: {error}", flush=True)
         return "digits", load_dataset("digits", split=(1_216, 200)).train
 
 
 class Run:
-    """A state that trains epochs and saves into a directory."""
+    """A state that is trained and saved."""
 
     def __init__(self, recipe: Recipe, dataset: Source, checkpoints: Checkpoints) -> None:
         """Compile."""
@@ -56,34 +57,35 @@ class Run:
         self.checkpoints = checkpoints
 
     def train(self) -> None:
-        """One epoch, to its end."""
+        """Train one epoch, and wait for it."""
         self.state, _ = jax.block_until_ready(self._epoch.run(self.state, self._data))
 
     def train_beside_a_save(self) -> None:
-        """One epoch, at whose begin the one before is saved, as in `fit`; to the end of both."""
+        """Save the last epoch and train the next one, as `fit` does; wait for both."""
         self.save()
         self.train()
         self.checkpoints.wait()
 
     def save(self) -> None:
-        """What a training loop waits for."""
+        """The part of a save that a training loop waits for."""
         self.checkpoints.save(self.state, validation_accuracy=0.5)
 
     def finish(self) -> None:
-        """The rest of a save. A checkpoint of the same step would not be written again."""
+        """The rest of a save."""
         self.checkpoints.wait()
+        # A second checkpoint of the same step would not be written.
         self.state = self.state.replace(step=self.state.step + 1)
 
     def last(self) -> Path:
-        """The last checkpoint."""
+        """The directory of the last checkpoint."""
         return self.checkpoints.directory / str(self.checkpoints.steps()[-1])
 
     def verify(self) -> None:
-        """Compare it with its manifest."""
+        """Compare the last checkpoint with its manifest."""
         assert not manifest.verify(self.last())
 
     def restore(self) -> None:
-        """Read it as resuming does, which verifies it, too."""
+        """Restore the last checkpoint as resuming does; this also verifies it."""
         with Checkpoints(self.checkpoints.directory, read_only=True) as checkpoints:
             jax.block_until_ready(checkpoints.restore_state(self.state, "last"))
 
@@ -93,9 +95,11 @@ def main() -> None:
     parser = make_parser(__doc__, repeats=5, result="checkpoint_time")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--images", type=int, help="an epoch; default: all there are")
-    parser.add_argument("--data-dir", type=Path, help="where prepared CIFAR-10 lies")
-    parser.add_argument("--directory", type=Path, help="the disk to save on; default: temporary")
+    parser.add_argument("--images", type=int, help="in an epoch; default: all")
+    parser.add_argument("--data-dir", type=Path, help="the directory of prepared CIFAR-10")
+    parser.add_argument(
+        "--directory", type=Path, help="save below this directory; default: a temporary one"
+    )
     parsed = parser.parse_args()
     name, dataset = training_images(parsed.data_dir)
     dataset = dataset.read(np.arange(parsed.images or len(dataset)))
@@ -109,13 +113,13 @@ def main() -> None:
         run = Run(recipe, dataset, checkpoints)
         epochs = {"epoch beside a save": run.train_beside_a_save, "epoch": run.train}
         seconds = interleave(epochs, repeats=parsed.repeats, warmup=1)
-        alone = {
+        separate = {
             "save, blocking": run.save,
             "save, in the background": run.finish,
             "verify": run.verify,
             "verify and restore": run.restore,
         }
-        seconds |= interleave(alone, repeats=max(parsed.repeats, 7))
+        seconds |= interleave(separate, repeats=max(parsed.repeats, 7))
         size = sum(path.stat().st_size for path in run.last().rglob("*") if path.is_file())
     timed = compare(
         seconds,
@@ -127,7 +131,7 @@ def main() -> None:
         },
     )
     megabytes = round(size / 1e6, 1)
-    show(f"{len(dataset)} images of {name} an epoch, {megabytes} MB a checkpoint", timed)
+    show(f"{len(dataset)} images of {name} per epoch, {megabytes} MB per checkpoint", timed)
     settings = {
         "dataset": name,
         "images": len(dataset),

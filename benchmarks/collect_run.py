@@ -1,10 +1,10 @@
-"""Keep a finished run's figures: its summary, history and train accuracy, as one JSON file.
+"""Collect the numbers of a finished run in one JSON file: summary, history and train accuracy.
 
   python -m benchmarks.collect_run runs/scratch      writes benchmarks/results/run_scratch_cpu.json
   python -m benchmarks.collect_run runs/mini_dropout_rate      all members of a sweep
 
-The train accuracy is given twice: as the mean over the last epoch while it trained (what notebooks
-report), and of the last checkpoint in evaluation mode.
+There are two train accuracies: the mean over the last epoch during training, which notebooks
+report, and the accuracy of the last checkpoint in evaluation mode.
 """
 
 import argparse
@@ -28,27 +28,27 @@ def main() -> None:
     parsed = parser.parse_args()
     sweep = SweepDirectory(parsed.run)
     if not sweep.holds_sweep():
-        found = collect(RunDirectory(parsed.run))
-        name = f"run_{found['experiment']}_{found['trained_on']['backend']}"
+        result = collect(RunDirectory(parsed.run))
+        name = f"run_{result['experiment']}_{result['trained_on']['backend']}"
     else:
         about = sweep.read()
         members = [sweep.run(f"{about['field']}={value}") for value in about["values"]]
-        found = {
+        result = {
             "field": about["field"],
             "mode": about["mode"],
             "why": about["why"],
             "members": {member.path.name: collect(member) for member in members},
         }
         name = f"sweep_{about['experiment']}_{about['field']}_{about['machine']['backend']}"
-    save(name, found, out=parsed.out or RESULTS / f"{name}.json")
+    save(name, result, out=parsed.out or RESULTS / f"{name}.json")
 
 
-def collect(files: RunDirectory) -> dict[str, Any]:
-    """The figures of one run."""
-    config, summary = files.read_config(), files.read_summary()
+def collect(run_dir: RunDirectory) -> dict[str, Any]:
+    """The numbers of one run."""
+    config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
-        raise RunError(f"{files.path} is not complete: finish it with train.py --resume")
-    # Where the weights lay says nothing elsewhere; their SHA-256 does.
+        raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")
+    # The path of the weights means nothing on another machine; their SHA-256 does.
     for holder, name in ((config["recipe"], "weights"), (summary.get("weights") or {}, "source")):
         if holder.get(name) and Path(holder[name]).exists():
             holder[name] = Path(holder[name]).name
@@ -58,8 +58,8 @@ def collect(files: RunDirectory) -> dict[str, Any]:
         "data_fingerprint": config["data_fingerprint"],
         "trained_on": summary["machine"],
         "summary": {k: v for k, v in summary.items() if k != "machine"},
-        "train_split_in_evaluation_mode": evaluate_run(files.path, split="train", which="last"),
-        "history": files.read_history().rows,
+        "train_split_in_evaluation_mode": evaluate_run(run_dir.path, split="train", which="last"),
+        "history": run_dir.read_history().rows,
     }
 
 

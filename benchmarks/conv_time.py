@@ -1,13 +1,14 @@
-"""Time every form of every convolution of a ResNet-18, pass by pass: the table of `jaxcifar.models.conv`.
+"""Time every form of every convolution of a ResNet-18, pass by pass.
 
   python -m benchmarks.conv_time                 both stems at 32x32, batch 128, float32
   python -m benchmarks.conv_time --only "16x16x128 3x3 ->"
   python -m benchmarks.conv_time --width 16 --image-size 64
 
-A pass is run four times in one program on operands that change from time to time (or XLA would do
-part of it once, before the loop). "auto" is what the library runs: on a CPU the forms named behind
-it, a large batch in parts; the others are done at once. XLA's own weight gradient is timed only
-with --all: in a loop it takes seconds where the others take milliseconds.
+The result is the table in `jaxcifar/models/conv.py`. A program runs a pass four times, with
+operands that change each time; otherwise XLA would move part of the work out of the loop. "auto" is
+the library's choice: on a CPU the forms listed after it, with a large batch in parts. The other
+forms process the whole batch at once. XLA's own weight gradient is timed only with --all, because
+in a loop it takes seconds instead of milliseconds.
 """
 
 from collections.abc import Callable
@@ -31,13 +32,13 @@ from benchmarks.harness import (
 )
 from jaxcifar.models.conv import conv2d, cpu_forms
 
-TIMES = 4  # in one program
+TIMES = 4  # that one program runs a pass
 PASSES = ("forward", "weight", "input")
 MARKERS = {"xla": "x", "patches": "s", "dense": "^", "winograd": "o"}
 
 
 class Layer(NamedTuple):
-    """A convolution of a square map."""
+    """A convolution of a square feature map."""
 
     side: int
     c_in: int
@@ -47,14 +48,14 @@ class Layer(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Input map, kernel, stride."""
+        """Input map, kernel, stride and output channels."""
         stride = f"/{self.stride}" if self.stride > 1 else ""
         kernel = f"{self.size}x{self.size}{stride}"
         return f"{self.side}x{self.side}x{self.c_in} {kernel} -> {self.c_out}"
 
 
 def layers(image_size: int, width: int) -> list[Layer]:
-    """Those of a ResNet-18, with the CIFAR stem and with the ImageNet stem."""
+    """The convolutions of a ResNet-18, with the CIFAR stem and with the ImageNet stem."""
     stems = [Layer(image_size, 3, width, 3, 1), Layer(image_size, 3, width, 7, 2)]
     stages = [
         Layer(side // 2**i, width * 2**i, width * 2 ** (i + down), 3, 1 + down)
@@ -66,7 +67,7 @@ def layers(image_size: int, width: int) -> list[Layer]:
 
 
 def forms_of(layer: Layer) -> list[str]:
-    """Those that can be timed in reasonable time."""
+    """The forms that apply to the layer and do not take too long."""
     forms = ["auto", "xla", "patches"]
     if layer.side <= 4 and layer.size == 3:
         forms.append("dense")
@@ -76,7 +77,7 @@ def forms_of(layer: Layer) -> list[str]:
 
 
 def variant(layer: Layer, lowering: str, which: str, batch_size: int) -> Variant:
-    """`TIMES` times a pass of a layer, its operands changed a little by each result."""
+    """A pass of a layer, `TIMES` times; each result changes the next operands a little."""
     rng = np.random.default_rng()
 
     def draw(*shape: int) -> jax.Array:
@@ -115,20 +116,20 @@ def variant(layer: Layer, lowering: str, which: str, batch_size: int) -> Variant
 
 
 def cell(median: float | None) -> str:
-    """A number of the table."""
+    """A number in the table."""
     return "-" if median is None else f"{median:.3g}"
 
 
 def draw(timings: dict[str, Any]) -> Figure:
-    """For each layer the three passes of a form together, over what "auto" takes."""
+    """For each layer and form, the time of the three passes together over that of "auto"."""
     figure, (axes,) = new_figure(1, 0.35 * len(timings) + 1)
     for form, marker in MARKERS.items():
         points = []
-        for place, layer in enumerate(timings.values()):
+        for i, layer in enumerate(timings.values()):
             medians = {k: row["median_ms"] for k, row in layer["results"].items()}
             if all(f"{form}, {which}" in medians for which in PASSES):
                 total, base = (sum(medians[f"{f}, {p}"] for p in PASSES) for f in (form, "auto"))
-                points.append((total / base, place))
+                points.append((total / base, i))
         if points:
             axes.plot(*zip(*points, strict=True), marker, label=form)
     axes.axvline(1, color=IDEAL_COLOR, lw=0.8)
@@ -146,12 +147,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--image-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--all", action="store_true", help="XLA's own weight gradient, too")
-    parser.add_argument("--only", default="", help="layers whose name has this in it")
+    parser.add_argument("--all", action="store_true", help="time XLA's own weight gradient too")
+    parser.add_argument("--only", default="", help="only layers whose name contains this text")
     parsed = parser.parse_args()
     timings, table = {}, []
-    wanted = layers(parsed.image_size, parsed.width)
-    for layer in [layer for layer in wanted if parsed.only in layer.name]:
+    candidates = layers(parsed.image_size, parsed.width)
+    for layer in [layer for layer in candidates if parsed.only in layer.name]:
         variants = {
             f"{form}, {which}": variant(layer, form, which, parsed.batch_size)
             for form in forms_of(layer)

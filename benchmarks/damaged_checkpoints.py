@@ -1,13 +1,17 @@
-"""What becomes of a run when one file of its last checkpoint is damaged.
+"""What happens to a run when one file of its last checkpoint is damaged.
 
   python -m benchmarks.damaged_checkpoints                  a small run on digits, two epochs
-  python -m benchmarks.damaged_checkpoints --unverified     what Orbax would do by itself
+  python -m benchmarks.damaged_checkpoints --unverified     only Orbax's own checks, no manifests
 
-Every file of the last step is cut in half, emptied, deleted, and has single bits flipped at several
-places; each time the checkpoint is read as `evaluate.py --checkpoint last` reads it, and as
-`train.py --resume` does. Outcomes: refused; an older checkpoint used, which a warning names;
-restored identically (Orbax writes two small files after the manifest, from which nothing is
-restored); silently wrong, of which there must be none: exit status 1 if there are any.
+Every file of the last checkpoint is deleted, emptied, cut in half, and has single bits flipped in
+several places, one damage at a time. Then the checkpoint is read as `jaxcifar evaluate --checkpoint
+last` and as `jaxcifar train --resume` read it. The outcomes:
+
+* refused;
+* older one used: with a warning that names it;
+* restored identically: Orbax writes two small files after the manifest, and nothing is restored
+  from them;
+* silently wrong: must not happen, and makes the exit status 1.
 """
 
 import argparse
@@ -30,7 +34,8 @@ import numpy as np
 from benchmarks.harness import save
 from jaxcifar.common.errors import CheckpointError
 from jaxcifar.recipes.presets import get_experiment
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
 from jaxcifar.runs.directory import RunDirectory
@@ -50,18 +55,18 @@ def damages(size: int, flips: int) -> Iterator[tuple[str, Callable[[Path], None]
     if size > 0:
         yield "emptied", partial(_cut, length=0)
         yield "cut in half", partial(_cut, length=size // 2)
-    # Spread over the file, each time another bit of the byte.
-    for place in sorted({(2 * i + 1) * size // (2 * flips) for i in range(flips)}) if size else ():
-        yield "bit flipped", partial(_flip, place=place, bit=(place * 5 + 3) % 8)
+    # Spread over the file, with a different bit of the byte each time.
+    for byte in sorted({(2 * i + 1) * size // (2 * flips) for i in range(flips)}) if size else ():
+        yield "bit flipped", partial(_flip, byte=byte, bit=(byte * 5 + 3) % 8)
 
 
 def _cut(path: Path, length: int) -> None:
     path.write_bytes(path.read_bytes()[:length])
 
 
-def _flip(path: Path, place: int, bit: int) -> None:
+def _flip(path: Path, byte: int, bit: int) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1 << bit
+    data[byte] ^= 1 << bit
     path.write_bytes(data)
 
 
@@ -78,7 +83,7 @@ def _bits(leaf: jax.Array) -> bytes:
 
 
 def evaluating(run: Path, good: dict[int, TrainState]) -> str:
-    """What comes of reading the last checkpoint's weights."""
+    """The outcome of reading the weights of the last checkpoint."""
     try:
         _, _, variables = restore_run(run, "last")
     except CheckpointError:
@@ -87,7 +92,7 @@ def evaluating(run: Path, good: dict[int, TrainState]) -> str:
 
 
 def resuming(run: Path, good: dict[int, TrainState], recipe: Recipe) -> str:
-    """What comes of going on from it, as `fit` does."""
+    """The outcome of resuming from it, as `fit` does."""
     with (
         Checkpoints(RunDirectory(run).checkpoints) as checkpoints,
         warnings.catch_warnings(record=True) as caught,
@@ -117,13 +122,13 @@ def train(recipe: Recipe, run: Path) -> dict[int, TrainState]:
 
 
 def count(recipe: Recipe, folder: Path, *, flips: int, unverified: bool) -> dict[str, Counter[str]]:
-    """Damage every file of a run's last checkpoint in turn: "evaluate, emptied" -> outcomes."""
+    """Damage the files of a run's last checkpoint in turn: "evaluate, emptied" -> outcomes."""
     run, copy = folder / "run", folder / "copy"
     good = train(recipe, run)
     ways: dict[str, Attempt] = {"evaluate": evaluating, "resume": partial(resuming, recipe=recipe)}
     step = RunDirectory(run).checkpoints / str(max(good))
     files = sorted(path.relative_to(run) for path in step.rglob("*") if path.is_file())
-    print(f"{len(files)} files in a step", flush=True)
+    print(f"{len(files)} files in a checkpoint", flush=True)
     counts: dict[str, Counter[str]] = {}
     with patch.object(manifest, "verify", lambda *_: []) if unverified else nullcontext():
         for file in files:
@@ -145,8 +150,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--width", type=int, default=8, help="default: %(default)s")
-    parser.add_argument("--flips", type=int, default=6, help="a file; default: %(default)s")
-    parser.add_argument("--unverified", action="store_true", help="without looking at manifests")
+    parser.add_argument("--flips", type=int, default=6, help="per file; default: %(default)s")
+    parser.add_argument("--unverified", action="store_true", help="do not check the manifests")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/damaged_....json")
     parsed = parser.parse_args()
     recipe = replace(get_experiment("demo").recipe, width=parsed.width, epochs=2)
@@ -154,8 +159,8 @@ def main() -> None:
         counts = count(recipe, Path(temporary), flips=parsed.flips, unverified=parsed.unverified)
     counts["all"] = sum(counts.values(), Counter())
     print(f"  {'':<24}" + "".join(f"{name:>22}" for name in OUTCOMES))
-    for row, found in counts.items():
-        print(f"  {row:<24}" + "".join(f"{found[name]:>22}" for name in OUTCOMES))
+    for row, outcomes in counts.items():
+        print(f"  {row:<24}" + "".join(f"{outcomes[name]:>22}" for name in OUTCOMES))
     save(
         "damaged_checkpoints" + ("_unverified" if parsed.unverified else ""),
         {
@@ -165,7 +170,7 @@ def main() -> None:
                 "flips_a_file": parsed.flips,
                 "verified": not parsed.unverified,
             },
-            "outcomes": {row: {n: found[n] for n in OUTCOMES} for row, found in counts.items()},
+            "outcomes": {row: {n: of[n] for n in OUTCOMES} for row, of in counts.items()},
         },
         out=parsed.out,
     )

@@ -3,14 +3,14 @@
   python -m benchmarks.freeze_time                 ResNet-18 at 32x32, batch 128, float32, Adam
   python -m benchmarks.freeze_time --images 6400
 
-Every variant is the shipped epoch of a preset over --images random images on the device, with
-clipping and the gradient's norm switched on (both read every gradient there is, which is where
-freezing by the optimizer alone loses its savings). A frozen BatchNorm follows the batch ("batch")
-or is frozen, too; a cached variant trains on features in place of images, and the pass that makes
-them is timed once, apart. Of a cached head an epoch has ten times the steps, still fewer than in a
-run: it takes milliseconds, in which what an epoch begins with would be a good part. FLOPs are those
-of the algorithm (`harness.algorithm_flops`). "Off by" is the ratio of times to finetune over the
-ratio of FLOPs: 1 where all that is saved is time, too.
+Every variant is the library's epoch with a preset, over --images random images on the device.
+Clipping and the gradient norm are switched on: both read every gradient, so freezing only in the
+optimizer would save little. The statistics of a frozen BatchNorm follow the batch ("bn batch") or
+are frozen too ("bn frozen"). A "cached" variant trains on features instead of images; the pass that
+computes them is timed once, separately. With a cached head an epoch takes milliseconds, and its
+fixed cost would count too much. So there an epoch has ten times the steps, still fewer than in a
+run. FLOPs are those of the algorithm (`harness.algorithm_flops`). "Off by" is the ratio of times
+to "finetune" over the ratio of FLOPs: 1 if the time falls as much as the FLOPs.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from benchmarks.harness import (
 )
 from jaxcifar.models.names import count_params
 from jaxcifar.recipes.presets import get_experiment
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.freeze import split_params
 from jaxcifar.training.features import cache_features, cut_point
 from jaxcifar.training.resident import make_train_epoch
-from jaxcifar.training.stage import stage_step
 
 BASE = "finetune"
-HEAD_EPOCHS = 10  # as one, of a head on cached features
-# Name -> (preset, on cached features)
+HEAD_EPOCHS = 10  # joined into one, for a head on cached features
+# Name -> (preset, whether on cached features)
 VARIANTS = {
     BASE: ("finetune", False),
     "freeze_a, bn batch": ("freeze_a", False),
@@ -59,7 +59,7 @@ VARIANTS = {
 def variant(
     preset: str, cached: bool, data: dict[str, Any], parsed: argparse.Namespace
 ) -> tuple[Variant, dict[str, Any]]:
-    """The epoch, and what is known of it without running."""
+    """The epoch, and its figures that need no timing."""
     recipe = replace(
         get_experiment(preset).recipe,
         clip_norm=1.0,
@@ -84,7 +84,7 @@ def variant(
         )
         data = dict(features)
         facts |= {"features_after": cut, "caching_seconds_with_compiling": round(seconds, 3)}
-    step, _ = stage_step(recipe, 1, cut)
+    step = make_stage(recipe).make_train_step(cut)
     sizes = {"size": parsed.images, "batch_size": parsed.batch_size}
     facts["memory"] = memory_of(make_train_epoch(step, **sizes).lower(state, data))
     if cut == "avgpool":
@@ -98,12 +98,12 @@ def variant(
 
 
 def against_base(compared: dict[str, Any], facts: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """For each variant the ratios to finetune, and by what the time's is off the FLOPs'."""
-    found = {}
+    """For each variant the ratios to "finetune", and the ratio of time over the ratio of FLOPs."""
+    ratios = {}
     for name, row in compared["results"].items():
         flops = facts[name]["step_flops"] / facts[BASE]["step_flops"]
         seconds = row["median_ms"] / compared["results"][BASE]["median_ms"]
-        found[name] = {
+        ratios[name] = {
             "step_ms": row["median_ms"],
             "flops": round(flops, 4),
             "time": round(seconds, 4),
@@ -111,7 +111,7 @@ def against_base(compared: dict[str, Any], facts: dict[str, Any]) -> dict[str, d
             "memory": round(facts[name]["memory"] / facts[BASE]["memory"], 3),
             "optimizer": round(facts[name]["optimizer_bytes"] / facts[BASE]["optimizer_bytes"], 3),
         }
-    return found
+    return ratios
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     parser = make_parser(__doc__, repeats=9, result="freeze_time")
     add_network_options(parser)
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--images", type=int, help="in an epoch (default: of ten batches)")
+    parser.add_argument("--images", type=int, help="in an epoch (default: ten batches)")
     parsed = parser.parse_args()
     parsed.images = parsed.images or 10 * parsed.batch_size
     data = random_data(parsed.images, parsed.image_size)
@@ -131,9 +131,9 @@ def main() -> None:
     ratios = {f"{name} / {BASE}": (name, BASE) for name in epochs if name != BASE}
     compared = compare(seconds_per_step(epochs, repeats=parsed.repeats), ratios)
     show(f"a step of an epoch as one program, batch {parsed.batch_size}, float32", compared)
-    found = against_base(compared, facts)
-    print(f"  {'over finetune':<32}" + "".join(f"{key:>11}" for key in found[BASE]))
-    for name, row in found.items():
+    against = against_base(compared, facts)
+    print(f"  {'ratio to finetune':<32}" + "".join(f"{key:>11}" for key in against[BASE]))
+    for name, row in against.items():
         print(f"  {name:<32}" + "".join(f"{value:>11.4g}" for value in row.values()), flush=True)
     names = ("stem", "width", "image_size", "batch_size", "images")
     settings = {name: getattr(parsed, name) for name in names}
@@ -142,7 +142,7 @@ def main() -> None:
         {
             "settings": settings | {"dtype": "float32", "clip_norm": 1.0},
             "variants": facts,
-            "against_finetune": found,
+            "against_finetune": against,
             "steps": compared,
         },
         out=parsed.out,

@@ -1,7 +1,8 @@
-"""What the benchmarks share: interleaved repeats in one process, medians, FLOPs, a table, a JSON
-file and the picture beside it.
+"""Shared by the benchmarks: interleaved timing in one process, medians, FLOPs, tables, JSON files
+and figures.
 
-Machines differ and drift, so the variants take turns and only ratios of medians travel.
+Machines differ, and their speed drifts. So the variants take turns, and only ratios of medians are
+comparable between machines.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from jaxcifar.training.epoch import Data
 from jaxcifar.training.resident import make_train_epoch
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("torch", "keras")  # their versions are noted where they are installed
+PEERS = ("torch", "keras")  # their versions are recorded if they are installed
 DPI = 100
 BAR_COLOR, IDEAL_COLOR = "#1f5fa8", "#999999"
 
@@ -43,15 +44,15 @@ class Variant(NamedTuple):
     """Something to time."""
 
     run: Callable[[], None]  # blocks until its work is done
-    compile_seconds: float = 0.0  # spent before, apart
-    steps: int = 1  # training steps in a call, by which its time is divided
+    compile_seconds: float = 0.0  # spent before, and not part of the timing
+    steps: int = 1  # training steps in a call; its time is divided by them
 
 
 # The command line.
 
 
 def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argparse.ArgumentParser:
-    """The options of every benchmark; its docstring is the help."""
+    """The options that all benchmarks have; the module's docstring is the help."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,7 +64,7 @@ def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argpars
         "--out",
         type=Path,
         metavar="PATH.json",
-        help="a picture of the same name goes beside it (default: "
+        help="the figure, if there is one, is written next to it as PATH.png (default: "
         f"benchmarks/results/{result}_BACKEND.json)",
     )
     return parser
@@ -77,14 +78,14 @@ def _repeats(text: str) -> int:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """What is trained: the `scratch` preset's ResNet-18, changed so."""
+    """Options that change the ResNet-18 of the preset `scratch`."""
     parser.add_argument("--stem", choices=("imagenet", "cifar"), default="imagenet")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--image-size", type=int, default=32, help="default: %(default)s")
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """A recipe's fields from "field=value" words; a value that is no Python literal is a text."""
+    """A recipe's fields from "field=value" words; a value is a Python literal, or else a string."""
     settings = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -97,7 +98,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with the last part of every path alone: where it lay says nothing elsewhere."""
+    """The settings with only the last part of each path: the rest means nothing elsewhere."""
 
     def shorten(value: Any) -> Any:
         if not isinstance(value, str) or "/" not in value:
@@ -112,7 +113,7 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_data(images: int, side: int) -> dict[str, jax.Array]:
-    """Fresh noise on the device, as the library keeps a dataset there."""
+    """New random images on the device, in the form in which the library keeps a dataset there."""
     rng = np.random.default_rng()
     return {
         "image": jnp.asarray(rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8)),
@@ -126,13 +127,13 @@ def scratch_recipe(**changes: Any) -> Recipe:
 
 
 def new_state(recipe: Recipe, image_size: int | None = None) -> TrainState:
-    """The state before the first step, from random weights whatever the recipe names."""
+    """The state before the first step, from random weights even if the recipe names others."""
     side = image_size or recipe.image_size
     return init_state(recipe.make_model(1), recipe.make_optimizer(), seed=0, image_size=side)
 
 
 def recipe_step(recipe: Recipe, lowering: Lowering, cut: str | None = None) -> TrainStep:
-    """`stage.stage_step`'s with one form for the convolutions of every layer."""
+    """A recipe's train step with one form for the convolutions of every layer."""
     return make_train_step(
         recipe.make_model(1).clone(lowering=lowering),
         recipe.make_optimizer(),
@@ -147,7 +148,7 @@ def recipe_step(recipe: Recipe, lowering: Lowering, cut: str | None = None) -> T
 def epoch_variant(
     step: TrainStep, state: TrainState, data: Data, *, size: int, batch_size: int, **settings: Any
 ) -> Variant:
-    """The shipped epoch over `size` images; `settings` are `make_train_epoch`'s."""
+    """The library's epoch over `size` images; `settings` go to `make_train_epoch`."""
     epoch = make_train_epoch(step, size=size, batch_size=batch_size, **settings)
     state, seconds = timed(lambda: epoch.compile(state, data))
     holder = [state]
@@ -159,16 +160,16 @@ def epoch_variant(
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
-    """A result and the seconds it took."""
-    begun = time.perf_counter()
+    """The result of a call, and the seconds it took."""
+    started = time.perf_counter()
     result = jax.block_until_ready(f())
-    return result, time.perf_counter() - begun
+    return result, time.perf_counter() - started
 
 
 def interleave(
     variants: Mapping[str, Callable[[], None]], *, repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each call, the variants in turn: a b c a b c ...
+    """Seconds of each call; the variants take turns: a b c a b c ...
 
     Each variant must block until its work is done.
     """
@@ -177,30 +178,30 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(warmup + repeats):
         for name, run in variants.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             run()
             if repeat >= warmup:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
 def seconds_per_step(
     variants: Mapping[str, Variant], *, repeats: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """`interleave`, divided by each variant's steps."""
+    """The times of `interleave`, divided by each variant's steps."""
     runs = {name: variant.run for name, variant in variants.items()}
     seconds = interleave(runs, repeats=repeats, warmup=warmup)
     return {name: [s / variants[name].steps for s in values] for name, values in seconds.items()}
 
 
-# What it is credited with.
+# FLOPs and memory.
 
 
 def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs of a program as XLA counts them before any backend rewrites it.
+    """FLOPs of a program as XLA counts them, before a backend rewrites it.
 
-    So a GPU's program counts like a CPU's. Compiled for the CPU, a ResNet-18 step counted up to 5 %
-    more at width 8, for what fusions compute twice.
+    So the count is the same for a GPU and a CPU. Compiled for the CPU, a ResNet-18 step counted up
+    to 5 % more at width 8, because fusions compute some values twice.
     """
     analysis = jax.jit(f).lower(*arguments).cost_analysis()
     assert analysis is not None
@@ -208,10 +209,10 @@ def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
 
 
 def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = None) -> float:
-    """FLOPs of the recipe's training step on a batch (or its shapes), its optimizer included.
+    """FLOPs of the recipe's training step on a batch (or its shapes), including the optimizer.
 
-    Of float32 convolutions as such: `jaxcifar.models.conv`'s forms for the CPU do more or less arithmetic,
-    for which nobody is to be credited or charged.
+    Counted with plain float32 convolutions. The forms of `jaxcifar.models.conv` for the CPU do more
+    or less arithmetic, which must not change the count.
     """
     recipe = replace(recipe, dtype="float32")
     model, tx = recipe.make_model(1), recipe.make_optimizer()
@@ -220,7 +221,7 @@ def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = 
 
 
 def memory_of(lowered: jax.stages.Lowered) -> int:
-    """Bytes a program needs while it runs, its arguments included."""
+    """Bytes that a program needs while it runs, including its arguments."""
     memory: Any = lowered.compile().memory_analysis()
     return int(
         memory.argument_size_in_bytes
@@ -233,9 +234,9 @@ def memory_of(lowered: jax.stages.Lowered) -> int:
 def matrix_peak(dtype: str, *, repeats: int = 5) -> float:
     """FLOP/s of a large square matrix product on the default device, the best of several.
 
-    float32 is at JAX's default precision, at which the training steps run, too.
+    float32 uses JAX's default precision, as the training steps do.
     """
-    n, products = (2048 if on_host() else 4096), 4  # several in a program: a call costs time, too
+    n, products = (2048 if on_host() else 4096), 4  # several per program: a call itself costs time
     key = jax.random.key(0)
     matrix = jax.random.normal(key, (n, n), jnp.dtype(dtype)) / jnp.sqrt(n).astype(dtype)
 
@@ -250,13 +251,13 @@ def matrix_peak(dtype: str, *, repeats: int = 5) -> float:
     return products * 2 * n**3 / seconds
 
 
-# What is reported.
+# Reports.
 
 
 def statistics_of(seconds: Sequence[float]) -> dict[str, Any]:
-    """n, median and spread (quartiles and extremes), in milliseconds."""
+    """n, median, quartiles and extremes, in milliseconds."""
     milliseconds = sorted(1e3 * value for value in seconds)
-    # As NumPy's: the other way puts the quartiles of few values outside of them.
+    # "inclusive", as in NumPy: "exclusive" puts the quartiles of a few values outside their range.
     quartiles = statistics.quantiles(milliseconds, n=4, method="inclusive")
     return {
         "n": len(milliseconds),
@@ -271,7 +272,7 @@ def statistics_of(seconds: Sequence[float]) -> dict[str, Any]:
 def compare(
     seconds: Mapping[str, Sequence[float]], ratios: Mapping[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """Statistics of each variant, and for each named pair (a, b) the median of a over that of b."""
+    """Statistics of each variant, and for each named pair (a, b) the ratio of medians a / b."""
     results = {name: statistics_of(values) for name, values in seconds.items()}
     return {
         "results": results,
@@ -297,9 +298,9 @@ def show(title: str, compared: Mapping[str, Any]) -> None:
 def save(
     name: str, result: Mapping[str, Any], *, out: Path | None = None, figure: Figure | None = None
 ) -> Path:
-    """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`, and a picture.
+    """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`, and a figure.
 
-    Without `figure` every table of `compare` in the result is drawn; where there is none, nothing.
+    Without `figure`, the tables of `compare` in the result are drawn, if there are any.
     """
     machine = describe()
     path = out or RESULTS / f"{name}_{machine['backend']}.json"
@@ -316,7 +317,7 @@ def save(
 
 
 def describe() -> dict[str, Any]:
-    """The machine, with the peers' versions and what the memory allocator was told."""
+    """The machine, the versions of the peers, and the settings of glibc's memory allocator."""
     machine = describe_machine()
     if "GLIBC_TUNABLES" in os.environ:
         machine["glibc_tunables"] = os.environ["GLIBC_TUNABLES"]
@@ -335,27 +336,27 @@ def draw_tables(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
         medians = np.array([results[name]["median_ms"] for name in names])
         spread = np.abs([error_bars(results[name]) for name in names]).T
         axes.barh(names, medians, xerr=spread, color=BAR_COLOR, ecolor="black", capsize=3)
-        for place, median in enumerate(medians):
-            shown = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
-            label = f"{shown} ms (x{median / medians[0]:.3g})"
-            axes.text(median + spread[1][place], place, f"  {label}", va="center", fontsize=8)
+        for i, median in enumerate(medians):
+            number = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            label = f"{number} ms (x{median / medians[0]:.3g})"
+            axes.text(median + spread[1][i], i, f"  {label}", va="center", fontsize=8)
         axes.set_xlim(0, 1.35 * (medians + spread[1]).max())
         axes.invert_yaxis()
         axes.tick_params(labelsize=8)
-        axes.set_xlabel("median, ms; whiskers: quartiles; (x: over the first row)", fontsize=8)
+        axes.set_xlabel("median, ms; whiskers: quartiles; (x: ratio to first row)", fontsize=8)
         axes.set_title(title, fontsize=9)
     return figure
 
 
 def error_bars(row: Mapping[str, Any]) -> tuple[float, float]:
-    """From the median down to the first quartile and up to the third."""
+    """The distances from the median down to the first quartile and up to the third."""
     return row["median_ms"] - row["quartile_1_ms"], row["quartile_3_ms"] - row["median_ms"]
 
 
 def new_figure(
     panels: int, height: float, *, rows: Sequence[int] | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, or below each other where their rows are given."""
+    """Panels side by side, or below each other if the number of rows of each is given."""
     figure = Figure(figsize=(9, height + 0.3), layout="constrained")
     if rows is None:
         return figure, list(figure.subplots(1, panels, squeeze=False).flat)
@@ -365,7 +366,7 @@ def new_figure(
 
 
 def _tables(result: Mapping[str, Any], title: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The tables of `compare` in a result, under the names of what they lie in."""
+    """The tables of `compare` in a nested result, with the names of the keys that lead to them."""
     for name, value in result.items():
         if not isinstance(value, Mapping):
             continue

@@ -1,4 +1,4 @@
-"""Time `import jaxcifar` against importing what it stands on.
+"""Time `import jaxcifar` and compare it with importing the libraries that it uses.
 
 python -m benchmarks.import_time
 """
@@ -19,7 +19,7 @@ STATEMENTS = {
 
 
 def run_python(code: str) -> None:
-    """Run a statement in an interpreter of its own."""
+    """Run a statement in a new interpreter."""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     base = "import jax, flax, optax"
     ratios = {f"{name} / {base}": (name, base) for name in STATEMENTS if name != base}
     compared = compare(interleave(variants, repeats=parsed.repeats), ratios)
-    show("A new interpreter, start to end", compared)
+    show("A new interpreter, from start to exit", compared)
     save("import_time", compared, out=parsed.out)
 
 

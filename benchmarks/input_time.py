@@ -1,14 +1,15 @@
-"""What feeding images costs: epochs over images that are streamed over the same from the device.
+"""What feeding images costs: epochs over streamed images, compared with images on the device.
 
   python -m benchmarks.input_time                 ResNet-18 at 32x32, batch 128, on real CIFAR-10
   python -m benchmarks.input_time --width 8       a small network, which needs images faster
 
-The shipped epoch, with mini's flip and rotation, over the same rows: on the device; streamed from
-the memory-mapped cache; streamed from TFDS records that are decoded on the way; and a loop that
-hands each jitted step a float32 batch made by NumPy, as notebooks do. The losses of the first three
-must be the same. Where torch is installed, PyTorch trains on what its DataLoader brings, as in a
-notebook: ToTensor and Normalize for one image at a time, two workers, no augmentation. Then three
-streamed epochs more, with the process's memory after each.
+The library's epoch, with the flip and rotation of the preset `mini`, runs over the same rows in
+three ways: on the device; streamed from the memory-mapped cache; streamed from TFDS records that
+are decoded on the way. Their losses must be identical, otherwise the exit status is 1. A fourth
+loop passes a float32 batch made by NumPy to each jitted step, as notebooks do. If torch is
+installed, PyTorch trains from a DataLoader, as in a notebook: ToTensor and Normalize for one image
+at a time, two workers, no augmentation. At the end, three more streamed epochs run, and the memory
+of the process is printed after each.
 """
 
 import dataclasses
@@ -34,11 +35,11 @@ from benchmarks.harness import (
     timed,
 )
 from jaxcifar.data import Rows, Source
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.steps import make_train_step
-from jaxcifar.training.epoch import Data
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.resident import make_train_epoch
 from jaxcifar.training.streamed import make_streamed_epoch
@@ -47,31 +48,31 @@ from jaxcifar.training.streamed import make_streamed_epoch
 def variant(
     recipe: Recipe, source: Source, *, streamed: bool
 ) -> tuple[Callable[[], None], list[float], float]:
-    """An epoch over `source`, the losses it will have had, and the seconds it took to compile."""
+    """An epoch over `source`, the list that it adds losses to, and the seconds of compiling."""
     model, tx = recipe.make_model(), recipe.make_optimizer()
     step = make_train_step(model, tx, normalize=recipe.make_preprocess())
     settings: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "augment": recipe.make_augment(),
     }
-    data: Data = {} if streamed else to_device(source)
     if streamed:
         epoch = make_streamed_epoch(step, source, **settings)
     else:
-        epoch = make_train_epoch(step, size=len(source), **settings)
-    state, seconds = timed(lambda: epoch.compile(new_state(recipe), data))
+        resident = make_train_epoch(step, size=len(source), **settings)
+        epoch = resident.over(to_device(source))
+    state, seconds = timed(lambda: epoch.compile(new_state(recipe)))
     holder = [state]
     losses: list[float] = []
 
     def run() -> None:
-        holder[0], sums = epoch.run(holder[0], data)
+        holder[0], sums = epoch.run(holder[0])
         losses.append(compute(sums)["loss"])
 
     return run, losses, seconds
 
 
 def host_fed(recipe: Recipe, source: Source) -> Callable[[], None]:
-    """One jitted step after another, each given a float32 batch from the host; no augmentation."""
+    """A loop of jitted steps, each with a float32 batch from the host; no augmentation."""
     model, tx = recipe.make_model(), recipe.make_optimizer()
     step = jax.jit(make_train_step(model, tx, normalize=lambda x: x), donate_argnums=0)
     holder = [new_state(recipe)]
@@ -92,8 +93,9 @@ def torch_loader(recipe: Recipe, source: Source) -> Callable[[], None]:
     """An epoch of eager PyTorch, channels_last, on the same images."""
     from benchmarks.peers import torch_training
 
-    held = source.read(np.arange(len(source)))
-    images = torch_training.Images(held.images, held.labels, *NORMALIZATIONS[recipe.normalization])
+    whole = source.read(np.arange(len(source)))
+    normalization = NORMALIZATIONS[recipe.normalization]
+    images = torch_training.Images(whole.images, whole.labels, *normalization)
     loader = torch_training.make_loader(images, batch_size=recipe.batch_size)
     step = torch_training.make_step(
         stem=recipe.stem, width=recipe.width, learning_rate=recipe.learning_rate
@@ -107,33 +109,10 @@ def torch_loader(recipe: Recipe, source: Source) -> Callable[[], None]:
     return run
 
 
-def resident_mib() -> float:
-    """Memory of this process, MiB, or 0 where nothing tells."""
-    status = Path("/proc/self/statm")
-    if not status.is_file():
-        return 0.0
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def main() -> None:
-    """Measure, print, save."""
-    parser = make_parser(__doc__, repeats=5, result="input_time_wWIDTH")
-    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
-    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
-    parsed = parser.parse_args()
-    if parsed.data_dir is not None:
-        os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
-    if parsed.images % parsed.batch_size:
-        parser.error("--images must be a multiple of --batch-size: the loop has no smaller batch")
-    recipe = scratch_recipe(
-        batch_size=parsed.batch_size,
-        width=parsed.width,
-        train_size=parsed.images,
-        flip_rate=0.4,
-        rotate_degrees=30.0,
-    )
+def make_runs(
+    recipe: Recipe,
+) -> tuple[dict[str, Callable[[], None]], dict[str, list[float]], dict[str, float]]:
+    """An epoch for each input; for the library's own also their losses and compile seconds."""
     mapped = load_splits(recipe, lazy=True).train
     recipe_of_records = dataclasses.replace(recipe, dataset="tfds:cifar10")
     records = load_splits(recipe_of_records, lazy=True).train
@@ -151,18 +130,52 @@ def main() -> None:
     runs["host-fed loop, float32"] = host_fed(recipe, mapped)
     if importlib.util.find_spec("torch") is not None:
         runs["PyTorch eager, DataLoader"] = torch_loader(recipe, mapped)
+    return runs, losses, compile_seconds
+
+
+def resident_mib() -> float:
+    """Resident memory of this process in MiB, or 0 where the system does not report it."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        return 0.0
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=5, result="input_time_wWIDTH")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parsed = parser.parse_args()
+    if parsed.data_dir is not None:
+        os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
+    if parsed.images % parsed.batch_size:
+        parser.error(
+            f"--images {parsed.images} is not a multiple of --batch-size {parsed.batch_size}; "
+            "the host-fed loop takes only whole batches"
+        )
+    recipe = scratch_recipe(
+        batch_size=parsed.batch_size,
+        width=parsed.width,
+        train_size=parsed.images,
+        flip_rate=0.4,
+        rotate_degrees=30.0,
+    )
+    runs, losses, compile_seconds = make_runs(recipe)
     ratios = {f"{name} / on the device": (name, "on the device") for name in list(runs)[1:]}
     timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
     show(f"an epoch of {parsed.images} images, width {parsed.width}", timed)
-    same = all(found == losses["on the device"] for found in losses.values())
-    print(f"  the losses are {'the same to the bit' if same else 'DIFFERENT'}")
+    same = all(values == losses["on the device"] for values in losses.values())
+    print(f"  the losses are {'bit-identical' if same else 'DIFFERENT'}")
 
     memory = []
     for _ in range(3):
         runs["streamed, decoding PNG"]()
         gc.collect()
         memory.append(round(resident_mib(), 1))
-    print(f"  memory after three streamed epochs more, MiB: {memory}")
+    print(f"  memory after each of three more streamed epochs, MiB: {memory}")
     save(
         f"input_time_w{parsed.width}",
         {

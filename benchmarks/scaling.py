@@ -3,11 +3,11 @@
   python -m benchmarks.scaling                                  ResNet-18, float32, ImageNet stem
   python -m benchmarks.scaling --devices --batch-sizes 32 64    without devices; two batch sizes
 
-The shipped epoch as one program over fresh random images, its time given for a step, beside the
-straight line through the first point: in proportion to the images of a batch, to the pixels of an
-image, and, the global batch being what it is, to one over the number of devices. Devices that a CPU
-is only made to look like (each number of them in a process of its own) share its cores: there the
-line is flat.
+Times the library's epoch as one program over new random images, and divides by its steps. Each
+measurement is compared with the ideal line through the first point: in proportion to the images in
+a batch, to the pixels of an image, and, with a fixed global batch, to one over the number of
+devices. A CPU can only simulate several devices (each number in a process of its own). They share
+its cores, so there the ideal line is flat.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from benchmarks.harness import (
 )
 from jaxcifar.devices.memory import on_host
 from jaxcifar.devices.processes import DeviceOptions, make_layout
-from jaxcifar.training.stage import stage_step
+from jaxcifar.recipes.stage import make_stage
 
 READY = "ready"
 
@@ -48,7 +48,7 @@ READY = "ready"
 def variant(
     parsed: argparse.Namespace, *, batch_size: int = 0, image_size: int = 0, devices: int = 1
 ) -> Variant:
-    """The epoch, as the options say but for what is given."""
+    """The epoch with the options, except where an argument here replaces one."""
     n, side = batch_size or parsed.batch_size, image_size or parsed.image_size
     recipe = scratch_recipe(stem=parsed.stem, width=parsed.width, batch_size=n, dtype=parsed.dtype)
     layout = make_layout(DeviceOptions(devices=devices), n)
@@ -57,7 +57,7 @@ def variant(
     }
     size = parsed.steps * n
     return epoch_variant(
-        stage_step(recipe, 1, None)[0],
+        make_stage(recipe).make_train_step(),
         layout.replicate(new_state(recipe, side)),
         layout.share_rows(lambda rows: {name: v[rows] for name, v in host.items()}, size),
         size=size,
@@ -67,7 +67,7 @@ def variant(
 
 
 def on_devices(parsed: argparse.Namespace, count: int) -> Variant:
-    """The epoch on so many devices; on a CPU that has not so many, by a process that sees them."""
+    """The epoch on `count` devices; a CPU with fewer starts a process that simulates them."""
     if count <= jax.device_count():
         return variant(parsed, devices=count)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
@@ -85,7 +85,7 @@ def on_devices(parsed: argparse.Namespace, count: int) -> Variant:
     def wait() -> float:
         word, _, seconds = replies.readline().partition(" ")
         if word != READY:
-            raise RuntimeError(f"the process of {count} devices ended with {worker.wait()}")
+            raise RuntimeError(f"the process with {count} devices ended: status {worker.wait()}")
         return float(seconds)
 
     def run() -> None:
@@ -97,7 +97,7 @@ def on_devices(parsed: argparse.Namespace, count: int) -> Variant:
 
 
 def work(parsed: argparse.Namespace) -> None:
-    """In that process: an epoch for every line read, until there are no more."""
+    """In that process: run an epoch for each line on standard input, until it ends."""
     own = variant(parsed, devices=parsed.worker)
     print(READY, own.compile_seconds, flush=True)
     for _ in sys.stdin:
@@ -113,7 +113,7 @@ def measure(
     *,
     repeats: int,
 ) -> dict[str, Any]:
-    """The table along one axis; `ideal` is in proportion to the time there ought to be."""
+    """The table along one axis; `ideal` is proportional to the ideal time."""
     variants = {}
     for value in values:
         variants[str(value)] = build(value)
@@ -128,12 +128,12 @@ def measure(
         row["ideal_ms"] = round(first * ideal(value) / ideal(values[0]), 3)
         row["over_ideal"] = round(row["median_ms"] / row["ideal_ms"], 3)
     show(f"a training step by {title}", compared)
-    print("  over the straight line:", {n: r["over_ideal"] for n, r in compared["results"].items()})
+    print("  ratio to the ideal:", {n: r["over_ideal"] for n, r in compared["results"].items()})
     return compared
 
 
 def draw(axes_of: dict[str, dict[str, Any]]) -> Figure:
-    """Medians and quartiles beside the straight lines."""
+    """Medians and quartiles, with the ideal lines."""
     figure, panels = new_figure(len(axes_of), 3.5)
     for axes, (title, compared) in zip(panels, axes_of.items(), strict=True):
         rows = compared["results"]
@@ -143,9 +143,7 @@ def draw(axes_of: dict[str, dict[str, Any]]) -> Figure:
             values, medians, yerr=spread, color=BAR_COLOR, marker="o", capsize=3, label="measured"
         )
         ideal = [row["ideal_ms"] for row in rows.values()]
-        axes.plot(
-            values, ideal, color=IDEAL_COLOR, linestyle="--", label="in proportion to the work"
-        )
+        axes.plot(values, ideal, color=IDEAL_COLOR, linestyle="--", label="ideal")
         axes.set_xlabel(title)
         axes.set_xticks(values)
         axes.set_ylabel("a training step, ms (median, quartiles)")
@@ -162,9 +160,9 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[32, 64, 128, 256])
     parser.add_argument("--image-sizes", type=int, nargs="*", default=[16, 32, 48, 64])
     parser.add_argument("--devices", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--batch-size", type=int, default=128, help="of the other two axes")
+    parser.add_argument("--batch-size", type=int, default=128, help="for the other two axes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--steps", type=int, default=10, help="of an epoch (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="in an epoch (default: %(default)s)")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.worker:
@@ -173,7 +171,7 @@ def main() -> None:
     shared = on_host()
     devices = [n for n in parsed.devices if shared or n <= jax.device_count()]
     if devices != parsed.devices:
-        print(f"there are {jax.device_count()} devices: only {devices} is measured", flush=True)
+        print(f"there are only {jax.device_count()} devices: measuring {devices}", flush=True)
     axes: dict[str, tuple[list[int], Callable[[int], Variant], Callable[[int], float]]] = {
         "images in a batch": (
             parsed.batch_sizes,

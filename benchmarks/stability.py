@@ -1,20 +1,21 @@
-"""How steady a recipe's validation accuracy is, by the form of the convolutions and in PyTorch.
+"""How stable a recipe's validation accuracy is, by the form of the convolutions, and in PyTorch.
 
   python -m benchmarks.stability                             three seeds, three epochs, CIFAR-10
-  python -m benchmarks.stability --only auto xla --seeds 0 --resume      with the rows in the JSON
+  python -m benchmarks.stability --only auto xla --seeds 0 --resume      keep the JSON's rows
   python -m benchmarks.stability --set width=8 --epochs 1    a quick look
 
-All variants of a seed begin with the same weights and see the same batches in the same order, so
-that they differ in rounding alone. After each epoch the same program scores all of them:
+All variants of a seed start with the same weights and see the same batches in the same order, so
+they differ only in rounding. After each epoch, the same program measures all of them:
 
-* validation loss and accuracy, with the running statistics, as a run reports them, and with the
-  statistics of each validation batch of 128 images instead;
+* validation loss and accuracy with the running statistics, as a run reports them, and accuracy with
+  the statistics of each validation batch of 128 images;
 * the largest logit in absolute value;
-* the largest ratio, over all channels of all BatchNorms, of the running variance to the mean
-  variance of the validation batches or the other way round, whichever is larger, and its layer.
+* the largest ratio between the running variance and the mean variance of the validation batches (or
+  its inverse, if that is larger), over all channels of all BatchNorms, and the layer where it is.
 
-"Falls" counts the epochs whose validation accuracy is more than 0.1 below the one before. The JSON
-is written after every epoch; `--keep FOLDER` keeps the weights, for `benchmarks.conv_error`.
+"falls" counts the epochs whose validation accuracy is more than 0.1 below that of the epoch before.
+The JSON is written after every epoch; `--keep FOLDER` keeps the weights for
+`benchmarks.conv_error`.
 """
 
 import json
@@ -45,11 +46,12 @@ from jaxcifar.models.layers import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import export_weights, fill_model
 from jaxcifar.recipes.presets import get_experiment
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import make_eval_step
-from jaxcifar.training.epoch import Data, Plan, make_draw_order
+from jaxcifar.training.epoch import Data, EpochPlan, make_draw_order
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.resident import make_evaluation, make_train_epoch
 
@@ -61,22 +63,22 @@ COLORS = {"auto": "#1f5fa8", "patches": "#2a8a57", "xla": "#8a5fb0", TORCH: "#c8
 Row = dict[str, Any]
 Variables = Mapping[str, Any]
 Score = Callable[[Variables], Row]
-# One epoch more: its mean training loss, and the variables behind it.
+# For each epoch: its mean training loss, and the variables after it.
 Epochs = Iterator[tuple[float, Variables]]
 
 
 def train_jax(recipe: Recipe, lowering: Lowering, state: TrainState, data: Data) -> Epochs:
-    """The shipped epoch with one form for all convolutions."""
+    """The library's epoch with one form for all convolutions."""
     size = len(data["label"])
     epoch = make_train_epoch(recipe_step(recipe, lowering), size=size, batch_size=recipe.batch_size)
     for _ in range(recipe.epochs):
         state, sums = epoch.run(state, data)
-        # A copy: the next epoch's program takes the state's memory.
+        # A copy, because the program of the next epoch reuses the memory of the state.
         yield compute(sums)["loss"], jax.tree.map(jnp.copy, state.variables)
 
 
 def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
-    """The PyTorch twin, from the same weights and on the same batches."""
+    """The PyTorch twin, with the same initial weights and the same batches."""
     import torch
 
     from benchmarks.peers.torch_resnet import ResNet, load_from_flax
@@ -87,15 +89,15 @@ def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
     model = model.to(device(), memory_format=memory_format(True))
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     schedule, steps = recipe.make_schedule(), recipe.steps_per_epoch
-    draw_order = make_draw_order(Plan(len(train), recipe.batch_size, None))
+    draw_order = make_draw_order(EpochPlan(len(train), recipe.batch_size, None))
     preprocess = jax.jit(recipe.make_preprocess())
     for epoch in range(recipe.epochs):
         order = np.asarray(draw_order(replace(state, step=jnp.int32(epoch * steps))))
         losses = 0.0
         for step in range(steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            pictures = np.asarray(preprocess(train.images[rows]))
-            images, labels = to_device(pictures, train.labels[rows])
+            preprocessed = np.asarray(preprocess(train.images[rows]))
+            images, labels = to_device(preprocessed, train.labels[rows])
             for group in optimizer.param_groups:
                 group["lr"] = float(schedule(epoch * steps + step))
             optimizer.zero_grad()
@@ -109,7 +111,7 @@ def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
 
 
 def make_score(recipe: Recipe, validation: Dataset) -> Score:
-    """Build what is measured behind each epoch, the same for all variants."""
+    """Build the function that measures a network after an epoch, for all variants alike."""
     model, preprocess = recipe.make_model(), recipe.make_preprocess()
     evaluation = make_evaluation(
         make_eval_step(model, normalize=preprocess),
@@ -129,7 +131,7 @@ def make_score(recipe: Recipe, validation: Dataset) -> Score:
             train=True,
             mutable=["batch_stats"],
         )
-        # What a step adds to statistics of zero is their share of the batch's own.
+        # One update of statistics that are zero leaves a known share of the batch's statistics.
         statistics = jax.tree.map(lambda x: x / (1 - BATCH_NORM_DECAY), updated["batch_stats"])
         return largest, jnp.sum(own.argmax(-1) == labels), statistics
 
@@ -155,26 +157,31 @@ def make_score(recipe: Recipe, validation: Dataset) -> Score:
 
 
 def largest_ratio(running: Any, batch: Any) -> tuple[float, str]:
-    """Of the two variances, as BatchNorm sees them (with its epsilon), and the layer of it."""
-    theirs = named_leaves(batch)
+    """The largest ratio between two trees of BatchNorm statistics, in either direction.
+
+    Returns:
+        The ratio of the variances, each with BatchNorm's epsilon added, and the name of its layer.
+    """
+    of_batch = named_leaves(batch)
     ratios: dict[str, float] = {}
-    for name, own in named_leaves(running).items():
+    for name, variance in named_leaves(running).items():
         if name.endswith(".var"):
-            ratio = (np.asarray(own) + BATCH_NORM_EPSILON) / (theirs[name] + BATCH_NORM_EPSILON)
+            ratio = np.asarray(variance) + BATCH_NORM_EPSILON
+            ratio = ratio / (of_batch[name] + BATCH_NORM_EPSILON)
             ratios[name.removesuffix(".var")] = float(np.max(np.maximum(ratio, 1 / ratio)))
     layer = max(ratios, key=lambda name: ratios[name])
     return ratios[layer], layer
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Row]:
-    """For each variant what the issue of steadiness turns on, over all seeds and epochs."""
-    found = {}
+    """For each variant the falls, lowest and last accuracies, and the extremes of its rows."""
+    summaries = {}
     for variant in dict.fromkeys(row["variant"] for row in rows):
         curves = _curves(rows, variant)
         own = [row for row in rows if row["variant"] == variant]
         accuracies = [row["validation_accuracy"] for row in own]
         pairs = [pair for curve in curves.values() for pair in pairwise(curve)]
-        found[variant] = {
+        summaries[variant] = {
             "seeds": len(curves),
             "epochs": len(own),
             "falls": sum(before - after > FALL for before, after in pairs),
@@ -196,11 +203,11 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
             "largest_variance_ratio": max(row["largest_variance_ratio"] for row in own),
             "largest_logit": max(row["largest_logit"] for row in own),
         }
-    return found
+    return summaries
 
 
 def _curves(rows: Sequence[Row], variant: str) -> dict[int, list[float]]:
-    """Validation accuracies by epoch, of each seed."""
+    """The validation accuracy of each epoch, for each seed."""
     curves: dict[int, list[float]] = {}
     for row in rows:
         if row["variant"] == variant:
@@ -209,7 +216,7 @@ def _curves(rows: Sequence[Row], variant: str) -> dict[int, list[float]]:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Validation accuracy by epoch, with running statistics (lines) and the batch's (dots)."""
+    """Validation accuracy by epoch: lines with running statistics, dots with batch statistics."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     figure, panels = new_figure(len(variants), 3.6)
     for axes, variant in zip(panels, variants, strict=True):
@@ -264,9 +271,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of the weights of each epoch")
-    parser.add_argument("--resume", action="store_true", help="keep the rows in the JSON")
+    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="write the weights of each epoch there"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the JSON holds")
     parsed = parser.parse_args()
     changes = parse_settings(parsed.set) | {"epochs": parsed.epochs}
     recipe = replace(get_experiment(parsed.experiment).recipe, **changes)

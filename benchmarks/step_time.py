@@ -1,14 +1,14 @@
-"""Time a training step of ResNet-18 with Adam: ours in several forms, and our peers'.
+"""Time a training step of ResNet-18 with Adam: several forms of ours, Flax, PyTorch and Keras.
 
   python -m benchmarks.step_time                  ImageNet stem at 32x32, batch 128, float32
   python -m benchmarks.step_time --stem cifar --batch-size 128 512 --dtype float32 bfloat16
   python -m benchmarks.step_time --only one-program flax torch-channels-last
 
-Fresh random images, on the device but in "host-fed" and Keras. A call is --steps training steps and
-then a wait for the device (of the one-program epoch and Keras at least ten), and its time is given
-for a step. Every variant is credited with the same FLOPs: those of the algorithm
-(`harness.algorithm_flops`). A peer that is not installed or does not work is left out, with a line
-that says why.
+The images are random and on the device, except for "host-fed" and Keras. A call runs --steps
+training steps (at least ten for the one-program epoch and Keras) and waits for the device; its time
+is divided by the steps. The FLOPs are the same for every variant: those of the algorithm
+(`harness.algorithm_flops`). A peer that is not installed or does not work is left out, and a line
+says why.
 """
 
 import importlib.util
@@ -43,44 +43,44 @@ from benchmarks.harness import (
 from jaxcifar.devices.layout import AXIS, Layout
 from jaxcifar.devices.memory import on_host
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.state import TrainState
-from jaxcifar.training.stage import stage_step
 
-EPOCH_STEPS = 10  # at least, in one program
+EPOCH_STEPS = 10  # the fewest in one program
 
 
 class LeftOut(Exception):
-    """Why a variant cannot be had here."""
+    """A variant is not available here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What every variant trains on."""
+    """The recipe and the images of every variant."""
 
     recipe: Recipe
     image_size: int
     steps: int  # in a call
-    data: dict[str, jax.Array]  # of the one-program epoch
+    data: dict[str, jax.Array]  # for the one-program epoch
 
     @property
     def batch(self) -> dict[str, jax.Array]:
-        """The first images."""
+        """The first batch."""
         return {name: values[: self.recipe.batch_size] for name, values in self.data.items()}
 
     @property
     def normalized(self) -> jax.Array:
-        """The images of that batch as a peer takes them."""
+        """The images of the first batch, preprocessed for a peer."""
         return self.recipe.make_preprocess()(self.batch["image"])
 
     def state(self) -> TrainState:
-        """A new one."""
+        """A new state."""
         return new_state(self.recipe, self.image_size)
 
 
 def jitted(
     case: Case, step: Callable[..., Any], state: Any, batch: dict[str, jax.Array]
 ) -> Variant:
-    """One jitted call after another, each donating its state."""
+    """Jitted calls one after another; each donates its state."""
     program = jax.jit(step, donate_argnums=0)
     compiled, seconds = timed(lambda: program.lower(state, batch).compile())
     holder = [state]
@@ -94,43 +94,43 @@ def jitted(
 
 
 def one_program(case: Case) -> Variant:
-    """The shipped epoch."""
-    step, _ = stage_step(case.recipe, 1, None)
+    """The library's epoch."""
+    step = make_stage(case.recipe).make_train_step()
     size, batch_size = len(case.data["label"]), case.recipe.batch_size
     return epoch_variant(step, case.state(), case.data, size=size, batch_size=batch_size)
 
 
 def one_program_pmap(case: Case) -> Variant:
-    """The shipped epoch under pmap on all devices, be it one."""
+    """The library's epoch under pmap on all devices, even on one."""
     batch_size, size = case.recipe.batch_size, len(case.data["label"])
     layout = Layout("pmap", Mesh(np.array(jax.devices()), (AXIS,)))
     if not layout.divides(batch_size):
-        raise LeftOut(f"a batch of {batch_size} cannot be shared by {layout.size} devices")
+        raise LeftOut(f"a batch of {batch_size} cannot be split over {layout.size} devices")
     host = {name: np.asarray(values) for name, values in case.data.items()}
     return epoch_variant(
-        stage_step(case.recipe, 1, None)[0],
+        make_stage(case.recipe).make_train_step(),
         layout.replicate(case.state()),
         layout.share_rows(lambda rows: {name: v[rows] for name, v in host.items()}, size),
         size=size,
         batch_size=batch_size,
         layout=layout,
-        axis_step=stage_step(case.recipe, 1, None, axis_name=layout.axis_name)[0],
+        axis_step=make_stage(case.recipe).make_train_step(axis_name=layout.axis_name),
     )
 
 
 def jitted_step(case: Case) -> Variant:
-    """The shipped step by itself."""
-    return jitted(case, stage_step(case.recipe, 1, None)[0], case.state(), case.batch)
+    """The library's step, called once per batch."""
+    return jitted(case, make_stage(case.recipe).make_train_step(), case.state(), case.batch)
 
 
 def xla_step(case: Case) -> Variant:
-    """The shipped step with XLA's own convolutions."""
+    """The library's step with XLA's own convolutions."""
     return jitted(case, recipe_step(case.recipe, "xla"), case.state(), case.batch)
 
 
 def host_fed(case: Case) -> Variant:
-    """The shipped step fed as in notebooks: NumPy takes a batch, makes it float32 and scales it."""
-    step = jax.jit(stage_step(case.recipe, 1, None)[0], donate_argnums=0)
+    """The library's step, fed as in notebooks: NumPy takes, converts and scales a float32 batch."""
+    step = jax.jit(make_stage(case.recipe).make_train_step(), donate_argnums=0)
     images, labels = (np.asarray(case.data[name]) for name in ("image", "label"))
     rng = np.random.default_rng()
 
@@ -151,7 +151,7 @@ def host_fed(case: Case) -> Variant:
 
 
 def flax(case: Case) -> Variant:
-    """flax.linen's layers and optax.adam."""
+    """The layers of flax.linen with optax.adam."""
     from benchmarks.peers import flax_resnet
 
     recipe = case.recipe
@@ -177,7 +177,7 @@ def keras(case: Case) -> Variant:
         dtype=recipe.dtype,
         learning_rate=recipe.learning_rate,
     )
-    # Each fit has some milliseconds of its own, which a user pays once an epoch.
+    # Each call of fit costs some milliseconds, which a user pays once per epoch.
     steps = max(EPOCH_STEPS, case.steps if on_host() else 10 * case.steps)
     images = np.tile(np.asarray(case.normalized), (steps, 1, 1, 1))
     labels = np.tile(np.asarray(case.batch["label"]), steps)
@@ -194,7 +194,7 @@ def torch(case: Case, **form: bool) -> Variant:
     """PyTorch in one of its forms; bfloat16 is autocast."""
     if importlib.util.find_spec("torch") is None:
         raise LeftOut("torch is not installed")
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # or compiling would take no time
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # or compiling again takes no time
     from benchmarks.peers import torch_training
 
     recipe = case.recipe
@@ -218,7 +218,7 @@ def torch(case: Case, **form: bool) -> Variant:
 
     try:
         _, seconds = timed(lambda: run(1))
-    except Exception as error:  # of whatever class: a compiler that is not there has its own
+    except Exception as error:  # any class: a missing compiler raises one of its own
         if not form.get("compiled"):
             raise
         raise LeftOut(str(error).strip().split("\n")[0][:200]) from error
@@ -240,7 +240,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Case], Variant]]] = {
 
 
 def measure(case: Case, only: list[str], peak: float, *, repeats: int) -> dict[str, Any]:
-    """The table of one case, with what each variant makes of the device."""
+    """The table of one case, with the share of the device's peak that each variant reaches."""
     variants: dict[str, Variant] = {}
     for key in only:
         name, build = VARIANTS[key]
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument(
-        "--steps", type=int, help="in a call (default: 1 on a CPU, else 20, which are enqueued)"
+        "--steps", type=int, help="in a call (default: 1 on a CPU, otherwise 20, all enqueued)"
     )
     parsed = parser.parse_args()
     steps = parsed.steps or (1 if on_host() else 20)

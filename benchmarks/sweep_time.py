@@ -1,11 +1,11 @@
-"""Members of a sweep as one program against one after another: time of a training step of each.
+"""The members of a sweep as one program, or one after another: the time of a training step.
 
   python -m benchmarks.sweep_time                  four members, batch 128, float32
   python -m benchmarks.sweep_time --members 8 --only head --out head.json
 
-Random images at 32x32; the programs are those that `sweeps.sweep` trains with and chooses between.
-The cases: the whole ResNet-18 (full, and narrow: 16 channels), and its head alone on cached
-features. Compiling is timed apart.
+The images are random, 32x32. The programs are those that `jaxcifar.sweep` chooses between and
+trains with. The cases are the whole ResNet-18 ("full"; "narrow" has 16 channels), and only its
+head, on cached features. Compiling is timed separately.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.studies.sweeps.measured_mode import make_programs
 from jaxcifar.studies.sweeps.members import make_members
 
-# Case -> (preset, its changes, steps in one timed call: a step of the head is too short alone)
+# Case -> (preset, changes to it, steps in one timed call: one step of the head is too short)
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "full": ("scratch", {}, 1),
     "narrow": ("scratch", {"width": 16}, 1),
-    # From random weights, which take as long as trained ones.
+    # Random weights take as long as trained ones.
     "head": ("freeze_b_bn_frozen", {"weights": None, "new_head": False}, 100),
 }
 FORMS = {"vmap": "one program", "sequential": "one after another"}
 
 
 def random_splits(recipe: Recipe, images: int) -> Splits:
-    """Noise of the shape of the recipe's data."""
+    """Noise in the shape of CIFAR-10."""
     rng = np.random.default_rng(0)
     dataset = Dataset(
         rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8),
@@ -45,7 +45,7 @@ def random_splits(recipe: Recipe, images: int) -> Splits:
 def case(
     name: str, members: int, batch_size: int
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
-    """The two variants of a case, and what compiling them took."""
+    """The two variants of a case, and the time and memory of their programs."""
     preset, changes, steps = CASES[name]
     recipe = dataclasses.replace(
         get_experiment(preset).recipe, batch_size=batch_size, dropout_rate=0.5, **changes
@@ -82,10 +82,10 @@ def main() -> None:
     facts, timed = {}, {}
     for name in parsed.only:
         variants, facts[name] = case(name, parsed.members, parsed.batch_size)
-        together, alone = variants
+        one_program, in_turn = variants
         timed[name] = compare(
             interleave(variants, repeats=parsed.repeats, warmup=1),
-            {"one program / one after another": (together, alone)},
+            {"one program / one after another": (one_program, in_turn)},
         )
         show(f"{name}: {parsed.members} members, batch {parsed.batch_size}, float32", timed[name])
         print(f"  {facts[name]}", flush=True)

@@ -2,11 +2,11 @@
 
   python -m benchmarks.time_to_accuracy                       the preset "speedrun", five seeds
   python -m benchmarks.time_to_accuracy scratch --set width=16 epochs=8 --seeds 0 1
-  python -m benchmarks.time_to_accuracy --resume              with the seeds already in the JSON
+  python -m benchmarks.time_to_accuracy --resume              keep the seeds that the JSON holds
 
-The recipe's own step, epoch and data, one program for all seeds. Compiling and scoring are outside
-the clock; the test images are scored after every epoch, as they are and with the logits averaged
-over image and mirror image. A recipe's FLOPs are those of the algorithm's steps
+Uses the recipe's own step, epoch and data, and one program for all seeds. Compiling and scoring are
+not timed. After every epoch the test images are scored twice: unchanged, and with the logits
+averaged over image and mirror image. FLOPs are those of the algorithm
 (`harness.algorithm_flops`), without augmentation. The JSON is written after every seed.
 """
 
@@ -35,14 +35,16 @@ from benchmarks.harness import (
 )
 from jaxcifar.data import Splits
 from jaxcifar.recipes.presets import get_experiment
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import make_eval_step
-from jaxcifar.training.epoch import Data, TrainEpoch
+from jaxcifar.training.epoch import Data
 from jaxcifar.training.evaluation import to_device
-from jaxcifar.training.resident import make_evaluation
-from jaxcifar.training.stage import stage_epoch
+from jaxcifar.training.resident import TrainEpoch, make_evaluation
+from jaxcifar.training.stage import resident_epoch
 from jaxcifar.training.start import first_state
 
 SCORES = ("accuracy", "accuracy_mirrored")
@@ -50,12 +52,12 @@ Score = Callable[[TrainState], dict[str, float]]
 
 
 def initial_state(recipe: Recipe, seed: int, splits: Splits) -> TrainState:
-    """The state before the first step, as `fit` begins."""
-    return first_state(replace(recipe, seed=seed), None, None, splits)
+    """The state with which `fit` starts."""
+    return first_state(replace(recipe, seed=seed), splits)
 
 
 def make_score(recipe: Recipe, data: Data) -> Score:
-    """Build the accuracy on all images, without and with mirror averaging."""
+    """Build the function that scores all images, without and with mirror averaging."""
     evaluations = {
         name: make_evaluation(
             make_eval_step(recipe.make_model(1), normalize=recipe.make_preprocess(), mirror=mirror),
@@ -75,7 +77,7 @@ def make_score(recipe: Recipe, data: Data) -> Score:
 
 
 def epoch_flops(recipe: Recipe, data: Data) -> float:
-    """Of an epoch's steps, the last batch perhaps being smaller."""
+    """FLOPs of an epoch's steps; the last batch may be smaller."""
 
     def of_batch(n: int) -> float:
         return algorithm_flops(recipe, {name: values[:n] for name, values in data.items()})
@@ -94,16 +96,19 @@ def train(
     *,
     score_every: int = 1,
 ) -> list[dict[str, Any]]:
-    """A row for each epoch of a seed, with the scores of each that `score_every` divides; "seconds"
-    are of training, from the first step on.
+    """Train a seed: a row for each epoch, with scores in every `score_every`-th.
+
+    "seconds" counts the training time from the first step on.
     """
     seconds = 0.0
     rows = []
     for number in range(1, recipe.epochs + 1):
-        (state, sums), passed = timed(lambda state=state: epoch.run(state, data))  # type: ignore[misc]
+        (state, sums), taken = timed(lambda state=state: epoch.run(state, data))  # type: ignore[misc]
         if int(state.step) != number * recipe.steps_per_epoch:
-            raise FloatingPointError(f"seed {seed}: not finite at step {int(state.step)}")
-        seconds += passed
+            raise FloatingPointError(
+                f"seed {seed}: the numbers are not finite after step {int(state.step)}"
+            )
+        seconds += taken
         row = {
             "epoch": number,
             "seconds": round(seconds, 4),
@@ -120,30 +125,30 @@ def train(
 def summarize(
     seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float], flops: float
 ) -> dict[str, Any]:
-    """Mean and spread at the end, and where the mean first reaches each target.
+    """Mean and standard deviation at the end, and when the mean first reaches each target.
 
     Args:
-        seeds: the rows of each.
+        seeds: the rows of each seed.
         targets: accuracies.
-        flops: of an epoch.
+        flops: of one epoch.
     """
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for score in SCORES:
         means = mean_curve(seeds, score)
         last = [rows[-1][score] for rows in seeds.values()]
-        found[score] = {
+        summary[score] = {
             "final_mean": round(statistics.mean(last), 5),
             "final_std": round(statistics.stdev(last), 5) if len(last) > 1 else None,
             "reached": {},
         }
         for target in targets:
             epoch = next((i for i, (_, mean) in enumerate(means, 1) if mean >= target), None)
-            found[score]["reached"][str(target)] = epoch and {
+            summary[score]["reached"][str(target)] = epoch and {
                 "epoch": epoch,
                 "seconds": round(means[epoch - 1][0], 3),
                 "flops": epoch * flops,
             }
-    return found
+    return summary
 
 
 def mean_curve(seeds: dict[str, list[dict[str, Any]]], score: str) -> list[tuple[float, float]]:
@@ -155,7 +160,7 @@ def mean_curve(seeds: dict[str, list[dict[str, Any]]], score: str) -> list[tuple
 
 
 def draw(seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float]) -> Figure:
-    """Accuracy over seconds: each seed thin, the mean thick, the targets dashed."""
+    """Accuracy against seconds: a thin line per seed, a thick one for the mean, dashed targets."""
     figure, panels = new_figure(len(SCORES), 3.8)
     for axes, score in zip(panels, SCORES, strict=True):
         for rows in seeds.values():
@@ -173,25 +178,33 @@ def draw(seeds: dict[str, list[dict[str, Any]]], targets: Sequence[float]) -> Fi
 
 
 def settings_of(experiment: str, recipe: Recipe) -> dict[str, Any]:
-    """What must be the same for a seed to be used again."""
+    """The settings that must be equal for a seed to be reused."""
     values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
     return {"experiment": experiment, "recipe": without_paths(values)}
 
 
 def earlier_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The result at `path`, if it is of the same settings and machine; else an empty one."""
+    """The result in `path`, or an empty one if there is no such file.
+
+    Raises:
+        SystemExit: it has other settings or comes from another machine.
+    """
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text())
-    if found["settings"] != settings or found["machine"] != describe():
-        raise SystemExit(f"{path} is of other settings or another machine: choose another --out")
-    return found
+    result = json.loads(path.read_text())
+    if result["settings"] != settings or result["machine"] != describe():
+        raise SystemExit(
+            f"{path} has other settings or comes from another machine; choose another --out"
+        )
+    return result
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse what is not one program over images."""
+    """Refuse a recipe that needs more than one program, or trains on features."""
     if recipe.cache_features or recipe.stage_of(1)[1] != recipe.epochs:
-        raise SystemExit("only recipes without cached features and thawing layers are timed here")
+        raise SystemExit(
+            "this benchmark takes only recipes without cached features and thawing layers"
+        )
 
 
 def main() -> None:
@@ -201,8 +214,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--target", type=float, nargs="+", default=[0.94, 0.95, 0.96])
-    parser.add_argument("--data-dir", type=Path, help="of TFDS data (default: $TFDS_DATA_DIR)")
-    parser.add_argument("--resume", action="store_true", help="keep the seeds in the JSON")
+    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--resume", action="store_true", help="keep the seeds that the JSON holds")
     parsed = parser.parse_args()
     recipe = replace(get_experiment(parsed.experiment).recipe, **parse_settings(parsed.set))
     check(recipe)
@@ -210,19 +223,19 @@ def main() -> None:
     out = parsed.out or RESULTS / f"{name}_{jax.default_backend()}.json"
     earlier = earlier_result(out, settings) if parsed.resume else {}
     seeds = earlier.get("seeds", {})
-    left = [seed for seed in parsed.seeds if str(seed) not in seeds]
+    remaining = [seed for seed in parsed.seeds if str(seed) not in seeds]
 
     splits = load_splits(recipe, parsed.data_dir)
     data, test = to_device(splits.train), to_device(splits.test)
-    epoch, score = stage_epoch(recipe, 1, None, len(splits.train)), make_score(recipe, test)
+    epoch, score = resident_epoch(make_stage(recipe), len(splits.train)), make_score(recipe, test)
     flops = epoch_flops(recipe, data)
     compile_seconds = earlier.get("compile_seconds", 0.0)
-    if left:
-        state = initial_state(recipe, left[0], splits)
+    if remaining:
+        state = initial_state(recipe, remaining[0], splits)
         state, compile_seconds = timed(lambda: epoch.compile(state, data))
         print(f"compiled in {compile_seconds:.1f} s; an epoch is {flops:.4g} FLOPs", flush=True)
         score(state)
-    for seed in left:
+    for seed in remaining:
         seeds[str(seed)] = train(
             recipe, seed, initial_state(recipe, seed, splits), epoch, data, score
         )
@@ -237,8 +250,8 @@ def main() -> None:
             "seeds": seeds,
         }
         save(name, result, out=out, figure=draw(seeds, parsed.target))
-    for score_name, found in summarize(seeds, parsed.target, flops).items():
-        print(f"{score_name}: {json.dumps(found)}")
+    for score_name, summary in summarize(seeds, parsed.target, flops).items():
+        print(f"{score_name}: {json.dumps(summary)}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Seconds from the command to the first training step and to the first epoch's end, cold and warm.
+"""Seconds from the command to the first training step and to the end of an epoch, cold and warm.
 
   python -m benchmarks.warm_start                                    the demo, one epoch
   python -m benchmarks.warm_start --experiment scratch --set train_size=1280 validation_size=500
 
-Each repeat runs `scripts/train.py` twice in processes of their own: with an empty
-$JAXCIFAR_CACHE_DIR, and with what the first one left there (compiled programs and decoded images).
-The moments are those at which its lines come: the opening line (imports, data and the initial
-weights are done), "compiled in" (the first step comes next) and the first epoch's line (behind its
-validation).
+Each repeat runs `scripts/train.py` twice, each time in a new process: cold with an empty
+$JAXCIFAR_CACHE_DIR, then warm with the compiled programs and decoded images that the first run left
+there. The times are taken when these lines appear: the opening line (imports, data and the initial
+weights are done), "compiled in" (the first step comes next) and the line of the first epoch (after
+its validation).
 """
 
 import os
@@ -21,20 +21,20 @@ from typing import Any
 from benchmarks.harness import compare, make_parser, parse_settings, save, show, without_paths
 
 ROOT = Path(__file__).parents[1]
-# Moment -> how its line begins, behind which the architecture or the number follows
+# Moment -> the start of its line
 MOMENTS = {"opening": "resnet", "first step": "compiled in", "first epoch": "epoch "}
 TEMPERATURES = ("cold", "warm")
 
 
 def train(experiment: str, settings: dict[str, Any], cache: str) -> dict[str, float]:
-    """The seconds after which each of `MOMENTS` came."""
-    # JAX's own cache, if the user has one, would make every start a warm one.
+    """Seconds from the command to each of `MOMENTS`."""
+    # JAX's own cache, if the user has one, would make every start warm.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     options = [word for name, value in settings.items() for word in option(name, value)]
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "-u", "scripts/train.py", experiment, "--epochs", "1", *options]
-        found: dict[str, float] = {}
-        begun = time.perf_counter()
+        seconds: dict[str, float] = {}
+        started = time.perf_counter()
         with subprocess.Popen(
             [*command, "--workdir", f"{workdir}/run"],
             cwd=ROOT,
@@ -44,16 +44,19 @@ def train(experiment: str, settings: dict[str, Any], cache: str) -> dict[str, fl
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                for moment, beginning in MOMENTS.items():
-                    if line.startswith(beginning):
-                        found.setdefault(moment, time.perf_counter() - begun)
-    if process.returncode or len(found) < len(MOMENTS):
-        raise RuntimeError(f"{' '.join(command)}: status {process.returncode}, saw {list(found)}")
-    return found
+                for moment, prefix in MOMENTS.items():
+                    if line.startswith(prefix):
+                        seconds.setdefault(moment, time.perf_counter() - started)
+    if process.returncode or len(seconds) < len(MOMENTS):
+        raise RuntimeError(
+            f"{' '.join(command)} ended with status {process.returncode}; "
+            f"it reached {list(seconds)} of {list(MOMENTS)}"
+        )
+    return seconds
 
 
 def option(name: str, value: Any) -> list[str]:
-    """A recipe's field on the command line."""
+    """A field of a recipe as a command-line option."""
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
@@ -68,16 +71,16 @@ def main() -> None:
     parsed = parser.parse_args()
     settings = parse_settings(parsed.set)
     seconds: dict[str, list[float]] = {f"{t}, {m}": [] for m in MOMENTS for t in TEMPERATURES}
-    # The first process of all reads the libraries from the disk.
+    # The very first process reads the libraries from the disk: it is not timed.
     help_command = [sys.executable, "scripts/train.py", "--help"]
     subprocess.run(help_command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     for _ in range(parsed.repeats):
         with tempfile.TemporaryDirectory() as cache:
             for temperature in TEMPERATURES:
-                found = train(parsed.experiment, settings, cache)
-                print(temperature, {m: round(s, 2) for m, s in found.items()}, flush=True)
-                for moment, passed in found.items():
-                    seconds[f"{temperature}, {moment}"].append(passed)
+                moments = train(parsed.experiment, settings, cache)
+                print(temperature, {m: round(s, 2) for m, s in moments.items()}, flush=True)
+                for moment, taken in moments.items():
+                    seconds[f"{temperature}, {moment}"].append(taken)
     ratios = {f"{m}: warm / cold": (f"warm, {m}", f"cold, {m}") for m in MOMENTS}
     compared = compare(seconds, ratios)
     show(f"{parsed.experiment}: from the command to", compared)

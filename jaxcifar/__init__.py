@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxcifar.recipes.presets import EXPERIMENTS as EXPERIMENTS
     from jaxcifar.recipes.presets import get_experiment as get_experiment
     from jaxcifar.recipes.recipe import Recipe as Recipe
-    from jaxcifar.recipes.recipe import load_splits as load_splits
+    from jaxcifar.recipes.splits import load_splits as load_splits
     from jaxcifar.runs.checkpoints import Checkpoints as Checkpoints
     from jaxcifar.runs.restore import restore_run as restore_run
     from jaxcifar.runs.transfer import export_run as export_run

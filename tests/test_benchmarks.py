@@ -12,9 +12,10 @@ from benchmarks import ablation, harness, time_to_accuracy
 from jaxcifar.models.conv import conv2d
 from jaxcifar.models.names import count_params
 from jaxcifar.models.resnet import resnet18
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.evaluation import evaluate, to_device
 from jaxcifar.training.fit import fit
-from jaxcifar.training.stage import stage_epoch, stage_step
+from jaxcifar.training.stage import resident_epoch
 from tests.conftest import random_variables
 
 SCRIPTS = (
@@ -22,6 +23,7 @@ SCRIPTS = (
     "augment_time",
     "checkpoint_time",
     "collect_run",
+    "conv_error",
     "conv_time",
     "damaged_checkpoints",
     "freeze_time",
@@ -29,6 +31,7 @@ SCRIPTS = (
     "input_time",
     "kill_and_resume",
     "scaling",
+    "stability",
     "step_time",
     "sweep_time",
     "time_to_accuracy",
@@ -159,7 +162,7 @@ def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
     # Not of the CPU's forms, which do more or less.
     plain = harness.recipe_step(recipe, "xla")
     assert harness.count_flops(plain, harness.new_state(recipe), batch) == flops
-    step, _ = stage_step(recipe, 1, None)
+    step = make_stage(recipe).make_train_step()
     assert harness.count_flops(step, harness.new_state(recipe), batch) != flops
     # All but what the optimizer and the means over the batch take.
     half = harness.algorithm_flops(recipe, {name: values[:20] for name, values in batch.items()})
@@ -254,7 +257,7 @@ def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe):
 def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
     recipe = replace(recipe, epochs=2)
     data = to_device(digits.train)
-    epoch = stage_epoch(recipe, 1, None, len(digits.train))
+    epoch = resident_epoch(make_stage(recipe), len(digits.train))
     state = time_to_accuracy.initial_state(recipe, 3, digits)
     rows = time_to_accuracy.train(recipe, 3, state, epoch, data, lambda _: {"accuracy": 0.5})
     _, history = fit(replace(recipe, seed=3), digits)

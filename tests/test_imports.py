@@ -29,7 +29,7 @@ def test_training_pieces_import_no_checkpointing_or_plotting():
 
 
 def test_a_run_begins_without_plotting():
-    assert "matplotlib" not in modules_after("import jaxcifar.commands.cli, jaxcifar.training.fit")
+    assert "matplotlib" not in modules_after("import jaxcifar.commands.train")
 
 
 def test_listing_the_experiments_starts_no_device():

@@ -11,14 +11,15 @@ from PIL import Image
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.models.pretrained import export_weights
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step.state import start_state
 from jaxcifar.training.evaluation import evaluate, evaluate_run
 from jaxcifar.training.plan import check_splits
-from jaxcifar.visualize.network import weights_subject
+from jaxcifar.visualize.network import network_of_weights
 from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
 from tests.conftest import random_variables
 
@@ -101,7 +102,7 @@ def test_weights_without_a_size_are_not_shown_pictures_of_several(run, pictures,
     recipe = read_recipe(RunDirectory(run))
     export_weights(random_variables(recipe.make_model()), tmp_path / "w.safetensors")
     with pytest.raises(RecipeError, match="does not say the size it was trained at"):
-        weights_subject(
+        network_of_weights(
             tmp_path / "w.safetensors",
             architecture="tiny",
             normalization="half",

@@ -1,6 +1,6 @@
-"""The same networks as a user of Flax writes them: flax.linen's Conv, BatchNorm and Dense, optax.
+"""The same networks as a Flax user writes them: Conv, BatchNorm and Dense of flax.linen, and optax.
 
-The modules carry torchvision's names as ours do, so that our parameters fit as they are.
+The modules have torchvision's names, as ours do, so our parameters fit without renaming.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from flax.training import train_state
 
 
 class TrainState(train_state.TrainState):
-    """With BatchNorm's statistics."""
+    """Flax's training state with BatchNorm's statistics."""
 
     batch_stats: Any = None
 
@@ -56,7 +56,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, of which the first has the stride."""
+    """Blocks; the first one has the stride."""
 
     depth: int
     width: int
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """The logits are float32 whatever the dtype."""
+        """The logits are float32 for every dtype."""
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
 
 def create_train_state(model: ResNet, images: jax.Array, learning_rate: float) -> TrainState:
-    """From Flax's own initialisation."""
+    """A new state with Flax's own initialisation."""
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
     return TrainState.create(
         apply_fn=model.apply,
@@ -113,7 +113,7 @@ def create_train_state(model: ResNet, images: jax.Array, learning_rate: float) -
 def train_step(
     state: TrainState, batch: Mapping[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Cross-entropy, one update, loss and accuracy."""
+    """One update by the cross-entropy; also returns loss and accuracy."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         logits, updates = state.apply_fn(

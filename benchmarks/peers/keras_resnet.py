@@ -1,6 +1,6 @@
-"""The same ResNet-18 in Keras 3 on its JAX backend, as its user writes it.
+"""The same ResNet-18 in Keras 3 with the JAX backend, as a Keras user writes it.
 
-Import it before anything else imports keras: the backend is chosen then.
+Import this module before anything else imports keras, because the import chooses the backend.
 """
 
 import os
@@ -21,13 +21,13 @@ def make_model(
     dtype: str = "float32",
     learning_rate: float = 0.01,
 ) -> Any:
-    """A compiled `keras.Model`; bfloat16 is Keras' mixed precision."""
+    """A compiled `keras.Model`; bfloat16 means Keras's mixed precision."""
     keras.mixed_precision.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else dtype)
     images = keras.Input((image_size, image_size, 3))
     size, stride = (7, 2) if stem == "imagenet" else (3, 1)
     x = layers.ReLU()(_conv_norm(images, width, size, stride))
     if stem == "imagenet":
-        # After a ReLU zero is as good as torch's padding with minus infinity.
+        # After a ReLU, padding with zero gives the same maximum as torch's minus infinity.
         x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
     for i in range(4):
         for j in range(2):
@@ -43,7 +43,7 @@ def make_model(
 
 
 def _conv_norm(x: Any, width: int, size: int, stride: int) -> Any:
-    """Padded as torch does: "same" pads a strided convolution otherwise."""
+    """Convolution and BatchNorm, padded as in torch; "same" pads a strided one differently."""
     if size > 1 and stride > 1:
         x = layers.ZeroPadding2D(size // 2)(x)
     padding = "same" if stride == 1 else "valid"

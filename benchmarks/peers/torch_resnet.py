@@ -1,7 +1,7 @@
 """The same networks in PyTorch, with torchvision's module names and forward pass.
 
-torchvision has no CPU-only build everywhere, and the benchmarks and tests need nothing else of it.
-Source of the structure: torchvision/models/resnet.py (v1.5 for the bottleneck).
+torchvision itself is not used: it has no CPU-only build everywhere, and the benchmarks and tests
+need nothing else from it. Structure: torchvision/models/resnet.py (v1.5 for the bottleneck).
 """
 
 from collections import OrderedDict
@@ -16,7 +16,7 @@ class Block(nn.Module):
     """BasicBlock or Bottleneck."""
 
     def __init__(self, c_in: int, width: int, stride: int, bottleneck: bool) -> None:
-        """Layers as torchvision names them."""
+        """Build the layers with torchvision's names."""
         super().__init__()
         out = width * (4 if bottleneck else 1)
         layers = [(c_in, width, 3, stride), (width, out, 3, 1)]
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """As `jaxcifar.models.resnet.ResNet`, channels first."""
+    """The network of `jaxcifar.models.resnet.ResNet`, channels first."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
 
 
 def state_dict_from_flax(variables: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of a flax `ResNet` under torch's names and layouts."""
+    """The tensors of a flax `ResNet` with torch's names and layouts."""
     renamed = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     tensors: dict[str, torch.Tensor] = {}
 
@@ -104,7 +104,7 @@ def state_dict_from_flax(variables: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def load_from_flax(model: ResNet, variables: dict[str, Any]) -> None:
-    """Copy a flax `ResNet`'s variables into `model`; every tensor must find its place."""
+    """Copy the variables of a flax `ResNet` into `model`; all tensors must match."""
     missing, unexpected = model.load_state_dict(state_dict_from_flax(variables), strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:

@@ -1,4 +1,4 @@
-"""Training the PyTorch twin: on CUDA where there is one, else on all cores of the CPU."""
+"""Training the PyTorch twin, on CUDA if it is available, otherwise on all cores of the CPU."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 def device() -> torch.device:
-    """Where PyTorch trains."""
+    """The device on which PyTorch trains."""
     if torch.cuda.is_available():
-        # TensorFloat-32, which JAX uses by default, too; PyTorch by itself only in convolutions.
+        # TensorFloat-32 is JAX's default; PyTorch's default is to use it only in convolutions.
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True  # as XLA, it may try its convolutions out
+        torch.backends.cudnn.benchmark = True  # like XLA, it may try several convolutions
         return torch.device("cuda")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.device("cpu")
@@ -41,7 +41,7 @@ def make_step(
     autocast: bool = False,
     compiled: bool = False,
 ) -> Step:
-    """A training step with Adam on images [n, 3, h, w] and labels, which are on the device."""
+    """A training step with Adam, on images [n, 3, h, w] and labels that are on the device."""
     where = device()
     model: Any = ResNet((2, 2, 2, 2), stem=stem, width=width)
     model = model.to(where, memory_format=memory_format(channels_last))
@@ -59,14 +59,14 @@ def make_step(
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """PyTorch's name of it."""
+    """PyTorch's name for the layout of a batch in memory."""
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def to_device(
     images: NDArray[np.float32], labels: NDArray[np.int32], *, channels_last: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch [n, h, w, 3] as PyTorch wants it."""
+    """A batch of images [n, h, w, 3] as PyTorch tensors [n, 3, h, w] on the device."""
     placed = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     return (
         placed.to(device(), memory_format=memory_format(channels_last)),
@@ -75,7 +75,7 @@ def to_device(
 
 
 class Images(Dataset):
-    """A Dataset as notebooks have it: ToTensor and Normalize for one image at a time."""
+    """A Dataset as in notebooks: ToTensor and Normalize for one image at a time."""
 
     def __init__(
         self,
@@ -98,10 +98,9 @@ class Images(Dataset):
 
 
 def make_loader(images: Images, *, batch_size: int) -> DataLoader:
-    """Two workers that read ahead.
+    """A loader with two workers that read ahead and stay from epoch to epoch.
 
-    They are kept from epoch to epoch, and spawned: a fork of a process in which JAX has its threads
-    can hang.
+    They are spawned, because a fork of a process with JAX's threads can hang.
     """
     return DataLoader(
         images,
@@ -115,7 +114,7 @@ def make_loader(images: Images, *, batch_size: int) -> DataLoader:
 
 
 def on_device(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """An epoch's batches."""
+    """The batches of an epoch, on the device."""
     for images, labels in loader:
         placed = images.to(device(), memory_format=torch.channels_last, non_blocking=True)
         yield placed, labels.to(device(), non_blocking=True)

@@ -1,6 +1,6 @@
-"""What every room stands on: errors, files, messages, numbers, digests, the page of a figure.
+"""The base of every folder: errors, files, JSON shapes, messages, numbers, digests, figure pages.
 
 Nothing here knows the project: no dataset, no network, no run.
 """
 
-__all__ = ["digest", "errors", "figure", "files", "messages", "numbers"]
+__all__ = ["digest", "errors", "figure", "files", "json_shape", "messages", "numbers"]

@@ -1,10 +1,9 @@
-"""Decoded images kept on disk, keyed by the SHA-256 of what they were decoded from.
+"""Decoded images kept on disk, keyed by the SHA-256 of the data they were decoded from.
 
-`<cache>/data/<fingerprint>/v1/` holds four `.npy` files (two, where only labels are kept) and
-`checks.json` with a CRC-32 of each.
-Reading all of CIFAR-10 from it takes 0.2 s where decoding takes 14 s. The CRCs are checked at every
-load (0.08 s for 184 MB): they guard against truncation and flipped bits, while that the data is the
-right data is what the fingerprint in the path says.
+`<cache>/data/<fingerprint>/v1/` holds four `.npy` files (two if only labels are kept) and
+`checks.json` with the CRC-32 of each. Reading all of CIFAR-10 from it takes 0.2 s, decoding it
+takes 14 s. Every load checks the CRCs (0.08 s for 184 MB): they detect truncation and flipped bits,
+while the fingerprint in the path identifies the data.
 """
 
 import json
@@ -27,156 +26,159 @@ from jaxcifar.common.files import cache_folder, read_json
 from jaxcifar.data.dataset import Dataset
 
 _log = logging.getLogger(__name__)
-_VERSION = "v1"  # of this file format; a new one gets a new folder
+_VERSION = "v1"  # of the file format; a new format gets a new folder
 _CHECKS = "checks.json"
 _SPLITS = ("train", "test")
 _IMAGES, _LABELS = "images", "labels"
 _BUILDING = ".building-"
-Arrays = Mapping[tuple[str, str], NDArray]  # by split and part
-_ABANDONED = 3600.0  # seconds after which a folder in building belongs to a killed process
+_ABANDONED = 3600.0  # seconds after which an unfinished folder belongs to a killed process
+Arrays = Mapping[tuple[str, str], NDArray]  # by split and field
 
 
 def cached(
     fingerprint: str, decode: Callable[[], dict[str, Dataset]], *, folder: Path | None = None
 ) -> dict[str, Dataset]:
-    """Returns the decoded "train" and "test" data, decoding at most once per fingerprint.
+    """The decoded "train" and "test" data, decoded at most once per fingerprint.
 
     Args:
-      fingerprint: SHA-256 (hex) of what `decode` reads.
-      decode: called only where no sound copy is kept.
-      folder: the cache; `cache_folder()` unless given.
+        fingerprint: SHA-256 (hex) of the data that `decode` reads.
+        decode: called only if the cache has no intact copy.
+        folder: the cache; by default `cache_folder()`.
 
     Returns:
-      Datasets whose images are read-only memory maps; or, with a warning, plain arrays where the
-      cache cannot be written.
+        Datasets whose images are read-only memory maps; or, with a warning, plain arrays if the
+        cache cannot be written.
     """
 
-    def arrays() -> Arrays:
-        decoded = decode()
+    def decode_arrays() -> Arrays:
+        datasets = decode()
         return {
-            (split, part): getattr(decoded[split], part)
+            (split, field): getattr(datasets[split], field)
             for split in _SPLITS
-            for part in (_IMAGES, _LABELS)
+            for field in (_IMAGES, _LABELS)
         }
 
-    kept = _cached_arrays(fingerprint, (_IMAGES, _LABELS), arrays, folder)
-    return {split: Dataset(kept[split, _IMAGES], kept[split, _LABELS]) for split in _SPLITS}
+    arrays = _cached_arrays(fingerprint, (_IMAGES, _LABELS), decode_arrays, folder)
+    return {split: Dataset(arrays[split, _IMAGES], arrays[split, _LABELS]) for split in _SPLITS}
 
 
 def cached_labels(
     key: str, read: Callable[[], dict[str, NDArray[np.int32]]], *, folder: Path | None = None
 ) -> dict[str, NDArray[np.int32]]:
-    """Returns the labels of "train" and "test", reading them at most once per key.
+    """The labels of "train" and "test", read at most once per key.
 
     Args:
-      key: a SHA-256 (hex) of what `read` reads, and not one whose images are kept.
-      read: called only where no sound copy is kept; gives int32 `[n]` of each.
-      folder: as of `cached`.
+        key: a SHA-256 (hex) of the data that `read` reads; not a key of `cached`.
+        read: called only if the cache has no intact copy; returns int32 `[n]` for each split.
+        folder: as in `cached`.
     """
 
-    def arrays() -> Arrays:
+    def read_arrays() -> Arrays:
         return {(split, _LABELS): labels for split, labels in read().items()}
 
-    kept = _cached_arrays(key, (_LABELS,), arrays, folder)
-    return {split: kept[split, _LABELS] for split in _SPLITS}
+    arrays = _cached_arrays(key, (_LABELS,), read_arrays, folder)
+    return {split: arrays[split, _LABELS] for split in _SPLITS}
 
 
 def _cached_arrays(
-    key: str, parts: Sequence[str], make: Callable[[], Arrays], folder: Path | None
+    key: str, fields: Sequence[str], make: Callable[[], Arrays], folder: Path | None
 ) -> Arrays:
     home = (folder or cache_folder()) / "data" / key
-    kept = _load(home / _VERSION, parts)
-    if kept is not None:
-        return kept
+    arrays = _load(home / _VERSION, fields)
+    if arrays is not None:
+        return arrays
     made = make()
     try:
-        _save(home, made, parts)
+        _save(home, made, fields)
     except OSError as error:
         warnings.warn(
-            f"What was decoded cannot be kept in {home} ({error}); it will be decoded again "
-            "at the next start. Set JAXCIFAR_CACHE_DIR to a folder that can be written.",
+            f"the decoded data cannot be kept in {home} ({error}) and will be decoded again at the "
+            "next start; set JAXCIFAR_CACHE_DIR to a writable folder",
             stacklevel=3,
         )
         return made
-    return _load(home / _VERSION, parts) or made
+    return _load(home / _VERSION, fields) or made
 
 
-def _load(place: Path, parts: Sequence[str]) -> Arrays | None:
-    """What is kept at `place`, or None where it is absent or damaged."""
-    if not (place / _CHECKS).exists():
+def _load(folder: Path, fields: Sequence[str]) -> Arrays | None:
+    """The arrays kept in `folder`, or None if they are absent or damaged."""
+    if not (folder / _CHECKS).exists():
         return None
     try:
-        checks = read_json(place / _CHECKS)
-        files = {(split, part): _file(place, split, part) for split in _SPLITS for part in parts}
-        if not all(file.is_file() for file in files.values()):  # a pipe would wait
+        checks = read_json(folder / _CHECKS)
+        files = {
+            (split, field): _file(folder, split, field) for split in _SPLITS for field in fields
+        }
+        if not all(file.is_file() for file in files.values()):  # reading a pipe would block
             raise DataError("a file is absent")
         with ThreadPoolExecutor(max_workers=2) as pool:
-            found = list(pool.map(_crc32, files.values()))
-        if any(checks[file.name] != crc for file, crc in zip(files.values(), found, strict=True)):
+            crcs = list(pool.map(_crc32, files.values()))
+        if any(checks[file.name] != crc for file, crc in zip(files.values(), crcs, strict=True)):
             raise DataError("a checksum differs")
-        # Mapped, so that a header which declares more than the file has is refused, not allotted.
+        # Mapping refuses a header that declares more than the file holds; reading would allocate.
         mapped = {
             key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items()
         }
-        kept = {
+        arrays = {
             key: array if key[1] == _IMAGES else np.array(array) for key, array in mapped.items()
         }
-        if _IMAGES in parts:
+        if _IMAGES in fields:
             for split in _SPLITS:
-                Dataset(kept[split, _IMAGES], kept[split, _LABELS])  # which go together
-        return kept
-    except Exception as error:  # NumPy's, too, about a header that it cannot follow
-        _log.warning("The decoded images in %s are damaged (%s); decoding again.", place, error)
+                Dataset(arrays[split, _IMAGES], arrays[split, _LABELS])  # checks that they match
+        return arrays
+    except Exception as error:  # NumPy raises various errors for a damaged header
+        _log.warning("the decoded images in %s are damaged (%s); decoding again", folder, error)
         return None
 
 
-def _file(place: Path, split: str, part: str) -> Path:
-    return place / f"{split}_{part}.npy"
+def _file(folder: Path, split: str, field: str) -> Path:
+    return folder / f"{split}_{field}.npy"
 
 
-def _save(home: Path, made: Arrays, parts: Sequence[str]) -> None:
-    """Writes beside the final place and renames, so that no reader sees half of it."""
+def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
+    """Write next to the final folder and rename, so that no reader sees half of it."""
     home.mkdir(parents=True, exist_ok=True)
-    _sweep(home)
+    _remove_abandoned(home)
     building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
     try:
         new = building / "new"
         new.mkdir()
-        for (split, part), array in made.items():
-            np.save(_file(new, split, part), array)
+        for (split, field), array in arrays.items():
+            np.save(_file(new, split, field), array)
         checks = {file.name: _crc32(file) for file in sorted(new.iterdir())}
         (new / _CHECKS).write_text(json.dumps(checks, indent=2))
-        _put_in_place(new, home / _VERSION, parts)
+        _move_into_place(new, home / _VERSION, fields)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _put_in_place(new: Path, final: Path, parts: Sequence[str]) -> None:
-    """Renames `new` to `final`, unless another process was faster with the same content."""
+def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:
+    """Rename `new` to `final`, unless another process was faster with the same content."""
     tries = 10
     for attempt in range(tries):
         try:
             new.rename(final)
             return
         except OSError:
-            if _load(final, parts) is not None:
+            if _load(final, fields) is not None:
                 return
             if attempt == tries - 1:
                 raise
-            # It is damaged: moved out of the way, if another process has not just done so.
+            # It is damaged: move it away, unless another process has just done so.
             with suppress(OSError):
                 final.rename(new.with_name(f"old{attempt}"))
 
 
-def _sweep(home: Path) -> None:
-    for left in home.glob(f"{_BUILDING}*"):
-        with suppress(FileNotFoundError):  # another process may be done with it
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+def _remove_abandoned(home: Path) -> None:
+    """Remove the unfinished folders of killed processes."""
+    for folder in home.glob(f"{_BUILDING}*"):
+        with suppress(FileNotFoundError):  # its process may have just finished
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _crc32(path: Path) -> int:
-    """CRC-32 of a file; zlib lets go of the interpreter lock, so two can run at once."""
+    """CRC-32 of a file; zlib releases the interpreter lock, so two can run at once."""
     with path.open("rb") as file:
         crc = 0
         while chunk := file.read(1 << 22):

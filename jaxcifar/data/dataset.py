@@ -1,7 +1,7 @@
-"""What data are: images with their labels, in memory or read when asked for, and three with a name.
+"""The types of data: images with labels, in memory or read on demand, and the splits of a dataset.
 
-`Dataset` holds its images. Anything with the four members of a `LabelledSource` can stand where
-images are read on demand; `Rows` is a choice of such a source's rows, and one itself.
+`Dataset` holds its images in memory. Images read on demand come from a `LabelledSource`, which is
+anything with its four members; `Rows` selects rows of such a source, and is one itself.
 """
 
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
 
-_READ_AT_ONCE = 256  # rows; a fraction of a second even of photographs
+_READ_AT_ONCE = 256  # rows; a fraction of a second even for photographs
 
 
 class Source(Protocol):
@@ -28,10 +28,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: NDArray[np.int64], /) -> "Dataset":
-        """The given rows, decoded, in the given order; a row may be asked for twice.
+        """The given rows, decoded, in the given order; rows may repeat.
 
         Raises:
-          DataError: an image that cannot be read.
+            DataError: an image cannot be read.
         """
 
 
@@ -48,11 +48,20 @@ class Dataset:
     """Images and their labels, row by row.
 
     Attributes:
-      images: uint8 `[n, h, w, 3]` in 0..255; an array, or a read-only memory map of the cache.
-      labels: int32 `[n]`, an index into the class names.
+        images: uint8 `[n, h, w, 3]` in 0..255; an array, or a read-only memory map of the cache.
+        labels: int32 `[n]`, indices into the class names.
 
     Raises:
-      DataError: shapes, dtypes or lengths are other than these.
+        DataError: other shapes, dtypes or lengths.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxcifar import Dataset
+        >>> data = Dataset(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
+        >>> len(data), data.side
+        (5, 8)
+        >>> data.take(np.array([4, 0])).labels.tolist()
+        [4, 0]
     """
 
     images: NDArray[np.uint8]
@@ -62,12 +71,12 @@ class Dataset:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise DataError(
-                f"Images must be uint8 [n, h, w, 3], got {images.dtype} {list(images.shape)}."
+                f"images must be uint8 [n, h, w, 3], not {images.dtype} {list(images.shape)}"
             )
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"Labels must be int32 [{len(images)}] to go with the images, "
-                f"got {labels.dtype} {list(labels.shape)}."
+                f"labels must be int32 [{len(images)}], one for each image, "
+                f"not {labels.dtype} {list(labels.shape)}"
             )
 
     def __len__(self) -> int:
@@ -75,7 +84,7 @@ class Dataset:
 
     @property
     def side(self) -> int:
-        """Height of the images, pixels; where they are square also the width."""
+        """Height of the images, pixels; also the width if they are square."""
         return self.images.shape[1]
 
     def take(self, rows: NDArray[np.int64]) -> "Dataset":
@@ -85,17 +94,17 @@ class Dataset:
     read = take
 
     def load(self) -> "Dataset":
-        """The dataset itself, which is there already: see `Rows.load`."""
+        """The dataset itself: it is already in memory. See `Rows.load`."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A choice of a source's rows, itself a source, of which nothing is read before it is asked.
+    """Selected rows of a source, itself a source; nothing is read until it is asked for.
 
     Attributes:
-      source: where the images are.
-      rows: int64 `[n]`, row numbers of the source.
+        source: where the images are.
+        rows: int64 `[n]`, row numbers of the source.
     """
 
     source: LabelledSource
@@ -115,23 +124,23 @@ class Rows:
         return self.source.labels[self.rows]
 
     def read(self, rows: NDArray[np.int64], /) -> Dataset:
-        """The given ones of these rows, in the given order."""
+        """Those of these rows, in the given order."""
         return self.source.read(self.rows[rows])
 
     def load(self) -> Dataset:
-        """All of them, in memory."""
+        """All the rows, in memory."""
         return read_all(self)
 
 
 def read_all(source: Source, on_read: Callable[[int], object] | None = None) -> Dataset:
-    """Reads every row of a source into memory, with a thread for each core.
+    """Read every row of a source into memory, with one thread per core.
 
     Args:
-      source: what to read.
-      on_read: called with the number of rows just read.
+        source: what to read.
+        on_read: called with the number of rows just read.
 
     Raises:
-      DataError: an image that cannot be read; the other threads then end with what they are at.
+        DataError: an image cannot be read; the other threads then finish their current rows only.
     """
     size = len(source)
     images = np.empty((size, source.side, source.side, 3), np.uint8)
@@ -139,8 +148,8 @@ def read_all(source: Source, on_read: Callable[[int], object] | None = None) -> 
 
     def read(start: int) -> int:
         rows = np.arange(start, min(start + _READ_AT_ONCE, size))
-        part = source.read(rows)
-        images[rows], labels[rows] = part.images, part.labels
+        chunk = source.read(rows)
+        images[rows], labels[rows] = chunk.images, chunk.labels
         return len(rows)
 
     pool = ThreadPoolExecutor(max_workers=cores())
@@ -162,18 +171,26 @@ def cores() -> int:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A dataset cut into what is trained on, what choices are made by, and what is reported.
+    """A dataset split into data to train on, to make choices by, and to report.
 
-    Each part is a `Dataset`, or `Rows` where it was loaded lazily. Both have `labels` and `side`,
-    `read(rows)` and `load()`, which brings all of it into memory.
+    Each split is a `Dataset`, or `Rows` if it was loaded lazily. Both have `labels` and `side`,
+    `read(rows)`, and `load()`, which brings all of it into memory.
 
     Attributes:
-      name: the name it was loaded by.
-      class_names: one name a label, in label order.
-      train, validation: disjoint rows of the official training data.
-      test: the official test data, whole.
-      fingerprint: SHA-256 (hex) of the source data, before any split.
-      seed, stratified: how the rows of train and validation were chosen.
+        name: the name it was loaded by.
+        class_names: one name per label, in label order.
+        train, validation: disjoint rows of the official training data.
+        test: the official test data, complete.
+        fingerprint: SHA-256 (hex) of the source data, before any split.
+        seed, stratified: how the rows of train and validation were chosen.
+
+    Example:
+        >>> from jaxcifar import load_dataset
+        >>> splits = load_dataset("digits", split=(120, 40))
+        >>> len(splits.train), len(splits.validation), len(splits.test)
+        (120, 40, 360)
+        >>> splits.class_names[:3]
+        ('0', '1', '2')
     """
 
     name: str

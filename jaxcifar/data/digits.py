@@ -1,8 +1,8 @@
-"""scikit-learn's handwritten digits: 1,797 real images that need no download, for demos and tests.
+"""scikit-learn's handwritten digits: 1,797 real images without a download, for demos and tests.
 
-They are 8x8 with values from 0 to 16 and lie in scikit-learn's wheel (UCI ML hand-written digits
-datasets, the test set). Here they become what CIFAR-10 looks like: scaled to 0..255, resized to
-32x32 with bilinear interpolation, and the one channel repeated three times.
+They are 8x8 with values from 0 to 16 and come with scikit-learn's wheel (the test set of UCI ML
+hand-written digits). Here they take CIFAR-10's form: scaled to 0..255, resized to 32x32 with
+bilinear interpolation, and the single channel repeated three times.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from jaxcifar.data.split import split_indices
 
 TRAIN, TEST, SIDE = 1_437, 360, 32
 CLASS_NAMES = tuple("0123456789")
-_TEST_SEED = 0  # the test images are the same whatever the user's seed
+_TEST_SEED = 0  # the test images do not depend on the user's seed
 
 
 def load_digits() -> tuple[Dataset, Dataset, str]:
     """The pool to train on (1,437 images), the test data (360, stratified) and a fingerprint.
 
     Raises:
-      DataError: scikit-learn or Pillow is not installed, or ships other data.
+        DataError: scikit-learn or Pillow is not installed, or ships other data.
     """
     small, labels = _originals()
     if small.shape != (TRAIN + TEST, 8, 8) or set(labels) != set(range(len(CLASS_NAMES))):
         raise DataError(
-            f"This scikit-learn ships digits {small.shape}; expected {TRAIN + TEST} of 8x8."
+            f"this scikit-learn ships digits {small.shape}, not {TRAIN + TEST} images of 8x8"
         )
     images = np.stack([_enlarge(image) for image in np.rint(small * (255 / 16)).astype(np.uint8)])
     digest = hashlib.sha256(images.tobytes() + labels.astype("<i4").tobytes()).hexdigest()
@@ -40,13 +40,13 @@ def load_digits() -> tuple[Dataset, Dataset, str]:
 
 
 def _originals() -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Images [n, 8, 8] in 0 to 16, and labels."""
+    """Images `[n, 8, 8]` in 0 to 16, and labels."""
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError("The dataset 'digits' comes with scikit-learn: pip install scikit-learn.")
+        raise DataError("the dataset 'digits' comes with scikit-learn: pip install scikit-learn")
     table = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     if table.is_file():
-        # Not by scikit-learn, whose import takes 1.4 s: a fifth of a warm start.
+        # Read here, as importing scikit-learn takes 1.4 s: a fifth of a warm start.
         rows = np.loadtxt(table, delimiter=",")
         return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
     from sklearn.datasets import load_digits as load

@@ -1,7 +1,7 @@
-"""One file from the first of several mirrors that has it, resumed where an earlier try stopped.
+"""Download of one file from several mirrors, resumed where an earlier try stopped.
 
-What arrives is kept in `NAME.part` and becomes `NAME` only when its SHA-256 is the pinned one, so a
-wrong or hostile mirror costs time and nothing else.
+Received bytes are kept in `NAME.part`, which becomes `NAME` only if its SHA-256 is the pinned one,
+so a wrong or hostile mirror costs time and nothing else.
 """
 
 import http.client
@@ -21,12 +21,12 @@ from jaxcifar.data.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 16
-_LAST_RESORT = 0.0  # a mirror tried again when nothing faster is left, at whatever rate
+_ANY_RATE = 0.0  # for a slow mirror that is tried again because nothing faster is left
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file with a known size and SHA-256 (hex), and where it can be had, best place first."""
+    """A file with a known size and SHA-256 (hex), and its mirrors, best first."""
 
     name: str
     size: int
@@ -39,12 +39,13 @@ class Patience:
     """How long to wait for a mirror.
 
     Attributes:
-      timeout: seconds without a byte, when connecting or later.
-      give_up: seconds in all after which no further mirror is asked if none has sent a byte: five
-        silent mirrors with several addresses each would otherwise take minutes.
-      slow: bytes a second; a mirror that is slower over its first `slow_after` seconds is left for
-        the next one. The original host was seen at 55 kB/s, which is 50 minutes for CIFAR-10.
-      slow_after: seconds.
+        timeout: seconds without a byte, when connecting or later.
+        give_up: seconds in total after which no further mirror is tried if none has sent a byte:
+            five silent mirrors with several addresses each would otherwise take minutes.
+        slow: bytes per second; a mirror slower than this over its first `slow_after` seconds is
+            left for the next one. The original host was seen at 55 kB/s, which is 50 minutes for
+            CIFAR-10.
+        slow_after: seconds.
     """
 
     timeout: float = 6.0
@@ -54,11 +55,11 @@ class Patience:
 
 
 class _Failed(Exception):
-    """A mirror that will not do; the message says why."""
+    """A mirror cannot be used; the message says why."""
 
 
 class _Cut(_Failed):
-    """The connection broke; the mirror may go on from where it stopped."""
+    """The connection broke; the mirror may continue from there."""
 
 
 class _Slow(_Failed):
@@ -72,31 +73,31 @@ class _WrongBytes(_Failed):
 def fetch(
     remote: Remote, folder: Path, *, patience: Patience | None = None, progress: bool = True
 ) -> Path:
-    """Downloads into `folder` and returns the path, or returns at once if it is there already.
+    """Download a file into `folder`, unless it is already there, and return its path.
 
     Raises:
-      DataError: no mirror has the file; the message gives each mirror's reason. What had arrived
-        stays in `NAME.part` for the next try.
-      OSError: `folder` cannot be written.
+        DataError: no mirror has the file; the message gives each mirror's reason. The bytes
+            received stay in `NAME.part` for the next try.
+        OSError: `folder` cannot be written.
     """
     patience = patience or Patience()
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / remote.name, folder / f"{remote.name}.part"
     if target.exists() and sha256_of(target) == remote.sha256:
         return target
-    started, had = time.monotonic(), _size(part)
+    started, size_before = time.monotonic(), _size(part)
     queue = deque((url, patience.slow) for url in remote.urls)
     failures: list[str] = []
     while queue:
         url, slow = queue.popleft()
         host = urlsplit(url).hostname
-        if time.monotonic() - started > patience.give_up and _size(part) == had:
-            failures.append(f"{host}: not asked, as {patience.give_up:.0f} s had passed")
+        if time.monotonic() - started > patience.give_up and _size(part) == size_before:
+            failures.append(f"{host}: not tried, as {patience.give_up:.0f} s had passed")
             continue
         try:
-            _fetch_from(url, remote, part, slow if queue else _LAST_RESORT, patience, progress)
+            _fetch_from(url, remote, part, slow if queue else _ANY_RATE, patience, progress)
         except _Slow as failure:
-            queue.append((url, _LAST_RESORT))
+            queue.append((url, _ANY_RATE))
             _log.info("%s: %s; trying another mirror", host, failure)
         except _Failed as failure:
             failures.append(f"{host}: {failure}")
@@ -104,16 +105,16 @@ def fetch(
         else:
             part.replace(target)
             return target
-    raise DataError(f"{remote.name} could not be downloaded ({'; '.join(failures)}).")
+    raise DataError(f"{remote.name} could not be downloaded ({'; '.join(failures)})")
 
 
 def _fetch_from(
     url: str, remote: Remote, part: Path, slow: float, patience: Patience, progress: bool
 ) -> None:
-    """Fills `part` from one mirror, going on after a cut as long as each try brings something.
+    """Fill `part` from one mirror, reconnecting after a cut as long as each try brings something.
 
     Raises:
-      _Failed: `part` keeps what may still be of use.
+        _Failed: `part` keeps the bytes that may still be useful.
     """
     restarted = False
     while True:
@@ -137,7 +138,7 @@ def _fetch_from(
 def _receive(
     url: str, remote: Remote, part: Path, slow: float, patience: Patience, progress: bool
 ) -> None:
-    """Asks once for what `part` lacks and appends what comes."""
+    """Request the bytes that `part` lacks once, and append those received."""
     have = _size(part)
     headers = {"User-Agent": "jaxcifar", "Accept-Encoding": "identity"}
     if have:
@@ -150,30 +151,32 @@ def _receive(
             raise _Failed(f"HTTP {error.code} {printable(str(error.reason))}") from error
     except urllib.error.URLError as error:
         raise _Failed(printable(str(error.reason))) from error
-    # ValueError: of an address that it was sent on to.
+    # ValueError: from an address that it was redirected to.
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _Failed(printable(str(error) or type(error).__name__)) from error
     with response:
         start = _start_of(response, have, remote)
         with (
             part.open("r+b" if start else "wb") as file,
-            progress_bar(remote.name, remote.size, unit="B", shown=progress, initial=start) as bar,
+            progress_bar(
+                remote.name, remote.size, unit="B", enabled=progress, initial=start
+            ) as bar,
         ):
             file.seek(start)
-            begun = time.monotonic()
-            arrived = 0
+            started = time.monotonic()
+            received = 0
             while chunk := _read(response):
                 # One byte too many is enough to know that it is another file.
-                file.write(chunk[: remote.size + 1 - start - arrived])
-                arrived += len(chunk)
+                file.write(chunk[: remote.size + 1 - start - received])
+                received += len(chunk)
                 bar.update(len(chunk))
-                if start + arrived > remote.size:
+                if start + received > remote.size:
                     break
-                elapsed = time.monotonic() - begun
-                if elapsed > patience.slow_after and arrived < slow * elapsed:
-                    raise _Slow(f"only {arrived / elapsed / 1e3:.0f} kB/s")
-    if start + arrived < remote.size:
-        raise _Cut(f"the connection ended after {start + arrived:,} of {remote.size:,} bytes")
+                elapsed = time.monotonic() - started
+                if elapsed > patience.slow_after and received < slow * elapsed:
+                    raise _Slow(f"only {received / elapsed / 1e3:.0f} kB/s")
+    if start + received < remote.size:
+        raise _Cut(f"the connection ended after {start + received:,} of {remote.size:,} bytes")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -184,27 +187,27 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _start_of(response: http.client.HTTPResponse, have: int, remote: Remote) -> int:
-    """Where in the file the answer begins: a server may ignore the range and send all of it.
+    """Where in the file the answer begins: a server may ignore the range and send everything.
 
     Raises:
-      _Failed: the answer is about a file of another size, such as a page that says sorry.
+        _Failed: the answer is about a file of another size, such as an error page.
     """
     if response.status == 206:
-        answered = response.headers.get("Content-Range", "no range")
-        same_size = answered.endswith((f"/{remote.size}", "/*"))
-        if not (answered.startswith(f"bytes {have}-") and same_size):
-            raise _Failed(f"asked for the bytes from {have:,} on, it answered {answered!r}")
+        content_range = response.headers.get("Content-Range", "no range")
+        same_size = content_range.endswith((f"/{remote.size}", "/*"))
+        if not (content_range.startswith(f"bytes {have}-") and same_size):
+            raise _Failed(f"asked for the bytes from {have:,} on, it answered {content_range!r}")
         return have
     length = response.headers.get("Content-Length")
     if length is not None and length != str(remote.size):
-        raise _Failed(f"it offers {length} bytes, where the file has {remote.size:,}")
+        raise _Failed(f"it offers {length} bytes, but the file has {remote.size:,}")
     return 0
 
 
 def _check(remote: Remote, part: Path) -> None:
     digest = sha256_of(part)
     if digest != remote.sha256:
-        raise _WrongBytes(f"what it sent has SHA-256 {digest}, expected {remote.sha256}")
+        raise _WrongBytes(f"the file it sent has SHA-256 {digest}, expected {remote.sha256}")
 
 
 def _size(path: Path) -> int:

@@ -1,8 +1,8 @@
-"""A folder of pictures by class, laid out as torchvision's ImageFolder wants it.
+"""A folder of pictures by class, in the layout of torchvision's ImageFolder.
 
-`PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg` (`PATH/val` where there is no `PATH/test`). A
-class may have folders within; what is hidden and what is no picture by its name is passed over.
-Classes and pictures are in the order of ImageFolder, which is that of their names.
+`PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg` (`PATH/val` if there is no `PATH/test`). A
+class may have subfolders. Hidden entries, and files without the suffix of a picture, are ignored.
+Classes and pictures are in ImageFolder's order, which is by name.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """The pictures of "train" or "test", listed and not read.
+class SplitFiles:
+    """The pictures of "train" or "test", listed but not read.
 
     Attributes:
-      root: the folder's.
-      files: of each picture its path below `root`, class by class.
-      labels: int32 `[n]`.
+        root: the folder's.
+        files: the path of each picture below `root`, class by class.
+        labels: int32 `[n]`.
     """
 
     root: Path
@@ -39,46 +39,46 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """A folder of pictures, listed and not read.
+    """A folder of pictures, listed but not read.
 
     Attributes:
-      class_names: in label order, which is alphabetical.
-      parts: "train" and "test".
-      fingerprint: SHA-256 (hex) of the names and sizes of all pictures.
-      state: the same and the times at which they were last changed.
+        class_names: in label order, which is alphabetical.
+        splits: "train" and "test".
+        fingerprint: SHA-256 (hex) of the names and sizes of all pictures.
+        state: the folder, the fingerprint, and the times at which the pictures were last changed.
     """
 
     class_names: tuple[str, ...]
-    parts: dict[str, Part]
+    splits: dict[str, SplitFiles]
     fingerprint: str
     state: str
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """The pictures of one part as images of `side` pixels, decoded as they are read."""
+    """The pictures of one split as images of `side` pixels, decoded as they are read."""
 
-    part: Part
+    split: SplitFiles
     side: int
 
     def __len__(self) -> int:
-        return len(self.part.files)
+        return len(self.split.files)
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """int32 `[n]`."""
-        return self.part.labels
+        return self.split.labels
 
     def read(self, rows: NDArray[np.int64], /) -> Dataset:
         """The given rows: see `image_file.decode_square`.
 
         Raises:
-          DataError: a picture that is gone, damaged, or larger than what is decoded.
+            DataError: a picture is gone, damaged, or too large.
         """
         images = np.empty((len(rows), self.side, self.side, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
-            image[...] = _decode(self.part.root / self.part.files[row], self.side)
-        return Dataset(images, self.part.labels[rows])
+            image[...] = _decode(self.split.root / self.split.files[row], self.side)
+        return Dataset(images, self.split.labels[rows])
 
 
 def _decode(path: Path, side: int) -> NDArray[np.uint8]:
@@ -90,39 +90,39 @@ def _decode(path: Path, side: int) -> NDArray[np.uint8]:
             data = file.read(MAX_BYTES + 1)
         return decode_square(data, side, str(path))
     except (ImageFileError, OSError) as error:
-        raise DataError(f"A picture cannot be read: {error}.") from error
+        raise DataError(f"a picture cannot be read: {error}") from error
 
 
 def find_folder(name: str) -> Folder:
-    """Lists the folder of "folder:PATH"; a second time in a process it is not listed again.
+    """List the folder of "folder:PATH"; each folder is listed once in a process.
 
     Raises:
-      DataError: no such folder, or not one of pictures by class.
+        DataError: there is no such folder, or it does not have pictures by class.
     """
     path = name.removeprefix(PREFIX)
     if not path:
-        raise DataError("A folder of pictures is named folder:PATH.")
+        raise DataError("name a folder of pictures folder:PATH")
     return _list_folder(Path(path).expanduser().absolute())
 
 
 @lru_cache(maxsize=8)
 def _list_folder(path: Path) -> Folder:
-    layout = f"It must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}."
+    layout = f"it must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}"
     if not path.is_dir():
-        raise DataError(f"There is no folder {path}. {layout}")
+        raise DataError(f"there is no folder {path}; {layout}")
     test_name = "test" if (path / "test").exists() else "val"
     root = path.resolve()
     train, test = root / "train", root / test_name
-    for part in (train, test):
-        if not part.is_dir():
-            raise DataError(f"{path} has no folder {part.name}. {layout}")
-        if part.is_symlink():
-            raise DataError(f"{part} is a link; put the folder itself there.")
+    for split in (train, test):
+        if not split.is_dir():
+            raise DataError(f"{path} has no folder {split.name}; {layout}")
+        if split.is_symlink():
+            raise DataError(f"{split} is a link; put the folder itself there")
     names = _class_names(train, root)
     if not names:
-        raise DataError(f"{train} has no folder of a class. {layout}")
+        raise DataError(f"{train} has no class folder; {layout}")
     _check_same_classes(names, _class_names(test, root), test)
-    listed = {"train": _list_part(train, names, root), "test": _list_part(test, names, root)}
+    listed = {"train": _list_split(train, names, root), "test": _list_split(test, names, root)}
     sizes, times = hashlib.sha256(), hashlib.sha256()
     for file in sorted(file for files in listed.values() for file in files):
         sizes.update(f"{file.size}  ".encode() + os.fsencode(file.name) + b"\0")
@@ -130,7 +130,7 @@ def _list_folder(path: Path) -> Folder:
     return Folder(
         names,
         {
-            split: Part(
+            split: SplitFiles(
                 root,
                 tuple(file.name for file in files),
                 np.array([file.label for file in files], np.int32),
@@ -142,17 +142,20 @@ def _list_folder(path: Path) -> Folder:
     )
 
 
-def _class_names(part: Path, root: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in _entries(part, root) if entry.is_dir()))
+def _class_names(split: Path, root: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in _entries(split, root) if entry.is_dir()))
 
 
-def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...], place: Path) -> None:
-    """Another class would shift the labels of those that follow it."""
-    for names, others, what in ((train, test, "lacks"), (test, train, "has, and train lacks,")):
+def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...], test_folder: Path) -> None:
+    """An additional class would shift the labels of those after it."""
+    for names, others, problem in (
+        (train, test, "lacks the class"),
+        (test, train, "has a class that train lacks:"),
+    ):
         differing = sorted(set(names) - set(others))
         if differing:
             some = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            raise DataError(f"{place} {what} the class {some}: both must have the same folders.")
+            raise DataError(f"{test_folder} {problem} {some}; both need the same class folders")
 
 
 @dataclass(frozen=True, order=True)
@@ -163,15 +166,15 @@ class _File:
     changed: int  # nanoseconds
 
 
-def _list_part(part: Path, names: tuple[str, ...], root: Path) -> list[_File]:
-    found = []
+def _list_split(split: Path, names: tuple[str, ...], root: Path) -> list[_File]:
+    listed = []
     for label, name in enumerate(names):
-        files = list(_pictures(part / name, root, label))
+        files = list(_pictures(split / name, root, label))
         if not files:
-            raise DataError(f"{part / name} has no pictures ({' '.join(SUFFIXES)}).")
-        # As ImageFolder: folder by folder, and in each by name.
-        found += sorted(files, key=lambda file: os.path.split(file.name))
-    return found
+            raise DataError(f"{split / name} has no pictures ({' '.join(SUFFIXES)})")
+        # ImageFolder's order: folder by folder, by name within each.
+        listed += sorted(files, key=lambda file: os.path.split(file.name))
+    return listed
 
 
 def _pictures(folder: Path, root: Path, label: int) -> Iterator[_File]:
@@ -181,38 +184,39 @@ def _pictures(folder: Path, root: Path, label: int) -> Iterator[_File]:
         if entry.is_dir():
             yield from _pictures(Path(entry.path), root, label)
         elif entry.name.lower().endswith(SUFFIXES):
-            if not entry.is_file():  # a pipe would wait, a device never end
-                raise DataError(f"{entry.path} is no plain file, nor a link to one.")
+            if not entry.is_file():  # reading a pipe would block, reading a device never end
+                raise DataError(f"{entry.path} is not a regular file, nor a link to one")
             status = entry.stat()
             if status.st_size > MAX_BYTES:
                 raise DataError(
-                    f"{entry.path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}."
+                    f"{entry.path} has {status.st_size:,} bytes, more than the limit of "
+                    f"{MAX_BYTES:,}"
                 )
             name = Path(entry.path).relative_to(root).as_posix()
             yield _File(name, label, status.st_size, status.st_mtime_ns)
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden.
+    """The entries of a folder that are not hidden.
 
     Raises:
-      DataError: a link out of `root`, which could show any file of the machine; or a link to a
-        folder, which could go round in circles.
+        DataError: there is a link out of `root`, which could show any file of the machine; or a
+            link to a folder, which could lead round in circles.
     """
     try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}.") from error
-    for entry in found:
+        raise DataError(f"{folder} cannot be read: {error}") from error
+    for entry in entries:
         if not entry.is_symlink():
             continue
         try:
             inside = Path(entry.path).resolve(strict=True).is_relative_to(root)
         except (OSError, RuntimeError) as error:  # RuntimeError: it leads back to itself
-            raise DataError(f"{entry.path} is a link to nothing: {error}.") from error
+            raise DataError(f"{entry.path} is a link to nothing: {error}") from error
         if not inside:
-            raise DataError(f"{entry.path} is a link that leaves {root}; refused.")
+            raise DataError(f"{entry.path} is a link that leaves {root}; refused")
         if entry.is_dir():
-            raise DataError(f"{entry.path} is a link to a folder; put the folder itself there.")
-    return found
+            raise DataError(f"{entry.path} is a link to a folder; put the folder itself there")
+    return entries

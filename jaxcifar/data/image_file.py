@@ -1,4 +1,4 @@
-"""A picture from a file as an array, decoded within bounds, and pictures made square."""
+"""Pictures in files as arrays, decoded within bounds, and pictures made square."""
 
 import io
 import os
@@ -13,11 +13,11 @@ from jaxcifar.common.errors import ImageFileError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.messages import printable, shown
 
-# Formats that Pillow decodes in this process; it would hand others (EPS) to other programs.
+# Formats that Pillow decodes in this process; it would pass others (EPS) to other programs.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 MAX_BYTES = 100_000_000
-MAX_PIXELS = 50_000_000  # 150 MB once decoded; a phone's camera makes 12 to 50 million
-# Of a JPEG, 10 in practice: each of 14 bytes takes 9 ms where there are 49 Mpixels.
+MAX_PIXELS = 50_000_000  # 150 MB decoded; a phone's camera makes 12 to 50 million
+# Real JPEGs have about 10; at 49 Mpixels, each scan of only 14 bytes takes 9 ms.
 MAX_SCANS = 1_000
 _ORIENTATION = 0x0112  # in EXIF
 _TURNS = {
@@ -32,51 +32,54 @@ _TURNS = {
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """The picture in a file, upright: uint8 [h, w, 3], RGB.
+    """The picture in a file, upright: uint8 `[h, w, 3]`, RGB.
 
-    EXIF's orientation is followed. What is transparent lies on white. Of several frames or pages it
-    is the first; of 16-bit grey the upper eight bits. Colour profiles are not applied.
+    EXIF's orientation is applied. Transparent pixels become white. Only the first frame or page is
+    read, and of 16-bit grey the upper eight bits. Colour profiles are not applied.
 
     Raises:
-        ImageFileError: no such file, not a picture in one of `FORMATS`, damaged, cut off, or larger
-            than `MAX_BYTES` or `MAX_PIXELS` (decided before it is decoded).
+        ImageFileError: the file does not exist, is not a picture in one of `FORMATS`, is damaged,
+            or is larger than `MAX_BYTES` or `MAX_PIXELS` (checked before decoding).
     """
     path = Path(path)
-    if not os.path.isfile(path):  # a pipe would wait, a device never end
+    if not os.path.isfile(path):  # reading a pipe would block, reading a device would never end
         raise ImageFileError(f"there is no image file {shown(str(path))[1:-1]}")
     try:
         data = read_bytes(path, MAX_BYTES)
     except Unusable as error:
         raise ImageFileError(str(error)) from None
-    # Pillow warns of bombs, which are refused below, and of odd metadata, once for every tag.
+    # Pillow warns of bombs, which are refused below, and once for every odd metadata tag.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(data, str(path)) as image:
             try:
                 return np.asarray(_to_rgb(_upright(image), transparent_on="white"))
-            except Exception as error:  # Pillow's decoders raise all from OSError to SyntaxError
+            except Exception as error:  # Pillow's decoders raise many, from OSError to SyntaxError
                 raise _damaged(str(path), error) from None
 
 
 def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> NDArray[np.uint8]:
-    """An encoded picture as an image to learn from: uint8 [side, side, 3], RGB.
+    """An encoded picture as an image to train on: uint8 `[side, side, 3]`, RGB.
 
-    What torchvision's ImageFolder, Resize(side) and CenterCrop(side) make of it, but upright: the
-    shorter side is scaled to `side`, bilinear and smoothed first where it becomes smaller, and the
-    centre cut out. Transparency is dropped, as Pillow's `convert` does. Otherwise as `read_image`.
-    May run in several threads at once: Pillow lets go of the interpreter lock.
+    As torchvision's ImageFolder, Resize(side) and CenterCrop(side), but upright: the shorter side
+    is scaled to `side` (bilinear, antialiased), then the centre is cropped. Transparency is
+    dropped, as Pillow's `convert` does. Otherwise as `read_image`. Several threads may call it at
+    once: Pillow releases the interpreter lock.
 
     Args:
         data: the whole file.
         side: pixels.
         name: what errors call it.
-        exact: refuse a picture that is not side x side already.
+        exact: refuse a picture that is not already side x side.
 
     Raises:
-        ImageFileError: as `read_image`; or so narrow that, scaled, it is larger than `MAX_PIXELS`.
+        ImageFileError: as `read_image`; or the picture is so narrow that scaling would make it
+            larger than `MAX_PIXELS`.
     """
     if len(data) > MAX_BYTES:
-        raise ImageFileError(f"{name} has {len(data):,} bytes, more than {MAX_BYTES:,}")
+        raise ImageFileError(
+            f"{name} has {len(data):,} bytes, more than the limit of {MAX_BYTES:,}"
+        )
     with _open(data, name) as image:
         size = f"{image.width}x{image.height}"
         if exact and image.size != (side, side):
@@ -87,16 +90,15 @@ def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> 
             )
         try:
             upright = _to_rgb(_upright(image), transparent_on=None)
-        except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
+        except Exception as error:  # Pillow's decoders raise many, from OSError to SyntaxError
             raise _damaged(name, error) from None
     return np.asarray(_scale_and_crop(upright, side))
 
 
 def make_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The central square of [h, w, 3], resized to [side, side, 3].
+    """The central square of `[h, w, 3]`, resized to `[side, side, 3]`.
 
-    Cut and not squeezed, so that things keep their proportions. Bilinear, and smoothed first where
-    it becomes smaller, as torchvision resizes.
+    It crops instead of squeezing, to keep proportions. Bilinear, antialiased, as torchvision.
     """
     height, width, _ = pixels.shape
     shorter = min(height, width)
@@ -113,15 +115,15 @@ def _open(data: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageFileError(f"{name} is too large to be decoded: {error}") from None
-    except Exception:  # whatever a plug-in meets in a file that is something else
+    except Exception:  # plug-ins raise many kinds for a file that is something else
         raise ImageFileError(
             f"{name} is not an image, or is damaged ({', '.join(FORMATS)} can be read)"
         ) from None
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageFileError(
-            f"{name} is {image.width}x{image.height} pixels, more than {MAX_PIXELS:,} in all: "
-            "make it smaller first"
+            f"{name} is {image.width}x{image.height} pixels, more than the limit of "
+            f"{MAX_PIXELS:,} in all; make it smaller first"
         )
     return image
 
@@ -132,13 +134,13 @@ def _damaged(name: str, error: Exception) -> ImageFileError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As EXIF says. Pillow's own function writes the rest of EXIF anew, which is another risk."""
+    """Apply EXIF's orientation. Pillow's own function also rewrites EXIF: another risk."""
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     return image if turn is None else image.transpose(turn)
 
 
 def _scale_and_crop(image: Image.Image, side: int) -> Image.Image:
-    """The lengths are rounded as torchvision does: down for the longer side, the crop's to even."""
+    """Rounding as in torchvision: the longer side down, the offset of the crop half to even."""
     width, height = image.size
     if width == height == side:
         return image

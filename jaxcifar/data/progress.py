@@ -1,4 +1,4 @@
-"""The progress bar of everything here that takes seconds or minutes."""
+"""The progress bar of downloads, decoding and preparation."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol, cast
@@ -8,26 +8,28 @@ class Bar(Protocol):
     """The part of tqdm's bar that is used."""
 
     def update(self, n: int, /) -> object:
-        """Advances by `n` units."""
+        """Advance by `n` units."""
 
 
 def progress_bar(
-    description: str, total: int, *, unit: str, shown: bool, initial: int = 0
+    label: str, total: int, *, unit: str, enabled: bool, initial: int = 0
 ) -> AbstractContextManager[Bar]:
-    """A bar on stderr, shown on a terminal only: a log file gets none.
+    """A bar on standard error, drawn on a terminal only: a log file gets none.
 
     Args:
-      total, initial: in `unit`; bytes (unit "B") are scaled to kB and MB.
-      shown: False for no bar even on a terminal.
+        label: the text before the bar.
+        total, initial: in `unit`; bytes (unit "B") are scaled to kB and MB.
+        unit: what is counted.
+        enabled: False for no bar even on a terminal.
     """
     from tqdm import tqdm
 
     bar = tqdm(
-        desc=description,
+        desc=label,
         total=total,
         initial=initial,
         unit=unit,
         unit_scale=unit == "B",
-        disable=None if shown else True,  # None: disabled unless stderr is a terminal
+        disable=None if enabled else True,  # None: disabled unless stderr is a terminal
     )
     return cast("AbstractContextManager[Bar]", bar)

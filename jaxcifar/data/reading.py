@@ -1,4 +1,4 @@
-"""Data that are read while the device computes: parts of a source, in order, some ahead of use."""
+"""Reads chunks of a source in order, some of them ahead, while the device computes."""
 
 from collections.abc import Generator, Sequence
 
@@ -7,79 +7,78 @@ from numpy.typing import NDArray
 
 from jaxcifar.data import Dataset, Source, cores
 
-MOST_THREADS = 16  # unless asked for: each holds a part
+MAX_THREADS = 16  # of the default; each thread holds a chunk
 
 
 def nbytes(source: Source) -> int:
-    """Bytes of all its images, decoded: what decides whether they fit on a device."""
+    """Bytes of all its images, decoded; they decide whether the images fit on a device."""
     return len(source) * source.side**2 * 3
 
 
 def open_stream(
     source: Source,
-    parts: Sequence[NDArray[np.int64]],
+    chunks: Sequence[NDArray[np.int64]],
     *,
     threads: int | None = None,
     prefetch: int | None = None,
 ) -> Generator[Dataset, None, None]:
-    """Reads `source.read(parts[0])`, `source.read(parts[1])` and so on, and yields them in order.
+    """Yield `source.read(chunks[0])`, `source.read(chunks[1])` and so on, in order.
 
-    Nothing here is random and nothing is remembered: the rows of every step are the caller's, who
-    computes them from (seed, epoch). So a run is the same however many threads read, and goes on at
-    any step with the parts from that step on.
+    It draws no random numbers and keeps no state: the caller computes the rows of every step from
+    (seed, epoch). A run is therefore the same with any number of threads, and can continue at any
+    step with the chunks from that step on.
 
-    Parts are read by threads of this process while the caller is at work, which needs decoders that
-    let go of the interpreter lock, as Pillow's do. However it is left, by a break, an error or an
-    interruption, no further part is begun when the iterator is closed (as it is at the latest when
-    it is no longer referred to), and each thread ends with the part it was reading.
+    Threads of this process read chunks while the caller works, so decoders should release the
+    interpreter lock, as Pillow's do. However the loop ends (a break, an error, an interruption), no
+    further chunk is started once the iterator is closed, which happens at the latest when it is no
+    longer referenced; each thread then ends with the chunk it was reading.
 
     Args:
-        source: what is read.
-        parts: row numbers of each part; also an object that computes them as they are asked for.
-        threads: how many parts are read at once; else one for each core, but no more than
-            `MOST_THREADS`.
-        prefetch: how many parts are read ahead of the one yielded last, at most: with it they are
-            all that is in memory. Else as many as threads, and at least two.
+        source: what to read.
+        chunks: the row numbers of each chunk; may be an object that computes them on demand.
+        threads: number of chunks read at once; by default one per core, at most `MAX_THREADS`.
+        prefetch: number of chunks read ahead of the last one yielded, at most; together with that
+            one they are all that is in memory. By default `threads`, and at least two.
 
     Raises:
-        ValueError: numbers of threads or parts that are not positive; at once.
-        DataError: an image that cannot be read; when its part would be due.
+        ValueError: at once, if `threads` or `prefetch` is not positive.
+        DataError: an image cannot be read; raised when its chunk is due.
     """
-    threads = min(cores(), MOST_THREADS) if threads is None else threads
+    threads = min(cores(), MAX_THREADS) if threads is None else threads
     prefetch = max(threads, 2) if prefetch is None else prefetch
     if threads < 1 or prefetch < 1:
         raise ValueError(f"threads and prefetch must be at least 1, not {threads} and {prefetch}")
-    return _stream(_Parts(source, parts), min(threads, prefetch), prefetch)
+    return _stream(_Chunks(source, chunks), min(threads, prefetch), prefetch)
 
 
-class _Parts:
+class _Chunks:
     """What grain calls a random access data source."""
 
-    def __init__(self, source: Source, parts: Sequence[NDArray[np.int64]]) -> None:
-        self._source, self._parts = source, parts
+    def __init__(self, source: Source, chunks: Sequence[NDArray[np.int64]]) -> None:
+        self._source, self._chunks = source, chunks
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._chunks)
 
     def __getitem__(self, index: int) -> Dataset | Exception:
         try:
-            return self._source.read(self._parts[index])
+            return self._source.read(self._chunks[index])
         except Exception as error:
-            # Carried over: to what passes through it grain adds remarks on its tracebacks.
+            # Returned, not raised: grain would add notes to its message.
             return error
 
 
-def _stream(parts: _Parts, threads: int, prefetch: int) -> Generator[Dataset, None, None]:
-    if not len(parts):
+def _stream(chunks: _Chunks, threads: int, prefetch: int) -> Generator[Dataset, None, None]:
+    if not len(chunks):
         return
-    import grain  # 0.9 s, most of it in Orbax, which it imports
+    import grain  # 0.9 s, most of it for Orbax, which it imports
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    iterator = iter(grain.MapDataset.source(parts).to_iter_dataset(options))
+    iterator = iter(grain.MapDataset.source(chunks).to_iter_dataset(options))
     try:
-        for part in iterator:
-            if isinstance(part, Exception):
-                raise part
-            yield part
+        for chunk in iterator:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
     finally:
         iterator.close()

@@ -1,8 +1,8 @@
 """Seeded choices of rows: a train/validation split, and a small balanced subset.
 
-All of it is an argsort of the raw 64-bit stream of `np.random.PCG64(seed)`. NumPy promises that
-stream for all time (NEP 19), which it does not promise for `Generator.permutation`, so a split is
-the same under every version of NumPy.
+Both are an argsort of the raw 64-bit stream of `np.random.PCG64(seed)`. NumPy guarantees that
+stream forever (NEP 19), but not `Generator.permutation`, so a split is the same under every NumPy
+version.
 """
 
 import numpy as np
@@ -19,126 +19,137 @@ def split_indices(
     seed: int,
     stratified: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Chooses disjoint rows for training and validation.
+    """Choose disjoint rows for training and validation.
 
-    The rows are put in a random order; the first `train` of them are the training rows, the next
-    `validation` the validation rows, and what is left is used by neither. Stratified, that order
-    deals out the classes evenly: where all classes are equally frequent, as in CIFAR-10, each
-    class's count differs from another's by at most one within each part; where they are not, but
-    within a factor of two, it stays within two of its exact share.
+    The rows are put in a random order: the first `train` rows are for training, the next
+    `validation` rows for validation, and the rest is not used. A stratified order deals out the
+    classes evenly. If all classes are equally frequent, as in CIFAR-10, their counts within a split
+    differ by at most one; if they are not, but within a factor of two, each count stays within two
+    of its exact share.
 
     Args:
-      labels: integers `[n]`.
-      sizes: (train, validation), both positive, their sum at most n.
-      seed: a non-negative integer.
-      stratified: whether to keep the class proportions.
+        labels: integers `[n]`.
+        sizes: (train, validation), both positive, their sum at most n.
+        seed: a non-negative integer.
+        stratified: whether to keep the class proportions.
 
     Returns:
-      Two int64 arrays of row numbers, each in ascending order: reading a memory map forwards is
-      fast, and training shuffles anyway.
+        Two int64 arrays of row numbers, each in ascending order: reading a memory map forwards is
+        fast, and training shuffles anyway.
 
     Raises:
-      DataError: sizes that are not positive, exceed n, or (stratified) leave a class out; or a
-        seed that is not a non-negative integer.
+        DataError: the sizes are not positive, exceed n, or (stratified) leave a class out; or the
+            seed is not a non-negative integer.
     """
     train, validation = check_sizes(
         sizes, len(labels), classes=len(np.unique(labels)), stratified=stratified
     )
     check_seed(seed)
-    order = _dealt_order(labels, seed) if stratified else _random_order(len(labels), seed)
+    order = _stratified_order(labels, seed) if stratified else _random_order(len(labels), seed)
     return np.sort(order[:train]), np.sort(order[train : train + validation])
 
 
 def check_sizes(
     sizes: tuple[int, int], pool: int, *, classes: int, stratified: bool
 ) -> tuple[int, int]:
-    """Returns `sizes` if a pool of that many rows can be split so; needs no data.
+    """Return `sizes` if a pool of `pool` rows can be split this way; needs no data.
 
     Raises:
-      DataError: sizes that are not two positive integers, exceed the pool, or (stratified) are
-        smaller than the number of classes.
+        DataError: the sizes are not two positive integers, exceed the pool, or (stratified) are
+            smaller than the number of classes.
     """
     if len(sizes) != 2 or not all(_is_integer(size) for size in sizes):
-        raise DataError(f"A split is two integers (train, validation), got {sizes!r}.")
+        raise DataError(f"a split must be two integers (train, validation), not {sizes!r}")
     train, validation = int(sizes[0]), int(sizes[1])
     if train <= 0:
-        raise DataError(f"The training split must have at least one image, got {train}.")
+        raise DataError(f"the training split must have at least one image, not {train}")
     if validation <= 0:
         raise DataError(
-            f"The validation split must have at least one image, got {validation}: it is scored "
-            "after every epoch."
+            f"the validation split must have at least one image, not {validation}: it is scored "
+            "after every epoch"
         )
     if train + validation > pool:
         raise DataError(
-            f"A split of {train:,} + {validation:,} = {train + validation:,} images does not fit "
-            f"into the {pool:,} there are to train on."
+            f"a split of {train:,} + {validation:,} = {train + validation:,} images does not fit "
+            f"into the {pool:,} training images"
         )
     if stratified and min(train, validation) < classes:
         raise DataError(
-            f"A stratified split of {train:,} + {validation:,} images cannot hold all {classes} "
-            "classes in both parts; make each part larger, or do not stratify."
+            f"a stratified split of {train:,} + {validation:,} images cannot hold all {classes} "
+            "classes in both splits; make them larger, or do not stratify"
         )
     return train, validation
 
 
 def balanced_subset(dataset: Dataset, size: int, *, seed: int) -> Dataset:
-    """A random subset with as many images of each class as of any other, give or take one.
+    """A random subset with equally many images of each class, give or take one.
 
-    With the same seed a smaller subset is contained in a larger one. Rows keep the order they
-    have in `dataset`.
+    With the same seed, a smaller subset is contained in a larger one. Rows keep their order in
+    `dataset`.
 
     Raises:
-      DataError: a size smaller than the number of classes or larger than the images allow.
+        DataError: the size is smaller than the number of classes, or larger than the images allow.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxcifar import balanced_subset, load_dataset
+        >>> train = load_dataset("digits", split=(120, 40)).train
+        >>> np.bincount(balanced_subset(train, 20, seed=0).labels).tolist()
+        [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     check_seed(seed)
-    names, counts = np.unique(dataset.labels, return_counts=True)
-    if not _is_integer(size) or size < max(len(names), 1):
+    classes, counts = np.unique(dataset.labels, return_counts=True)
+    if not _is_integer(size) or size < max(len(classes), 1):
         raise DataError(
-            f"A balanced subset needs at least one image of each of the {len(names)} classes, "
-            f"got the size {size!r}."
+            f"a balanced subset needs at least one image of each of the {len(classes)} classes, "
+            f"so its size cannot be {size!r}"
         )
-    most = int(counts.min()) * len(names)
-    if size > most:
+    largest = int(counts.min()) * len(classes)
+    if size > largest:
         raise DataError(
-            f"A balanced subset of {size:,} images asks for more than the {counts.min():,} images "
-            f"of the rarest class ({names[counts.argmin()]}); the largest possible is {most:,}."
+            f"a balanced subset of {size:,} images needs more than the {counts.min():,} images "
+            f"of the rarest class ({classes[counts.argmin()]}); the largest possible is {largest:,}"
         )
-    turn, who = _turns(dataset.labels, seed)
-    return dataset.take(np.sort(np.lexsort((who, turn))[:size]))
+    turn, rank = _turns(dataset.labels, seed)
+    return dataset.take(np.sort(np.lexsort((rank, turn))[:size]))
 
 
 def _random_order(n: int, seed: int) -> NDArray[np.int64]:
     # Two of n 64-bit keys are equal about once in 10^10 seeds at n = 50,000; a stable sort makes
-    # even that one deterministic.
+    # even that case deterministic.
     return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable").astype(np.int64)
 
 
 def _turns(labels: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each row its turn within its class (0, 1, ..) and its class's place in a round."""
+    """For each row, its turn within its class (0, 1, ...) and the rank of its class in a round."""
     order = _random_order(len(labels), seed)
     turn = np.empty(len(labels), np.int64)
-    who = np.empty(len(labels), np.int64)
-    # Labels in order of first appearance in a random order: a random order of the classes.
-    names, first = np.unique(labels[order], return_index=True)
-    for place, name in enumerate(names[np.argsort(first)]):
-        members = order[labels[order] == name]
+    rank = np.empty(len(labels), np.int64)
+    # The order in which classes first appear in a random order is a random order of the classes.
+    classes, first = np.unique(labels[order], return_index=True)
+    for class_rank, label in enumerate(classes[np.argsort(first)]):
+        members = order[labels[order] == label]
         turn[members] = np.arange(len(members))
-        who[members] = place
-    return turn, who
+        rank[members] = class_rank
+    return turn, rank
 
 
-def _dealt_order(labels: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
-    """A random order whose every stretch has the classes in proportion."""
-    turn, who = _turns(labels, seed)
-    # The j-th of a class of m is due at the fraction (j + 1/2) / m of the way through.
-    due = (turn + 0.5) / np.bincount(who)[who]
-    return np.lexsort((who, due)).astype(np.int64)
+def _stratified_order(labels: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
+    """A random order in which every stretch has the classes in proportion."""
+    turn, rank = _turns(labels, seed)
+    # Image j of a class with m images is due at the fraction (j + 1/2) / m of the way through.
+    due = (turn + 0.5) / np.bincount(rank)[rank]
+    return np.lexsort((rank, due)).astype(np.int64)
 
 
 def check_seed(seed: int) -> None:
-    """Raises a DataError unless the seed is a non-negative integer."""
+    """Check the seed.
+
+    Raises:
+        DataError: it is not a non-negative integer.
+    """
     if not _is_integer(seed) or seed < 0:
-        raise DataError(f"The seed must be a non-negative integer, got {seed!r}.")
+        raise DataError(f"the seed must be a non-negative integer, not {seed!r}")
 
 
 def _is_integer(value: object) -> bool:

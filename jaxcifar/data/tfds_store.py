@@ -1,17 +1,14 @@
-"""CIFAR-10 in the on-disk layout of TensorFlow Datasets, read and written without TensorFlow.
+"""CIFAR-10 in the layout of TensorFlow Datasets, read and written without TensorFlow.
 
-`<data_dir>/cifar10/<version>/` holds `dataset_info.json`, `features.json`, `label.labels.txt` and
-the shards `cifar10-train.array_record-00000-of-00004` and so on, each record an id, a PNG and a
-label. `tfds.builder("cifar10", data_dir=...)` reads what is written here, and the other way round.
+Each record holds an id, a PNG and a label. `tfds.builder("cifar10", data_dir=...)` reads the
+datasets written here, and the other way round.
 
 The TFDS builder cannot write its own `cifar10` without TensorFlow (its Image feature encodes arrays
-with it), but takes PNG files as they are; so a subclass hands it those. TFDS is imported only where
-images are decoded or written: looking for a prepared dataset needs no more than its JSON file.
+with it), but accepts PNG files; so a subclass passes it those. TFDS is imported only to decode or
+write images: finding a prepared dataset needs only its JSON files.
 """
 
 import io
-import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,20 +20,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.files import Shape, Unusable, misfit, read_bytes, read_json
+from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.messages import printable, shown
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.progress import Bar, progress_bar
+from jaxcifar.data.tfds_layout import (
+    FEATURES,
+    FORMAT,
+    INFO,
+    LABELS,
+    PREPARE,
+    check_present,
+    import_tfds,
+    newest_version,
+    read_features,
+    read_info,
+    shard_paths,
+)
 
 NAME = "cifar10"
-INFO = "dataset_info.json"
-FORMAT = "array_record"
-_FEATURES = "features.json"
-_MOST_LABELS = 1 << 16  # bytes of label.labels.txt
+_MAX_LABELS = 1 << 16  # bytes of label.labels.txt
 _READ_AT_ONCE = 1000  # records; one by one takes twice as long
-# A CIFAR image of 3,072 bytes: level 1 takes 0.23 ms and 2,286 bytes on average, level 6 0.28 ms
-# and 2,253 bytes.
+# For a CIFAR image of 3,072 bytes, level 1 takes 0.23 ms and gives 2,286 bytes on average, level 6
+# 0.28 ms and 2,253 bytes.
 _PNG_LEVEL = 1
+_BUILDING = f".{NAME}-preparing-"
 
 
 @dataclass(frozen=True)
@@ -44,221 +52,89 @@ class Prepared:
     """A prepared dataset that was found complete; nothing in it has been decoded yet.
 
     Attributes:
-      directory: where `dataset_info.json` is.
-      class_names: in label order.
-      files: everything that determines the data.
-      counts: records of "train" and "test".
+        directory: where `dataset_info.json` is.
+        files: every file that determines the data.
+        counts: records of "train" and "test".
     """
 
     directory: Path
-    class_names: tuple[str, ...]
     files: tuple[Path, ...]
     counts: Mapping[str, int]
-
-
-def data_root(data_dir: str | Path | None, *, must_exist: bool = True) -> Path:
-    """`data_dir`, else `$TFDS_DATA_DIR`, else TFDS's own default `~/tensorflow_datasets`.
-
-    Args:
-      must_exist: False if a folder that is not there may be made, its parent being there.
-
-    Raises:
-      DataError: the place named by the caller or the environment is not such a folder. (The
-        default need not exist.)
-    """
-    asked = data_dir or os.environ.get("TFDS_DATA_DIR")
-    if not asked:
-        return Path.home() / "tensorflow_datasets"
-    root = Path(asked).expanduser().absolute()
-    what = "The data folder" if data_dir else "The folder named by TFDS_DATA_DIR,"
-    if root.exists() and not root.is_dir():
-        raise DataError(f"{what} {root} is not a folder.")
-    if not root.exists() and (must_exist or not root.parent.is_dir()):
-        raise DataError(f"{what} {root} does not exist; make it first, or correct the path.")
-    return root
 
 
 def find_prepared(
     root: Path, class_names: tuple[str, ...], counts: Mapping[str, int]
 ) -> Prepared | None:
-    """Looks for the newest prepared version under `root`, and that it is all there.
+    """Find the newest prepared version under `root`, and check that it is complete.
 
     Args:
-      class_names: what it must name its classes.
-      counts: how many records "train" and "test" must have.
+        root: the data folder.
+        class_names: the class names that it must have.
+        counts: the number of records that "train" and "test" must have.
 
     Returns:
-      None if there is none.
+        None if there is none.
 
     Raises:
-      DataError: there is one, but it is not as expected, or not complete.
+        DataError: there is one, but it is not as expected, or not complete.
     """
     newest = newest_version(root / NAME)
     return None if newest is None else _inspect(newest, class_names, counts)
 
 
 def _inspect(directory: Path, class_names: tuple[str, ...], counts: Mapping[str, int]) -> Prepared:
-    way_out = f"Move {directory} away and prepare it again: python scripts/prepare_data.py {NAME}."
+    way_out = _way_out(directory)
     info = read_info(directory / INFO, way_out)
     if info.name != NAME or info.file_format != FORMAT:
         raise DataError(
             f"{directory} holds {shown(info.name)} as {printable(info.file_format)}, and only "
-            f"{NAME} as {FORMAT} can be read without TensorFlow. Prepare it in another folder: "
-            f"python scripts/prepare_data.py {NAME} --data-dir OTHER."
+            f"{NAME} as {FORMAT} can be read without TensorFlow; prepare it in another folder: "
+            f"{PREPARE} {NAME} --data-dir OTHER"
         )
-    found = {split: sum(lengths) for split, lengths in info.shards.items()}
-    if found != counts:
-        raise DataError(f"{directory} has {found} images, expected {dict(counts)}. {way_out}")
-    shards = shard_paths(directory, info)
-    labels = directory / "label.labels.txt"
-    files = (directory / INFO, directory / _FEATURES, labels, *shards)
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{directory} lacks {', '.join(missing)}. {way_out}")
+    found_counts = {split: sum(lengths) for split, lengths in info.shards.items()}
+    if found_counts != counts:
+        raise DataError(
+            f"{directory} has {found_counts} images, expected {dict(counts)}; {way_out}"
+        )
+    labels = directory / LABELS
+    files = (directory / INFO, directory / FEATURES, labels, *shard_paths(directory, info))
+    check_present(directory, files, way_out)
     try:
-        names = tuple(read_bytes(labels, _MOST_LABELS).decode(errors="replace").split())
-        features = read_json(directory / _FEATURES)
+        names = tuple(read_bytes(labels, _MAX_LABELS).decode(errors="replace").split())
     except Unusable as error:
-        raise DataError(f"{error}. {way_out}") from None
+        raise DataError(f"{error}; {way_out}") from None
     if names != class_names:
         raise DataError(
             f"{labels} names the classes {printable(', '.join(names))}; expected "
-            f"{', '.join(class_names)}. {way_out}"
+            f"{', '.join(class_names)}; {way_out}"
         )
-    foreign = foreign_class(features)
-    if foreign is not None:
-        raise DataError(
-            f"{directory / _FEATURES} names {shown(foreign)}, which TFDS would import; only its "
-            f"own features are allowed. {way_out}"
-        )
-    return Prepared(directory, names, files, found)
+    read_features(directory / FEATURES, way_out)
+    return Prepared(directory, files, found_counts)
 
 
-@dataclass(frozen=True)
-class Info:
-    """What is read of a `dataset_info.json`: of each split the records of each shard."""
-
-    name: str
-    file_format: str
-    shards: Mapping[str, tuple[int, ...]]
-
-
-# Of dataset_info.json; the lengths are strings of digits, as protobuf writes an int64.
-_SHAPE: Shape = {
-    "name": str,
-    "fileFormat?": str,
-    "splits": [{"name": str, "shardLengths": [(str, int)], "filepathTemplate?": str}],
-}
-# Which file a shard is; TFDS would follow any other pattern to any other place.
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_MOST_SHARDS = 1_000
-
-
-def read_info(path: Path, way_out: str) -> Info:
-    """Reads a `dataset_info.json`.
-
-    Raises:
-      DataError: it cannot be understood; the message ends with `way_out`.
-    """
-    try:
-        raw = read_json(path)
-    except Unusable as error:
-        raise DataError(f"{path.parent} cannot be understood: {error}. {way_out}") from None
-    if problem := misfit(raw, _SHAPE):
-        raise DataError(f"{path} cannot be understood ({problem}). {way_out}")
-    shards = {}
-    for split in raw["splits"]:
-        lengths = [str(length) for length in split["shardLengths"]]
-        if len(lengths) > _MOST_SHARDS or not all(re.fullmatch("[0-9]{1,9}", n) for n in lengths):
-            raise DataError(f"{path} cannot be understood (its shardLengths). {way_out}")
-        if split.get("filepathTemplate", _TEMPLATE) != _TEMPLATE:
-            raise DataError(f"{path} names its files in a way of its own. {way_out}")
-        shards[split["name"]] = tuple(map(int, lengths))
-    # TFDS's default where the file says nothing.
-    return Info(raw["name"], raw.get("fileFormat", "tfrecord"), shards)
-
-
-def foreign_class(features: Any) -> Any:
-    """The first class that features.json names outside of TFDS's own, or None.
-
-    TFDS imports the module of each, wherever that is: an import runs code.
-    """
-    left = [features]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            left += value.values()
-            for key in value.keys() & _NAMING:
-                if not isinstance(value[key], str) or not _OWN_CLASS.fullmatch(value[key]):
-                    return value[key]
-        elif isinstance(value, list):
-            left += value
-    return None
-
-
-# "type" is of TFDS before 4.5, and a JSON feature has features as text within.
-_NAMING = {"pythonClassName", "python_class_name", "type", "jsonFeature", "json_feature"}
-_OWN_CLASS = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+", re.ASCII)
-
-
-def shard_paths(directory: Path, info: Info) -> list[Path]:
-    """Where TFDS keeps the shards of all splits, under the names that it gives by default."""
-    return [
-        directory / f"{info.name}-{split}.{info.file_format}-{i:05d}-of-{len(lengths):05d}"
-        for split, lengths in info.shards.items()
-        for i in range(len(lengths))
-    ]
-
-
-def newest_version(folder: Path) -> Path | None:
-    """The newest prepared version of a dataset that lies in `folder`, None where there is none."""
-    versions = [
-        info.parent
-        for info in folder.glob(f"*/{INFO}")
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    return max(
-        versions, key=lambda place: [int(part) for part in place.name.split(".")], default=None
-    )
+def _way_out(directory: Path) -> str:
+    return f"move {directory} away and prepare it again: {PREPARE} {NAME}"
 
 
 def decode(prepared: Prepared, side: int, *, progress: bool = True) -> dict[str, Dataset]:
-    """Decodes the PNGs of "train" and "test", in the order of the prepared dataset.
+    """Decode the PNGs of "train" and "test", in the order of the prepared dataset.
 
     50,000 images take 14 s on one core: 6 s to read and parse records, 8 s in PIL.
 
     Raises:
-      DataError: a record that cannot be read, or an image or label that is not what it should be.
+        DataError: a record cannot be read, or an image or label is not as expected.
     """
     tfds = import_tfds()
-    with progress_bar(
-        "Decoding CIFAR-10", sum(prepared.counts.values()), unit=" images", shown=progress
-    ) as bar:
+    size = sum(prepared.counts.values())
+    with progress_bar("Decoding CIFAR-10", size, unit=" images", enabled=progress) as bar:
         try:
             builder = tfds.builder_from_directory(prepared.directory)
             return {split: _decode_split(builder, split, side, bar) for split in prepared.counts}
-        except Exception as error:  # array_record and PIL each have their own for damaged files
+        except Exception as error:  # array_record and PIL have their own for damaged files
             raise DataError(
-                f"The images in {prepared.directory} cannot be read ({printable(str(error))}). "
-                f"Move it away and prepare it again: python scripts/prepare_data.py {NAME}."
+                f"the images in {prepared.directory} cannot be read ({printable(str(error))}); "
+                f"{_way_out(prepared.directory)}"
             ) from error
-
-
-def import_tfds() -> Any:
-    """TFDS, once it is sure that it can read and write array_record.
-
-    Raises:
-      DataError: it or something it needs is not installed.
-    """
-    try:
-        import array_record.python.array_record_data_source  # noqa: F401
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(
-            f"Decoding or preparing this data needs TFDS ({error}): pip install "
-            "tensorflow-datasets array-record importlib-resources pillow."
-        ) from error
-    return tfds
 
 
 def _decode_split(builder: Any, split: str, side: int, bar: Bar) -> Dataset:
@@ -303,27 +179,26 @@ def write(
     *,
     progress: bool = True,
 ) -> Path:
-    """Writes `splits` as TFDS would and returns the directory of `dataset_info.json`.
+    """Write `splits` as TFDS would and return the directory of `dataset_info.json`.
 
-    Everything is written into a hidden folder of `root` and moved into place at the end by one
-    rename; whatever ends it earlier leaves nothing under `<root>/cifar10`. The ids, the keys and so
-    the shuffled order are those of the TFDS builder.
+    Everything is written to a hidden folder in `root` and moved into place at the end by a single
+    rename; if it ends earlier, nothing is left under `<root>/cifar10`. The ids and keys, and so the
+    shuffled order, are those of the TFDS builder.
 
     Raises:
-      OSError: `root` cannot be written; or another process put a dataset there meanwhile.
+        OSError: `root` cannot be written; or another process put a dataset there meanwhile.
     """
-    building = Path(tempfile.mkdtemp(prefix=_building(), dir=root))
+    building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=root))
     counts = {name: len(dataset) for name, dataset in splits.items()}
+    size = sum(counts.values())
     try:
-        with progress_bar(
-            "Preparing CIFAR-10", sum(counts.values()), unit=" images", shown=progress
-        ) as bar:
-            made = _run_builder(building, splits, class_names, bar)
-        _inspect(made, class_names, counts)
-        place = root / NAME / made.name
-        place.parent.mkdir(exist_ok=True)
-        made.rename(place)
-        return place
+        with progress_bar("Preparing CIFAR-10", size, unit=" images", enabled=progress) as bar:
+            built = _run_builder(building, splits, class_names, bar)
+        _inspect(built, class_names, counts)
+        directory = root / NAME / built.name
+        directory.parent.mkdir(exist_ok=True)
+        built.rename(directory)
+        return directory
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -343,7 +218,7 @@ def _run_builder(
             name = NAME
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-                del dl_manager  # there is nothing left to download
+                del dl_manager  # nothing is left to download
                 self.info.features["label"].names = list(class_names)
                 return {name: self._generate_examples(name, splits[name]) for name in splits}
 
@@ -361,7 +236,7 @@ def _run_builder(
                     )
                     bar.update(1)
 
-            # What these print names a folder that is gone a moment later.
+            # These would print the name of a folder that is gone a moment later.
             def _log_download_bytes(self) -> None: ...
 
             def _log_download_done(self) -> None: ...
@@ -379,11 +254,7 @@ def _run_builder(
     return Path(builder.data_dir)
 
 
-def sweep(root: Path) -> None:
-    """Removes what killed processes left; the caller sees to it that none is still at work."""
-    for left in root.glob(f"{_building()}*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _building() -> str:
-    return f".{NAME}-preparing-"
+def remove_unfinished(root: Path) -> None:
+    """Remove the folders of killed processes; the caller must know that none is still at work."""
+    for folder in root.glob(f"{_BUILDING}*"):
+        shutil.rmtree(folder, ignore_errors=True)

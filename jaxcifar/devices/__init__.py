@@ -1,4 +1,4 @@
-"""Where arrays and programs are: one device or many, one process or several, memory, the cache.
+"""Devices: where arrays and programs are, processes, memory, the machine, the compilation cache.
 
 Nothing here knows what is trained or on which data.
 """

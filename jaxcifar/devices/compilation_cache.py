@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second run starts at once."""
+"""Compiled programs kept on disk, so that later runs start without compiling."""
 
 import hashlib
 import platform
@@ -10,11 +10,22 @@ from jaxcifar.common.files import cache_folder
 
 
 def enable_compilation_cache() -> Path | None:
-    """Turn on JAX's persistent compilation cache, unless the user has set one (or none) up.
+    """Turn on JAX's persistent compilation cache, unless the user has already configured it.
 
-    JAX's own setting (`JAX_COMPILATION_CACHE_DIR`, `jax_enable_compilation_cache`) wins. Programs
-    compiled for one processor may not run on another, so each kind has a folder of its own (home
-    directories are shared between machines). Returns the folder, or None where there is none.
+    JAX's own settings (`JAX_COMPILATION_CACHE_DIR`, `jax_enable_compilation_cache`) win. A program
+    compiled for one processor may not run on another, and machines may share a home directory, so
+    each kind of processor has its own folder.
+
+    Returns:
+        The folder, or None without a cache: it is switched off, or the folder cannot be written.
+
+    Example:
+        >>> import jax
+        >>> from jaxcifar import enable_compilation_cache
+        >>> jax.config.update("jax_enable_compilation_cache", False)  # the user's choice wins
+        >>> print(enable_compilation_cache())
+        None
+        >>> jax.config.update("jax_enable_compilation_cache", True)
     """
     if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return None
@@ -23,11 +34,11 @@ def enable_compilation_cache() -> Path | None:
         folder = cache_folder() / "xla" / _processor()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a home that cannot be written: compile anew
+        except OSError:  # the home directory is not writable: compile every time
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Programs that took less than this to compile are not stored. JAX's 1 s leaves out several
-        # small ones, half a second together.
+        # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
+        # several small ones, which take half a second together.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         chosen = folder
     return Path(chosen)

@@ -1,13 +1,13 @@
-"""Devices: the one file that knows how many there are and what is where.
+"""Devices: the one file that knows how many there are and where arrays are.
 
-A `Layout` says how a run is spread: jit over a mesh with the axis "data" (the default), pmap over
-the same devices, or one device. Everything else asks it to put arrays in place and to compile, and
-is written as for one device. The numbers do not depend on the layout beyond rounding: batches are
-those of the whole run, each device computing its rows of them, and whatever is random is keyed by
+A `Layout` spreads a run over devices: jit over a mesh with the axis "data" (the default), pmap over
+the same devices, or one device. The rest of the code is written for one device and asks the layout
+to place arrays and compile. The numbers do not depend on the layout beyond rounding: batches are
+those of the whole run, each device computes its rows of them, and random numbers are keyed by
 example or drawn for the whole batch.
 
-The state is replicated, never stacked. Datasets are shared out by rows, so that each process reads
-only its own; a batch is brought together from them inside the program.
+The state is replicated, never stacked. Datasets are sharded by rows, so that each process reads
+only its own; the program gathers each batch from them.
 """
 
 import inspect
@@ -29,17 +29,26 @@ Form = Literal["jit", "pmap"]
 Input = Literal["auto", "resident", "stream"]
 T = TypeVar("T")
 AXIS = "data"
-_LONGEST_MESSAGE = 4096
+_MAX_MESSAGE = 4096  # bytes of an error that `on_main` sends to the other processes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where arrays are and over what a program runs. Hashable; `make_layout` makes one.
+    """Where arrays are and which devices a program runs on. Hashable; see `make_layout`.
 
     Attributes:
-        form: of programs on several devices: "jit" leaves the division to XLA, "pmap" names the
-            axis for the program to use.
-        mesh: one axis, "data"; None is the default device alone.
+        form: how a program uses several devices: "jit" leaves the division to XLA, "pmap" names
+            the axis for the program to use.
+        mesh: one axis, "data"; None means the default device only.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxcifar import Layout
+        >>> layout = Layout()  # one device
+        >>> layout.size, layout.share(10), layout.divides(10)
+        (1, 10, True)
+        >>> layout.take(jnp.array([0, 10, 20, 30]), jnp.array([3, 0])).tolist()
+        [30, 0]
     """
 
     form: Form = "jit"
@@ -47,40 +56,40 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """How many devices there are."""
+        """Number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
     @property
     def axis_name(self) -> str | None:
-        """The axis that a step must reduce over by itself: under pmap only."""
+        """The axis over which a step must reduce explicitly: under pmap only."""
         return AXIS if self.form == "pmap" and self.mesh is not None else None
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and prints."""
         return self.mesh is None or jax.process_index() == 0
 
     @property
     def replicated(self) -> Sharding | None:
-        """Of the state: the whole of it on every device. None is the default device."""
+        """The sharding of the state: all of it on every device. None means the default device."""
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
 
     def divides(self, images: int) -> bool:
-        """Whether each device can take an equal share of a batch; else each computes all of it."""
+        """Whether the devices share a batch equally; if not, each computes the whole batch."""
         return images % self.size == 0
 
     def describe(self) -> str:
-        """In words, for the opening lines of a run."""
+        """The layout in words, for the first lines of a run."""
         if self.mesh is None:
             return "one device"
         processes = jax.process_count()
         among = f" of {processes} processes" if processes > 1 else ""
         return f"{self.size} devices{among}, {self.form}"
 
-    # Putting arrays in place.
+    # Placing arrays.
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """A tree of arrays or plain values, equal in all processes, on every device."""
+        """Put a tree of arrays or plain values, equal in all processes, on every device."""
         if self.mesh is None:
             return jax.tree.map(jnp.asarray, tree)
         return jax.jit(_same, out_shardings=self.replicated)(tree)
@@ -88,103 +97,105 @@ class Layout:
     def share_rows(
         self, read: Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]], rows: int
     ) -> dict[str, jax.Array]:
-        """Rows 0 to `rows` of a dataset, shared out in order; the last is repeated to fill up.
+        """Shard the first `rows` rows of a dataset in order; padding repeats the last row.
 
         Args:
-            read: gives rows by number, arrays [n, ...]; it is asked only for those of this
+            read: returns arrays [n, ...] for n row numbers; it is called only for the rows of this
                 process's devices.
+            rows: number of rows in the dataset.
 
         Returns:
-            Arrays [rows, ...] on one device; under jit [size * share, ...] and under pmap
-            [size, share, ...], with `share` as of that method.
+            Arrays [rows, ...] on one device, [size * share, ...] under jit and
+            [size, share, ...] under pmap, where `share` is that of `Layout.share`.
         """
         if self.mesh is None:
             return {name: jnp.asarray(value) for name, value in read(np.arange(rows)).items()}
         share = self.share(rows)
         stacked = (1,) if self.axis_name is not None else ()
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        parts: dict[str, list[jax.Array]] = {}
-        for place, device in enumerate(self.mesh.devices.flat):
+        shards: dict[str, list[jax.Array]] = {}
+        for position, device in enumerate(self.mesh.devices.flat):
             if device.process_index != jax.process_index():
                 continue
-            own = np.minimum(np.arange(place * share, (place + 1) * share), rows - 1)
+            own = np.minimum(np.arange(position * share, (position + 1) * share), rows - 1)
             for name, value in read(own).items():
-                shaped = value.reshape(*stacked, *value.shape)
-                parts.setdefault(name, []).append(jax.device_put(shaped, device))
-        found: dict[str, jax.Array] = {}
-        for name, held in parts.items():
-            first, *rest = held[0].shape
+                shard = jax.device_put(value.reshape(*stacked, *value.shape), device)
+                shards.setdefault(name, []).append(shard)
+        arrays: dict[str, jax.Array] = {}
+        for name, own_shards in shards.items():
+            first, *rest = own_shards[0].shape
             shape = (first * self.size, *rest)
-            found[name] = jax.make_array_from_single_device_arrays(shape, sharding, held)
-        return found
+            arrays[name] = jax.make_array_from_single_device_arrays(shape, sharding, own_shards)
+        return arrays
 
     def share(self, rows: int) -> int:
-        """How many of so many rows a device holds."""
+        """How many of `rows` rows each device holds, padding included."""
         return -(-rows // self.size)
 
     def own_rows(self, batch: NDArray[T]) -> NDArray[T]:  # type: ignore[type-var]
-        """The rows [..., n] of a batch that the devices of this process compute."""
+        """The part of a batch [..., n] that the devices of this process compute."""
         if self.mesh is None or not self.divides(batch.shape[-1]):
             return batch
-        processes, this = jax.process_count(), jax.process_index()
-        return np.split(batch, processes, axis=-1)[this]
+        processes, rank = jax.process_count(), jax.process_index()
+        return np.split(batch, processes, axis=-1)[rank]
 
     def place_batches(self, own: Mapping[str, NDArray[Any]], images: int) -> dict[str, jax.Array]:
-        """Batches [k, n, ...] on the devices.
+        """Put k batches [k, n, ...] on the devices.
 
         Args:
-            own: those rows of each that `own_rows` names.
-            images: n of the whole batch, all processes counted.
+            own: of each batch, the rows that `own_rows` selects.
+            images: n, counted over all processes.
         """
         if self.mesh is None:
             return {name: jnp.asarray(value) for name, value in own.items()}
         if not self.divides(images):
             return self.replicate(dict(own))
-        found = {}
+        arrays = {}
         for name, value in own.items():
             if self.form == "pmap":
-                # pmap wants its axis in front: [devices, k, share, ...].
+                # pmap needs its axis in front: [devices, k, share, ...].
                 steps, _, *rest = value.shape
                 value = value.reshape(steps, self.size, -1, *rest).swapaxes(0, 1)
                 sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-                found[name] = jax.device_put(value, sharding)
+                arrays[name] = jax.device_put(value, sharding)
                 continue
             sharding = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
             shape = (value.shape[0], images, *value.shape[2:])
-            found[name] = jax.make_array_from_process_local_data(sharding, value, shape)
-        return found
+            arrays[name] = jax.make_array_from_process_local_data(sharding, value, shape)
+        return arrays
 
     # Inside a program.
 
     def take(
         self, shared: jax.Array, rows: jax.Array, *, view: Any = 0, views: int = 1
     ) -> jax.Array:
-        """Rows [n] of what `share_rows` shared out: each device has its share of them afterwards,
-        or all where they do not divide.
+        """Gather a batch from an array that `share_rows` sharded.
+
+        Each device gets its share of the batch, or the whole batch if the devices do not divide it.
 
         Args:
-            shared: the array as the program sees it. Of several views of the rows each device holds
-                one after the other, for its own rows.
-            rows: int [n], by number in the whole dataset.
+            shared: the array as the program sees it. If it holds several views of the rows, each
+                device has them one after the other, for its own rows.
+            rows: int [n], row numbers in the whole dataset.
             view: which of the views, int [].
-            views: how many there are.
+            views: number of views.
         """
         if self.mesh is None:
             return shared[view * (len(shared) // views) + rows]
         spread = self.divides(len(rows))
         gather = partial(_gather, views=views, spread=spread)
         if self.form == "jit":
-            everywhere, apart = PartitionSpec(), PartitionSpec(AXIS)
+            everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
             gather = jax.shard_map(
                 gather,
                 mesh=self.mesh,
-                in_specs=(apart, everywhere, everywhere),
-                out_specs=apart if spread else everywhere,
+                in_specs=(sharded, everywhere, everywhere),
+                out_specs=sharded if spread else everywhere,
             )
         return gather(shared, rows, jnp.asarray(view))
 
-    def part(self, values: jax.Array) -> jax.Array:
-        """A replicated array [n, ...] of the batch as each device sees it, see `take`."""
+    def own_share(self, values: jax.Array) -> jax.Array:
+        """The device's share of a replicated array [n, ...] of the batch, as in `take`."""
         if self.mesh is None or not self.divides(len(values)):
             return values
         if self.form == "pmap":
@@ -205,8 +216,8 @@ class Layout:
 
         Args:
             f: takes arrays by position.
-            shared: positions of the arguments that are shared out; the others are replicated.
-            donate: positions of the arguments whose memory the program may take.
+            shared: positions of the arguments that are sharded; the others are replicated.
+            donate: positions of the arguments whose memory the program may reuse.
         """
         if self.axis_name is None or not shared:
             return jax.jit(f, donate_argnums=donate)
@@ -223,50 +234,57 @@ class Layout:
     def on_each(
         self, f: Callable[..., T], *, shared: tuple[int, ...], shares: bool = False
     ) -> Callable[..., T]:
-        """Compile a program that every device runs for itself on its part of what is shared out,
-        under jit, too.
+        """Compile a program that each device runs on its own shard, also under jit.
 
         Args:
-            f, shared: as of `compile`.
-            shares: the results are parts of what is shared out; else `f` makes them the same
-                everywhere, by `total`.
+            f: takes arrays by position.
+            shared: positions of the arguments that are sharded.
+            shares: whether the results are shards too; if not, `f` must make them equal on every
+                device with `total`.
         """
         if self.mesh is None or (self.axis_name is not None and not shares):
             return self.compile(f, shared=shared)
-        everywhere, apart = PartitionSpec(), PartitionSpec(AXIS)
-        spread = jax.shard_map(
+        everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
+        mapped = jax.shard_map(
             f if self.axis_name is None else _without_first_axis(f, shared),
             mesh=self.mesh,
-            in_specs=tuple(apart if i in shared else everywhere for i in range(_arity(f))),
-            out_specs=apart if shares else everywhere,
+            in_specs=tuple(sharded if i in shared else everywhere for i in range(_arity(f))),
+            out_specs=sharded if shares else everywhere,
             check_vma=False,
         )
-        return jax.jit(spread)
+        return jax.jit(mapped)
 
     def total(self, tree: PyTree) -> PyTree:
         """Sums over the devices, inside `on_each`."""
         return tree if self.mesh is None else jax.lax.psum(tree, AXIS)
 
     def position(self) -> Any:
-        """Which device this is, inside `on_each`: 0 to size - 1."""
+        """The device's position in the mesh, 0 to size - 1, inside `on_each`."""
         return 0 if self.mesh is None else jax.lax.axis_index(AXIS)
 
     # Between processes.
 
     def agree(self, *values: int) -> list[tuple[int, ...]]:
-        """What every process says, in their order. All must call it."""
+        """Exchange numbers between processes, so that all of them can decide alike.
+
+        All processes must call it, with equally many values.
+
+        Returns:
+            For each process, by rank, the values it passed: ``[(first, second), ...]``. The main
+            process is the first, so ``agree(value)[0][0]`` is its value.
+        """
         if self.mesh is None or jax.process_count() == 1:
             return [values]
         from jax.experimental import multihost_utils
 
-        said = multihost_utils.process_allgather(np.asarray(values, np.int64))
-        return [tuple(int(value) for value in row) for row in said]
+        gathered = multihost_utils.process_allgather(np.asarray(values, np.int64))
+        return [tuple(int(value) for value in of_process) for of_process in gathered]
 
     def on_main(self, f: Callable[[], object]) -> None:
         """Run `f` in the main process while the others wait; if it fails, all of them fail.
 
         Raises:
-            Exception: what `f` raised; in the other processes a DeviceError of its text.
+            Exception: what `f` raised; in the other processes a DeviceError with its text.
         """
         if self.mesh is None or jax.process_count() == 1:
             f()
@@ -279,15 +297,15 @@ class Layout:
                 f()
             except Exception as raised:
                 error = raised
-        message = np.zeros(_LONGEST_MESSAGE, np.uint8)
-        text = b"" if error is None else f"error: {error}".encode()[:_LONGEST_MESSAGE]
+        message = np.zeros(_MAX_MESSAGE, np.uint8)
+        text = b"" if error is None else f"error: {error}".encode()[:_MAX_MESSAGE]
         message[: len(text)] = np.frombuffer(text, np.uint8)
-        heard = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0")
+        received = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0")
         if error is not None:
             raise error
-        if heard:
-            said = heard.decode(errors="ignore")
-            raise DeviceError(f"the first process could not go on: {said}")
+        if received:
+            reason = received.decode(errors="ignore")
+            raise DeviceError(f"the first process could not continue: {reason}")
 
 
 ONE_DEVICE = Layout()
@@ -298,14 +316,14 @@ def _arity(f: Callable[..., Any]) -> int:
 
 
 def _without_first_axis(f: Callable[..., Any], shared: tuple[int, ...]) -> Callable[..., Any]:
-    """`f` on parts that pmap's arrays give to shard_map: [1, share, ...]."""
+    """`f` on the shards [1, share, ...] that shard_map makes of pmap's arrays."""
 
-    def inner(*given: Any) -> Any:
-        parts = [
+    def inner(*arguments: Any) -> Any:
+        shards = [
             jax.tree.map(lambda leaf: leaf[0], value) if i in shared else value
-            for i, value in enumerate(given)
+            for i, value in enumerate(arguments)
         ]
-        return jax.tree.map(lambda leaf: leaf[None], f(*parts))
+        return jax.tree.map(lambda leaf: leaf[None], f(*shards))
 
     return inner
 
@@ -314,15 +332,16 @@ def _same(tree: PyTree) -> PyTree:
     return tree
 
 
-def _gather(part: jax.Array, rows: jax.Array, view: Any, *, views: int, spread: bool) -> jax.Array:
-    """Each device gives those of the rows that it holds, and zero for the others: the sum is the
-    batch, of which it keeps its share.
+def _gather(shard: jax.Array, rows: jax.Array, view: Any, *, views: int, spread: bool) -> jax.Array:
+    """Each device contributes the rows that it holds and zeros for the others.
+
+    The sum over the devices is the batch; if `spread`, each device keeps its share of it.
     """
-    share = len(part) // views
+    share = len(shard) // views
     local = rows - jax.lax.axis_index(AXIS) * share
-    held = (local >= 0) & (local < share)
-    found = part[view * share + jnp.clip(local, 0, share - 1)]
-    found = jnp.where(held.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.zeros_like(found))
+    is_own = (local >= 0) & (local < share)
+    own = shard[view * share + jnp.clip(local, 0, share - 1)]
+    own = jnp.where(is_own.reshape(-1, *[1] * (own.ndim - 1)), own, jnp.zeros_like(own))
     if spread:
-        return jax.lax.psum_scatter(found, AXIS, scatter_dimension=0, tiled=True)
-    return jax.lax.psum(found, AXIS)
+        return jax.lax.psum_scatter(own, AXIS, scatter_dimension=0, tiled=True)
+    return jax.lax.psum(own, AXIS)

@@ -1,4 +1,4 @@
-"""What a run was made on: the device, the processor and the versions of the packages."""
+"""What a run was made on: the device, the processor and the package versions."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Device, processor and versions, as plain values."""
+    """Device, processor and versions, as plain values for a JSON file."""
     device = jax.devices()[0]
     return {
         "backend": device.platform,

@@ -1,4 +1,4 @@
-"""Several processes of one run: connecting them, and saying so when one is lost."""
+"""Several processes of one run: connect them, and explain when one is lost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DeviceError, ProcessLostError
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
 
-# After so many seconds without a sign of life a process counts as gone (JAX's default: 100).
+# A process that sends no heartbeat for this long counts as lost (JAX's default: 100).
 HEARTBEAT_SECONDS = 30
-# What gloo (CPU), NCCL (GPU) and JAX's coordination service say when a process does not answer.
+# Words in the errors of gloo (CPU), NCCL (GPU) and JAX's coordination service when a process does
+# not answer.
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "onnection", "heartbeat", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+_ONE_PROCESS_ONLY = "--parallel pmap works in one process only; use --parallel jit for several"
 
 
 def _option(default: Any, text: str) -> Any:
@@ -25,105 +27,126 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """What runs where. None of it changes a run's numbers beyond rounding."""
+    """The devices and processes of a run. They change its numbers by rounding only.
+
+    Example:
+        >>> from jaxcifar import DeviceOptions
+        >>> DeviceOptions(devices=2).parallel
+        'jit'
+    """
 
     devices: int | None = _option(
-        None, "how many to train on (default: the most that divide the batch)"
+        None, "number of devices to train on (default: the most that divide the batch)"
     )
-    parallel: Form = _option("jit", "how several devices share a step: jit over a mesh, or pmap")
+    parallel: Form = _option("jit", "how devices share a step: jit over a mesh, or pmap")
     coordinator: str | None = _option(
         None,
-        "HOST:PORT of the first of several processes, given to each; or auto, on a cluster "
-        "that JAX knows (Slurm, Open MPI, Cloud TPU, Kubernetes)",
+        "HOST:PORT of the first of several processes, the same for each of them; or auto, on a "
+        "cluster that JAX knows (Slurm, Open MPI, Cloud TPU, Kubernetes)",
     )
-    num_processes: int | None = _option(None, "how many processes there are")
-    process_id: int | None = _option(None, "which of them this is, from 0")
+    num_processes: int | None = _option(None, "number of processes")
+    process_id: int | None = _option(None, "number of this process, from 0")
     input: Input = _option(
         "auto",
         "keep the images on the devices (resident), read them ahead from the host (stream), or "
-        "stream only what does not fit",
+        "stream only if they do not fit (auto)",
     )
 
 
 def connect(options: DeviceOptions) -> None:
-    """Join the other processes of the run, if the options name any. Before JAX is first used.
+    """Join the other processes of the run, if the options name any.
+
+    Call it before JAX is used for anything else.
 
     Raises:
-        DeviceError: options that do not go together, or processes that do not come.
+        DeviceError: the options contradict each other, or the processes do not connect.
+
+    Example:
+        >>> import jax
+        >>> from jaxcifar import DeviceOptions, connect
+        >>> connect(DeviceOptions())  # names no other process: does nothing
+        >>> jax.process_count()
+        1
     """
-    several = (options.num_processes, options.process_id)
     if options.coordinator is None:
-        if several != (None, None):
+        if (options.num_processes, options.process_id) != (None, None):
             raise DeviceError("--num-processes and --process-id need --coordinator HOST:PORT")
         return
     if options.parallel == "pmap":
-        raise DeviceError("--parallel pmap is for the devices of one process: use jit for several")
-    if options.coordinator == "auto":
-        arguments: dict[str, Any] = {}
-    else:
-        if None in several:
-            raise DeviceError("--coordinator HOST:PORT needs --num-processes and --process-id")
-        assert options.num_processes is not None
-        assert options.process_id is not None
-        if not 0 <= options.process_id < options.num_processes:
-            raise DeviceError(
-                f"--process-id must be 0 to {options.num_processes - 1}, not {options.process_id}"
-            )
-        if ":" not in options.coordinator:
-            raise DeviceError(f"--coordinator is HOST:PORT or auto, not {options.coordinator!r}")
-        arguments = {
-            "coordinator_address": options.coordinator,
-            "num_processes": options.num_processes,
-            "process_id": options.process_id,
-        }
+        raise DeviceError(_ONE_PROCESS_ONLY)
+    arguments = {} if options.coordinator == "auto" else _addresses(options)
     try:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
         raise DeviceError(
-            f"the processes could not be brought together at {options.coordinator} ({reason}): "
+            f"the processes could not connect at {options.coordinator} ({_first_line(error)}); "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
     from jax.experimental import multihost_utils
 
-    # The first collective waits for the others for 30 s and the later ones as long as it takes
-    # (gloo, JAX 0.10): so it is here, where all have just come, and not behind a compilation.
+    # The first collective waits 30 s for the other processes, later ones wait without limit (gloo,
+    # JAX 0.10). Do it here, where all have just arrived, and not after a compilation.
     multihost_utils.sync_global_devices("connected")
+
+
+def _addresses(options: DeviceOptions) -> dict[str, Any]:
+    """The arguments of `jax.distributed.initialize` that say where and who this process is."""
+    coordinator, count, rank = options.coordinator, options.num_processes, options.process_id
+    if coordinator is None or count is None or rank is None:
+        raise DeviceError("--coordinator HOST:PORT needs --num-processes and --process-id")
+    if not 0 <= rank < count:
+        raise DeviceError(f"--process-id must be 0 to {count - 1}, not {rank}")
+    if ":" not in coordinator:
+        raise DeviceError(f"--coordinator must be HOST:PORT or auto, not {coordinator!r}")
+    return {"coordinator_address": coordinator, "num_processes": count, "process_id": rank}
 
 
 def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
     """The layout that the options ask for.
 
+    Args:
+        options: the number of devices and how they share a step.
+        batch_size: images in a batch of the whole run.
+
     Raises:
-        DeviceError: devices that there are not, or a batch that they cannot share evenly.
+        DeviceError: more devices than there are, or they do not divide the batch.
+
+    Example:
+        >>> from jaxcifar import DeviceOptions, make_layout
+        >>> make_layout(DeviceOptions(devices=1), batch_size=128).describe()
+        'one device'
     """
-    found = jax.devices()
+    available = jax.devices()
     processes = jax.process_count()
-    wanted = options.devices
-    if wanted is None:
-        fitting = [n for n in range(1, len(found) + 1) if batch_size % n == 0]
-        wanted = len(found) if processes > 1 else fitting[-1]
-    if not 1 <= wanted <= len(found):
+    count = options.devices
+    if count is None:
+        fitting = [n for n in range(1, len(available) + 1) if batch_size % n == 0]
+        count = len(available) if processes > 1 else fitting[-1]
+    if not 1 <= count <= len(available):
         raise DeviceError(
-            f"--devices {wanted}: there are {len(found)} ({found[0].platform}); on a CPU "
-            "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes it look like 8"
+            f"--devices {count} is not between 1 and {len(available)}, the number of "
+            f"{available[0].platform} devices; to simulate 8 devices on a CPU, set "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=8"
         )
-    if processes > 1 and wanted != len(found):
-        raise DeviceError(f"--devices {wanted}: {processes} processes share all {len(found)}")
-    if batch_size % wanted:
+    if processes > 1 and count != len(available):
         raise DeviceError(
-            f"a batch of {batch_size} cannot be shared evenly by {wanted} devices: choose a "
-            "--batch-size that they divide, or fewer --devices"
+            f"--devices {count} does not fit {processes} processes, which use all their "
+            f"{len(available)} devices; leave --devices out"
+        )
+    if batch_size % count:
+        raise DeviceError(
+            f"{count} devices do not divide a batch of {batch_size}; choose a --batch-size that "
+            "they divide, or fewer --devices"
         )
     if processes > 1 and options.parallel == "pmap":
-        raise DeviceError("--parallel pmap is for the devices of one process: use jit for several")
-    if wanted == 1:
+        raise DeviceError(_ONE_PROCESS_ONLY)
+    if count == 1:
         return ONE_DEVICE
-    return Layout(options.parallel, Mesh(np.array(found[:wanted]), (AXIS,)))
+    return Layout(options.parallel, Mesh(np.array(available[:count]), (AXIS,)))
 
 
 def of_main(array: NDArray[Any]) -> NDArray[Any]:
-    """The first process's array, in all of them. All must call it."""
+    """The first process's array, in every process. All processes must call it."""
     if jax.process_count() == 1:
         return array
     from jax.experimental import multihost_utils
@@ -133,20 +156,24 @@ def of_main(array: NDArray[Any]) -> NDArray[Any]:
 
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """Say in one line what a collective's failure means where there are several processes.
+    """Turn the failure of a collective into one clear line, where there are several processes.
 
     Raises:
-        ProcessLostError: in place of the error of a program that could not reach another process.
+        ProcessLostError: instead of the error of a program that could not reach another process.
     """
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        # Not what this project raises, whose text may hold anything: those are subclasses.
-        of_a_program = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
-        alone = jax.process_count() == 1
-        if alone or not of_a_program or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+        # Errors of this project are subclasses; their text may hold any of the signs.
+        from_a_program = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+        lost = from_a_program and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+        if jax.process_count() == 1 or not lost:
             raise
-        reason = str(error).strip().split("\n")[0][:200]
         raise ProcessLostError(
-            f"another process of this run is gone ({reason}): start all of them again with --resume"
+            f"another process of this run is gone ({_first_line(error)}); start all of them again "
+            "with --resume"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,23 +1,23 @@
-"""One convolution, lowered the fast way for the backend and shape.
+"""One convolution, lowered to the fastest form for the backend and the shape.
 
-On a GPU or TPU this is `lax.conv_general_dilated`, untouched. On the CPU XLA's own convolution
-makes a ResNet-18 step at 32x32 five times slower than PyTorch's: it is slow on small maps and for
-few channels, and its gradients are slow everywhere. There each of the three passes (forward, weight
-gradient, input gradient) is computed by a form that suits its shape.
+On a GPU or TPU this is plain `lax.conv_general_dilated`. On the CPU, XLA's own convolution makes a
+ResNet-18 step at 32x32 five times slower than PyTorch's: it is slow on small maps and on few
+channels, and its gradients are always slow. There, each of the three passes (forward, weight
+gradient, input gradient) uses the form that suits its shape.
 
-Forms, all equal up to rounding:
+The forms, all equal up to rounding:
 
 * ``xla``: `lax.conv_general_dilated`.
-* ``patches``: the slices that all kernel positions see side by side, then one matrix product.
-  (Slices and not `conv_general_dilated_patches`, which is itself a convolution.)
-* ``dense``: the whole linear map from input pixels to output pixels as one matrix. For maps of a
-  pixel or two it does less arithmetic than the others, which multiply padding.
+* ``patches``: the input slices of all kernel positions, concatenated, then one matrix product.
+  (`conv_general_dilated_patches` is not used: it is itself a convolution.)
+* ``dense``: the whole linear map from input pixels to output pixels as one matrix. On maps of one
+  or two pixels it does less arithmetic than the other forms, which multiply padding.
 * ``winograd``: 3x3 kernels with stride 1 in a quarter of the multiplications, see `winograd`.
 
-Milliseconds, forward / weight gradient / input gradient, batch 128, float32, 2 cores of an AVX-512
-EPYC, JAX 0.10.2, each four times in a loop, medians of 2 (`python -m benchmarks.conv_time`; a second
-measurement of the same program differs by up to 40 %). "auto" is `cpu_forms`. XLA's weight gradient,
-left out, took 1 to 2.4 s for the two stems.
+The table has milliseconds for forward / weight gradient / input gradient: batch 128, float32, 2
+cores of an AVX-512 EPYC, JAX 0.10.2, four runs in a loop, medians of 2 (`python -m
+benchmarks.conv_time`; a second measurement of the same program differs by up to 40 %). "auto" is
+`cpu_forms`. XLA's weight gradient was not timed here; it took 1 to 2.4 s for the two stems.
 
 ======================  ==================  ==================  ==================  ==================  ==================
 input map, kernel       auto                xla                 patches             dense               winograd
@@ -52,8 +52,8 @@ from jax import lax
 
 from jaxcifar.models.winograd import flipped, winograd
 
-# What a form makes of the images that go through at once: at most so many numbers, 134 MB. Smaller
-# parts, of the size of the cache, were not faster, but for the 7x7 stem: there 9 ms in place of 19.
+# The largest intermediate array of a form, in numbers (134 MB): larger batches are processed in
+# parts. Cache-sized parts were faster only for the 7x7 stem: 9 ms instead of 19.
 PART_NUMBERS = 2**25
 STEM_NUMBERS = 2**19
 Lowering = Literal["auto", "xla", "patches", "dense", "winograd"]
@@ -68,24 +68,25 @@ def conv2d(
     padding: int = 0,
     lowering: Lowering = "auto",
 ) -> jax.Array:
-    """Two-dimensional cross-correlation with torch's explicit symmetric zero padding.
+    """Two-dimensional cross-correlation with explicit symmetric zero padding, as in PyTorch.
 
     Args:
         images: [n, h, w, c_in], any float dtype.
         kernel: [k, k, c_in, c_out], same dtype.
         stride: in both directions.
         padding: pixels added on each of the four sides.
-        lowering: "auto" picks by backend and shape (on the CPU a form for each pass, see the
-            module's table; elsewhere "xla"); a form's name forces that form for all three passes.
+        lowering: "auto" chooses by backend and shape: a form per pass on the CPU (see the module's
+            table), "xla" elsewhere. The name of a form forces it for all three passes.
 
     Returns:
         [n, (h + 2 padding - k) // stride + 1, same for w, c_out], same dtype.
 
     Raises:
-        ValueError: unknown lowering, channels that differ, or a kernel larger than the padded map.
+        ValueError: the lowering is unknown, the channel counts differ, or the kernel is larger than
+            the padded map.
 
-    Reverse mode differentiates any lowering; forward mode (`jax.jvp`) needs "xla" on the CPU, where
-    the passes have gradients of their own.
+    Every lowering supports reverse-mode differentiation. On the CPU, forward mode (`jax.jvp`) needs
+    "xla", because the other forms define their own gradients.
     """
     if lowering not in get_args(Lowering):
         raise ValueError(
@@ -93,12 +94,12 @@ def conv2d(
         )
     if images.shape[3] != kernel.shape[2]:
         raise ValueError(
-            f"the images have {images.shape[3]} channels, the kernel takes {kernel.shape[2]}"
+            f"the images have {images.shape[3]} channels, but the kernel takes {kernel.shape[2]}"
         )
     if min(output_size(images, kernel, stride, padding)) < 1:
         raise ValueError(
             f"a {kernel.shape[0]}x{kernel.shape[1]} kernel does not fit a map of "
-            f"{images.shape[1]}x{images.shape[2]} with padding {padding}: use larger images"
+            f"{images.shape[1]}x{images.shape[2]} with padding {padding}; use larger images"
         )
     if lowering != "auto":
         return FORMS[lowering](images, kernel, stride, padding)
@@ -111,12 +112,12 @@ def conv2d(
 
 
 class Forms(NamedTuple):
-    """The form of each of a convolution's three passes, and how much of the batch to do at once."""
+    """The form of each pass of a convolution, and the largest part of the batch done at once."""
 
     forward: Lowering
     weight: Lowering
     input: Lowering
-    images: int  # at most so many, one part of the batch after the other
+    images: int  # the most images in a part; the parts run one after another
 
 
 def cpu_forms(images: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int) -> Forms:
@@ -131,10 +132,10 @@ def cpu_forms(images: tuple[int, ...], kernel: tuple[int, ...], stride: int, pad
     if size > 3 and c_in <= 4:
         return Forms("xla", "patches", "patches", max(1, STEM_NUMBERS // columns))
     if c_in > 4 and size == 3 and stride == padding == 1:
-        tiles = 3 * height * width * max(kernel[2:])  # 2.25 times, and more at the borders
+        tiles = 3 * height * width * max(kernel[2:])  # 2.25 times the map, and more at its borders
         part = max(1, PART_NUMBERS // tiles)
-        # The transforms' share of the arithmetic grows with the side over the channels: forward,
-        # XLA's own is faster for 32x32x16 maps (9 against 29 ms), as fast for 16x16x32.
+        # The transforms' share of the arithmetic grows with side / channels. Forward, XLA's own
+        # form is faster for 32x32x16 maps (9 against 29 ms) and as fast for 16x16x32.
         if max(height, width) > max(2, 0.75 * min(kernel[2:])):
             return Forms("xla", "winograd", "xla", part)
         return Forms("winograd", "winograd", "winograd", part)
@@ -168,7 +169,7 @@ def _backward(
 
     def of_images(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         if forms.input == "xla" and stride == 1:
-            # As a forward pass: XLA's own gradient took 127 ms in place of 9 for 32x32x16 maps.
+            # As a forward pass: XLA's own gradient took 127 ms instead of 9 for 32x32x16 maps.
             return xla_form(cotangent, flipped(kernel), 1, kernel.shape[0] - 1 - padding)
         _, pull = jax.vjp(lambda x: FORMS[forms.input](x, kernel, stride, padding), x)
         return pull(cotangent)[0]
@@ -189,8 +190,9 @@ _conv_by_pass.defvjp(_forward, _backward)
 def _in_parts(
     f: Callable[..., jax.Array], most: int, *batches: jax.Array, summed: bool = False
 ) -> jax.Array:
-    """`f` of parts of the batches, of at most so many images each, put together again or summed
-    (in float32 at least).
+    """Apply `f` to parts of the batches, of at most `most` images; concatenate or sum the results.
+
+    Sums are taken in float32 or wider.
     """
     n = len(batches[0])
     if n <= most:
@@ -198,20 +200,20 @@ def _in_parts(
     even = max(size for size in range(1, most + 1) if n % size == 0)
     size = even if 2 * even >= most else most
     whole = n - n % size
-    # A part takes every so many-th image: where a batch is shared out, each device keeps its own.
+    # A part takes images at regular intervals, so that a batch sharded over devices stays in place.
     parts = tuple(
         jnp.swapaxes(batch[:whole].reshape(size, whole // size, *batch.shape[1:]), 0, 1)
         for batch in batches
     )
     rest = tuple(batch[whole:] for batch in batches)
     if not summed:
-        done = jnp.swapaxes(lax.map(lambda part: f(*part), parts), 0, 1)
-        done = done.reshape(whole, *done.shape[2:])
-        return done if whole == n else jnp.concatenate([done, f(*rest)])
+        outputs = jnp.swapaxes(lax.map(lambda part: f(*part), parts), 0, 1)
+        outputs = outputs.reshape(whole, *outputs.shape[2:])
+        return outputs if whole == n else jnp.concatenate([outputs, f(*rest)])
     shape = jax.eval_shape(f, *(part[0] for part in parts))
     wide = jnp.promote_types(shape.dtype, jnp.float32)
-    begun = jnp.zeros(shape.shape, wide) if whole == n else f(*rest).astype(wide)
-    total, _ = lax.scan(lambda total, part: (total + f(*part).astype(wide), None), begun, parts)
+    first = jnp.zeros(shape.shape, wide) if whole == n else f(*rest).astype(wide)
+    total, _ = lax.scan(lambda total, part: (total + f(*part).astype(wide), None), first, parts)
     return total.astype(shape.dtype)
 
 
@@ -236,20 +238,20 @@ def xla_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
 def _slices(
     images: jax.Array, kernel: jax.Array, stride: int, padding: int
 ) -> list[tuple[int, int, jax.Array]]:
-    """What each kernel position (i, j) sees: [n, h_out, w_out, c_in]."""
+    """For each kernel position (i, j), the inputs it multiplies: [n, h_out, w_out, c_in]."""
     height, width = output_size(images, kernel, stride, padding)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
-    def seen(i: int, j: int) -> jax.Array:
+    def inputs(i: int, j: int) -> jax.Array:
         rows = slice(i, i + stride * (height - 1) + 1, stride)
         columns = slice(j, j + stride * (width - 1) + 1, stride)
         return padded[:, rows, columns, :]
 
-    return [(i, j, seen(i, j)) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    return [(i, j, inputs(i, j)) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
 
 
 def patches_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """All kernel positions side by side, then one matrix product."""
+    """The slices of all kernel positions, concatenated, times the kernel as one matrix."""
     columns = jnp.concatenate([s for _, _, s in _slices(images, kernel, stride, padding)], axis=-1)
     n, height, width, depth = columns.shape
     product = columns.reshape(-1, depth) @ kernel.reshape(depth, -1)
@@ -257,8 +259,10 @@ def patches_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int
 
 
 def dense_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """One matrix from all input pixels to all output pixels, made of the kernel's c_in x c_out
-    blocks (zero where an output pixel does not see an input pixel).
+    """One matrix from all input pixels to all output pixels.
+
+    It consists of the kernel's c_in x c_out blocks, and of zeros where an output pixel does not
+    depend on an input pixel.
     """
     n, h_in, w_in, c_in = images.shape
     h_out, w_out = output_size(images, kernel, stride, padding)
@@ -281,15 +285,15 @@ def dense_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) 
 
 
 def winograd_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Fewer multiplications, see `winograd`.
+    """The convolution with fewer multiplications, see `winograd`.
 
     Raises:
-        ValueError: not a 3x3 kernel with stride 1 and padding 1.
+        ValueError: the kernel is not 3x3, or stride or padding is not 1.
     """
     if kernel.shape[:2] != (3, 3) or (stride, padding) != (1, 1):
         raise ValueError(
-            f"winograd is for 3x3 kernels with stride 1 and padding 1, not {kernel.shape[0]}x"
-            f"{kernel.shape[1]} with {stride} and {padding}"
+            f"winograd needs a 3x3 kernel with stride 1 and padding 1, not {kernel.shape[0]}x"
+            f"{kernel.shape[1]} with stride {stride} and padding {padding}; use lowering 'auto'"
         )
     return winograd(images, kernel)
 

@@ -1,14 +1,14 @@
-"""ResNet-18, 34 and 50 in linen, named, initialised and padded as torchvision's `resnet.py`.
+"""ResNet-18, 34 and 50 in linen, with the names, initial values and padding of torchvision.
 
-Source: He et al. 2015 (arXiv:1512.03385) and torchvision/models/resnet.py (ResNet-50 is its "v1.5":
-the stride sits in the 3x3 convolution). Modules carry torchvision's names, so that the parameter
-`layer1.0.conv1.weight` there is `params["layer1"]["0"]["conv1"]["kernel"]` here.
+Source: He et al. 2015 (arXiv:1512.03385) and torchvision/models/resnet.py (ResNet-50 is its "v1.5",
+with the stride in the 3x3 convolution). Modules have torchvision's names: its parameter
+`layer1.0.conv1.weight` is `params["layer1"]["0"]["conv1"]["kernel"]` here.
 
-Every module sows its output into the collection "intermediates" (as "output", and block ReLUs as
-"relu1", "relu2", "relu"); it costs nothing unless that collection is mutable.
+Every module sows its output into the collection "intermediates": as "output", and a block's inner
+ReLUs as "relu1" and "relu2". This costs nothing unless that collection is mutable.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -18,27 +18,24 @@ import jax.numpy as jnp
 
 from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.conv import Lowering
-from jaxcifar.models.layers import (
-    _PLAIN,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Dtype,
-    Linear,
-    _max_pool_backward,
-    _max_pool_forward,
-    _own_max_pool,
-    is_below,
-)
+from jaxcifar.models.layers import BatchNorm, Conv, Dropout, Dtype, Linear
+from jaxcifar.models.names import is_below
+from jaxcifar.models.pooling import average_pool, max_pool
 
 Stem = Literal["imagenet", "cifar"]
 Head = Literal["linear", "sequential"]
 ModuleDef = Any  # a module class with some of its attributes set
 SEQUENTIAL_HIDDEN = 256  # width between the two linear layers of the sequential head
+# The children of a ResNet that have no variables.
+_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "maxpool": max_pool,
+    "avgpool": average_pool,
+}
 
 
 class SequentialHead(nn.Module):
-    """`Sequential(Linear, ReLU, Dropout, Linear)`, children named "0" and "3" as torch would."""
+    """`Sequential(Linear, ReLU, Dropout, Linear)`, with children named "0" and "3" as in torch."""
 
     num_classes: int
     dropout_rate: float
@@ -55,7 +52,7 @@ class SequentialHead(nn.Module):
 
 
 class Downsample(nn.Module):
-    """The shortcut's projection: 1x1 convolution "0" and BatchNorm "1"."""
+    """The projection of a shortcut: 1x1 convolution "0" and BatchNorm "1"."""
 
     features: int
     stride: int
@@ -105,7 +102,7 @@ class Block(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """A run of blocks, "0", "1", ...; the first one has the stride."""
+    """Blocks "0", "1", ... in sequence; the first one has the stride."""
 
     depth: int
     width: int
@@ -132,17 +129,17 @@ class ResidualStage(nn.Module):
 class ResNet(nn.Module):
     """A residual network: ``(images [n, h, w, 3], *, train) -> logits [n, classes]``.
 
-    Images are floats, already normalised; logits are float32 whatever the compute dtype. In train
-    mode the collection "batch_stats" must be mutable, and dropout above 0 needs the rng "dropout".
+    Images are normalised floats. Logits are float32 for every compute dtype. In train mode the
+    collection "batch_stats" must be mutable, and dropout above 0 needs the rng "dropout".
 
-    The network can be cut between its `children`: ``stop="layer1"`` returns what layer1 puts out,
-    and ``start="layer1"`` takes that in place of images and runs what comes after.
+    The network can be cut after any of its `children`: ``stop="layer1"`` returns the output of
+    layer1; ``start="layer1"`` takes that output instead of images and runs the rest.
 
     Attributes:
         stage_sizes: blocks in layer1, layer2, ...; each stage after the first halves the map.
         bottleneck: three-layer blocks (ResNet-50) instead of two-layer ones.
         num_classes: length of the logits.
-        width: channels of the first stage; doubles every stage.
+        width: channels of the first stage; each further stage doubles them.
         stem: "imagenet" is a 7x7 stride-2 convolution and a 3x3 stride-2 max-pool; "cifar" is a 3x3
             stride-1 convolution without pooling, which keeps a 32x32 image at 32x32.
         head: "linear" is dropout then `fc`; "sequential" is Linear, ReLU, dropout, Linear.
@@ -151,8 +148,20 @@ class ResNet(nn.Module):
         axis_name: mapped axis over which a batch is divided, under pmap.
         batch_norm_groups: equal parts of a batch, each normalised by its own statistics.
         lowering: of the convolutions, see `conv.conv2d`.
-        frozen: modules ("bn1", "layer1") whose BatchNorms run on their stored statistics in train
-            mode, too, and never move them; see `partition.frozen_batch_norms`.
+        frozen: modules ("bn1", "layer1") whose BatchNorms use their running statistics in train
+            mode too, and never update them; see `frozen_batch_norms`.
+
+    Example:
+        >>> import jax
+        >>> from jaxcifar import ResNet
+        >>> model = ResNet(stage_sizes=(1, 1), width=4, stem="cifar")
+        >>> model.children
+        ('conv1', 'bn1', 'relu', 'layer1', 'layer2', 'avgpool', 'fc')
+        >>> def layer1(images):
+        ...     variables = model.init(jax.random.key(0), images, train=False)
+        ...     return model.apply(variables, images, train=False, stop="layer1")
+        >>> jax.eval_shape(layer1, jax.numpy.zeros((1, 8, 8, 3))).shape
+        (1, 8, 8, 4)
     """
 
     stage_sizes: tuple[int, ...]
@@ -170,7 +179,7 @@ class ResNet(nn.Module):
 
     @property
     def children(self) -> tuple[str, ...]:
-        """Torchvision's names of the network's children, in the order they run."""
+        """The names of the network's children in torchvision, in the order they run."""
         pool = ("maxpool",) if self.stem == "imagenet" else ()
         stages = (f"layer{i + 1}" for i in range(len(self.stage_sizes)))
         return ("conv1", "bn1", "relu", *pool, *stages, "avgpool", "fc")
@@ -204,7 +213,7 @@ class ResNet(nn.Module):
                 )
                 x = stage(x, train=train)
             else:
-                x = _PLAIN[child](x)
+                x = _FUNCTIONS[child](x)
                 self.sow("intermediates", child, x)
         return x
 
@@ -222,17 +231,16 @@ class ResNet(nn.Module):
         children = self.children
         for name in (start, stop):
             if name is not None and name not in children:
-                raise ValueError(f"the network has no child {name!r}: {', '.join(children)}")
+                raise ValueError(
+                    f"the network has no child {name!r}; choose from {', '.join(children)}"
+                )
         first = 0 if start is None else children.index(start) + 1
         last = len(children) if stop is None else children.index(stop) + 1
         return children[first:last]
 
 
-_own_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
 def batch_norm_names(model: ResNet) -> Iterator[str]:
-    """The paths of the network's BatchNorms: "bn1", "layer1.0.bn1", ..."""
+    """The names of the network's BatchNorms: "bn1", "layer1.0.bn1", ..."""
     yield "bn1"
     for i, depth in enumerate(model.stage_sizes):
         for j in range(depth):
@@ -251,7 +259,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 class ResNetOptions(TypedDict, total=False):
-    """What of a `ResNet` is chosen besides its architecture; see there."""
+    """The attributes of a `ResNet` that do not follow from its architecture."""
 
     width: int
     stem: Stem
@@ -267,36 +275,60 @@ class ResNetOptions(TypedDict, total=False):
 def make_resnet(
     architecture: str, num_classes: int = 10, **options: Unpack[ResNetOptions]
 ) -> ResNet:
-    """Build one of `ARCHITECTURES`; `options` are `ResNet`'s attributes.
+    """Build one of `ARCHITECTURES`; `options` are attributes of `ResNet`.
 
     Raises:
-        ValueError: unknown architecture, stem or head, a dropout rate outside [0, 1), a dtype that
-            is neither float32, bfloat16 nor (for tests) float64, or a frozen module without any
-            BatchNorm.
+        ValueError: the architecture, stem, head or lowering is unknown; the dtype is neither
+            float32, bfloat16 nor (for tests) float64; the dropout rate is outside [0, 1); a frozen
+            module has no BatchNorm; or there is no class.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}"
         )
-    return _checked(ResNet(num_classes=num_classes, **ARCHITECTURES[architecture], **options))
+    model = ResNet(num_classes=num_classes, **ARCHITECTURES[architecture], **options)
+    _check_settings(model)
+    return model
 
 
 def resnet18(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-18; 11,181,642 parameters with 10 classes and the ImageNet stem."""
+    """ResNet-18; 11,181,642 parameters with 10 classes and the ImageNet stem.
+
+    `options` are attributes of `ResNet`; for the errors, see `make_resnet`.
+
+    Example:
+        >>> from jaxcifar import resnet18
+        >>> model = resnet18(10, stem="cifar", dropout_rate=0.3)
+        >>> model.stage_sizes, model.width
+        ((2, 2, 2, 2), 64)
+    """
     return make_resnet("resnet18", num_classes, **options)
 
 
 def resnet34(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-34."""
+    """ResNet-34; `options` are attributes of `ResNet`.
+
+    Example:
+        >>> from jaxcifar import resnet34
+        >>> resnet34(100).stage_sizes
+        (3, 4, 6, 3)
+    """
     return make_resnet("resnet34", num_classes, **options)
 
 
 def resnet50(num_classes: int = 10, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-50 (torchvision's v1.5)."""
+    """ResNet-50 (torchvision's v1.5); `options` are attributes of `ResNet`.
+
+    Example:
+        >>> from jaxcifar import resnet50
+        >>> model = resnet50(100)
+        >>> model.stage_sizes, model.bottleneck
+        ((3, 4, 6, 3), True)
+    """
     return make_resnet("resnet50", num_classes, **options)
 
 
-def _checked(model: ResNet) -> ResNet:
+def _check_settings(model: ResNet) -> None:
     for name, value, choices in (
         ("stem", model.stem, get_args(Stem)),
         ("head", model.head, get_args(Head)),
@@ -313,4 +345,3 @@ def _checked(model: ResNet) -> ResNet:
             raise ValueError(f"frozen: the network has no BatchNorm at or below {module!r}")
     if model.num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, not {model.num_classes}")
-    return model

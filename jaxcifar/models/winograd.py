@@ -1,21 +1,21 @@
-"""3x3 convolutions with fewer multiplications, for processors.
+"""3x3 convolutions with fewer multiplications, for CPUs.
 
-A map is cut into tiles; each tile and the kernel are transformed, multiplied position by position
-(one batched matrix product over tiles and channels), and transformed back: Winograd's minimal
-filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). Two schemes:
+A map is cut into tiles. Each tile and the kernel are transformed, multiplied position by position
+(one batched matrix product over tiles and channels), and transformed back. This is Winograd's
+minimal filtering in two dimensions, Lavin and Gray 2016 (arXiv:1509.09308). There are two schemes:
 
-* F(4x4, 3x3), tiles of 6x6 pixels that overlap by two: 36 products for 16 outputs in place of 144.
+* F(4x4, 3x3): tiles of 6x6 pixels that overlap by two, 36 products instead of 144 for 16 outputs.
   In float32 its rounding error is about ten times that of the plain sum: about 1e-5 of the
   largest output on random maps of 64 to 256 channels.
-* For maps of up to 2x2, of which the kernel sees every pixel at once: 9 products for 4 outputs in
-  place of 16 (a 2x2 Toeplitz matrix takes three multiplications per direction).
+* Maps of up to 2x2 pixels, which the kernel covers whole: 9 products instead of 16 for 4 outputs
+  (a 2x2 Toeplitz matrix takes three multiplications per direction).
 
-Down the map a tile's rows are brought side by side and transformed by a small matrix; across it
-cutting, padding and transforming are one product with a banded constant matrix. So all tiles of a
-position lie together, and the transformed maps are multiplied in 36 large products. With banded
-matrices in both directions there were eight times as many for 32x32 maps (52 in place of 30 ms by
-themselves), and a ResNet-18's step with the CIFAR stem took 3.2 in place of 2.65 s, each alone in
-its process, medians of 3. The images lie innermost but for the channels.
+Vertically, the rows of a tile are stacked and transformed by a small matrix. Horizontally, cutting,
+padding and transforming are one product with a banded constant matrix. This keeps all tiles of a
+position together, so that the transformed maps are multiplied in 36 large products. With banded
+matrices in both directions there were eight times as many products for 32x32 maps (52 instead of
+30 ms for the products), and a ResNet-18 step with the CIFAR stem took 3.2 instead of 2.65 s, each
+alone in its process, medians of 3. Channels are the innermost axis, then images.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ Matrix = NDArray[np.float64]
 
 
 class Scheme(NamedTuple):
-    """Tiles of `size` outputs, seen through `padding` more pixels at the beginning.
+    """Tiles of `size` outputs; a tile's inputs start `padding` pixels before its outputs.
 
     ``outputs @ ((kernel @ w) * (inputs @ x))`` is the correlation of x with the three taps w.
     """
@@ -80,13 +80,13 @@ WHOLE_MAP = Scheme(
 
 
 class Cut(NamedTuple):
-    """Maps cut into tiles by a scheme: `down` rows of tiles, and `across` in each."""
+    """How a scheme cuts maps into tiles: `down` rows of tiles, `across` tiles in each row."""
 
     scheme: Scheme
     down: int
     across: int
     inputs: Matrix  # [products * across, width]: cuts, pads and transforms a row of tiles
-    outputs: Matrix  # [width, products * across]: transforms it back and puts it together
+    outputs: Matrix  # [width, products * across]: transforms the row back and joins its tiles
 
 
 @jax.custom_vjp
@@ -94,7 +94,7 @@ def winograd(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3 cross-correlation, stride 1, padding 1: [n, h, w, c_in] to [n, h, w, c_out].
 
     Args:
-        images: [n, h, w, c_in], any float dtype; what is narrower than float32 is computed in it.
+        images: [n, h, w, c_in], any float dtype; computed in float32 or wider.
         kernel: [3, 3, c_in, c_out], same dtype.
     """
     return _correlate(images, kernel)
@@ -115,20 +115,23 @@ winograd.defvjp(_forward, _backward)
 
 
 def flipped(kernel: jax.Array) -> jax.Array:
-    """The kernel [k, k, c_out, c_in] with which a stride of 1's input gradient is a correlation."""
+    """The kernel turned by 180 degrees and with its channels swapped, [k, k, c_out, c_in].
+
+    Correlating the output gradient of a stride-1 convolution with it gives the input gradient.
+    """
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
-# In the einsums: a and b are products down and across, i and o a tile's rows of inputs and outputs,
-# s and t tiles across and down, q is (b, s), w the width, n images, c and d channels in and out.
-# Their axes stay apart where they can, so that a batch shared out over devices stays so.
+# Axes in the einsums: a and b are products down and across, i and o the input and output rows of a
+# tile, s and t tiles across and down, q is (b, s), w the width, n images, c and d channels in and
+# out. Axes are kept apart where possible, so that a batch sharded over devices stays sharded.
 
 
-@jax.jit  # traced once for all layers and passes of a shape
+@jax.jit  # traced once for all layers and passes of one shape
 def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
     cut = _cut(images)
     tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
-    weights = _of_kernel(cut.scheme.kernel, at_least_float32(kernel))
+    weights = _transform_kernel(cut.scheme.kernel, at_least_float32(kernel))
     products = jnp.einsum("abstnc,abcd->abstnd", tiles, weights)
     rows = products.reshape(len(products), -1, *products.shape[3:])
     back = _for_each(products, cut.outputs)
@@ -141,48 +144,49 @@ def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.jit
 def _correlate_images(images: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The kernel's gradient [3, 3, c_in, c_out]: tiles of the images times tiles of the output."""
+    """The kernel's gradient [3, 3, c_in, c_out]: image tiles times output-gradient tiles."""
     cut = _cut(images)
     tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)
-    of_output = _tiles(cut.scheme.outputs.T, 0, cut.outputs.T, cotangent, cut)
-    # Over one axis: XLA would transpose for a sum over several (84 in place of 40 ms, 32x32x64).
-    tiles, of_output = (x.reshape(*x.shape[:2], -1, x.shape[5]) for x in (tiles, of_output))
-    products = jnp.einsum("abkc,abkd->abcd", tiles, of_output)
-    return _of_kernel(cut.scheme.kernel.T, products).astype(images.dtype)
+    output_tiles = _tiles(cut.scheme.outputs.T, 0, cut.outputs.T, cotangent, cut)
+    # Sum over one axis: for several, XLA would transpose (84 instead of 40 ms, 32x32x64).
+    tiles, output_tiles = (x.reshape(*x.shape[:2], -1, x.shape[5]) for x in (tiles, output_tiles))
+    products = jnp.einsum("abkc,abkd->abcd", tiles, output_tiles)
+    return _transform_kernel(cut.scheme.kernel.T, products).astype(images.dtype)
 
 
 def _tiles(rows: Matrix, padding: int, columns: Matrix, images: jax.Array, cut: Cut) -> jax.Array:
-    """Transformed tiles, [products down, products across, across, down, n, c].
+    """The transformed tiles, [products down, products across, across, down, n, c].
 
     Args:
-        rows: [products, rows of a tile].
+        rows: [products, rows of a tile], the vertical transform.
         padding: rows of zeros above the map.
-        columns: [products * across, width].
+        columns: [products * across, width], the horizontal transform.
         images: [n, h, w, c].
-        cut: of maps of that size.
+        cut: how maps of this size are cut.
     """
     window, step = rows.shape[1], cut.scheme.size
     last = step * (cut.down - 1)  # the last tile's first row
     below = last + window - padding - images.shape[1]
     padded = jnp.pad(at_least_float32(images), ((0, 0), (padding, below), (0, 0), (0, 0)))
-    seen = [padded[:, i : i + last + 1 : step].transpose(2, 1, 0, 3) for i in range(window)]
-    down = jnp.einsum("ai,iwtnc->awtnc", jnp.asarray(rows, padded.dtype), jnp.stack(seen))
+    inputs = [padded[:, i : i + last + 1 : step].transpose(2, 1, 0, 3) for i in range(window)]
+    down = jnp.einsum("ai,iwtnc->awtnc", jnp.asarray(rows, padded.dtype), jnp.stack(inputs))
     across = jnp.einsum("aqw,awtnc->aqtnc", _for_each(down, columns), down)
     return across.reshape(len(rows), -1, cut.across, *across.shape[2:])
 
 
 def _for_each(products: jax.Array, matrix: Matrix) -> jax.Array:
-    """The matrix for each of the leading axis: without it the products would need transposing."""
+    """The matrix, repeated along the leading axis of `products`, which avoids a transpose."""
     return jnp.broadcast_to(jnp.asarray(matrix, products.dtype), (len(products), *matrix.shape))
 
 
-def _of_kernel(matrix: Matrix, x: jax.Array) -> jax.Array:
-    """A transform of both directions of a kernel: [i, i, c, d] to [a, a, c, d]."""
+def _transform_kernel(matrix: Matrix, x: jax.Array) -> jax.Array:
+    """Apply the matrix to both directions of a kernel: [i, i, c, d] to [a, a, c, d]."""
     both = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(-1, x.shape[2] * x.shape[3])
     return both.reshape(len(matrix), len(matrix), *x.shape[2:])
 
 
 def _cut(images: jax.Array) -> Cut:
+    """How maps of the images' size are cut."""
     height, width = images.shape[1:3]
     scheme = WHOLE_MAP if max(height, width) <= 2 else F4
     products, across = len(scheme.kernel), -(-width // scheme.size)

@@ -1,28 +1,40 @@
-"""What a recipe's values must satisfy."""
+"""What the settings of a recipe must satisfy: each by itself, and together.
 
-from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin
+The checks run in the order of this file, before anything is compiled or written.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.models.resnet import ARCHITECTURES
+from jaxcifar.step.augment import NORMALIZATIONS
+from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, stage_starts
 
 LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
 LONGEST_NAME = 100
+LOOKAHEAD_SHARE = 0.25  # the default
+MOST_EPOCHS = 100_000  # whose lines fit in the largest metrics.jsonl that is read
+# No machine can run more, so it is refused before anything is compiled or allocated.
+MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB
+MOST_PIXELS = 16_384  # a side: one such image takes 3 GB as float32, and a layer's maps far more
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices, naming the nearest."""
     if value not in choices:
         near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
         raise RecipeError(f"unknown {name} {shown(value)}{near}")
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Values come from JSON and from Python: refuse what is not of the annotated type."""
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value that is not of the annotated type: values come from JSON and from Python."""
     if get_origin(hint) is Literal:
-        _check_choice(name, value, get_args(hint))
+        check_choice(name, value, get_args(hint))
         return
     kinds = tuple(get_args(hint)) or (hint,)
     if value is None and type(None) in kinds:
@@ -34,18 +46,207 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             return
         raise RecipeError(f"{name} must be finite as a float32, not {shown(value)}")
     if not isinstance(value, kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise RecipeError(f"{name} must be of type {wanted}, not {shown(value)}")
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise RecipeError(f"{name} must be of type {expected}, not {shown(value)}")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise RecipeError(f"{name} must be under 2**63, not {shown(value)}")
     if isinstance(value, str):
-        _check_text(name, value)
+        check_text(name, value)
 
 
-def _check_text(name: str, text: str) -> None:
-    """No path, no name and no rule has control characters; rules may stand on several lines."""
+def check_text(name: str, text: str) -> None:
+    """Refuse control characters, which no path, name or rule has; rules may fill several lines."""
     most = LONGEST_TEXT if name in ("freeze", "weights") else LONGEST_NAME
     if len(text) > most:
         raise RecipeError(f"{name} has {len(text):,} characters, more than {most:,}")
     if any(ord(c) < 32 and not c.isspace() for c in text):
         raise RecipeError(f"{name} must be a line of text, not {shown(text)}")
+
+
+Recipe = Any  # recipes.recipe.Recipe, which imports this file
+
+
+class Check(NamedTuple):
+    """What holds for the value of each of some fields."""
+
+    fields: tuple[str, ...]
+    holds: Callable[[Any, Recipe], bool]  # (value, recipe)
+    text: str  # what the value must be, for the message
+
+
+def _at_most(most: int) -> Callable[[Any, Recipe], bool]:
+    return lambda value, recipe: (value or 0) <= most
+
+
+CHECKS = (
+    Check(
+        ("width", "epochs", "batch_size", "eval_batch_size", "validate_every", "batch_norm_groups"),
+        lambda value, recipe: value >= 1,
+        "must be at least 1",
+    ),
+    Check(
+        ("translate_pixels", "cutout_pixels", "weight_decay", "warmup_epochs", "final_scale"),
+        lambda value, recipe: value >= 0,
+        "must not be negative",
+    ),
+    Check(
+        ("seed", "split_seed"),
+        lambda value, recipe: 0 <= value < 2**31,
+        "must be at least 0 and under 2**31",
+    ),
+    Check(
+        ("dropout_rate", "momentum", "label_smoothing"),
+        lambda value, recipe: 0 <= value < 1,
+        "must be at least 0 and under 1",
+    ),
+    Check(
+        ("flip_rate", "start_scale"),
+        lambda value, recipe: 0 <= value <= 1,
+        "must lie between 0 and 1",
+    ),
+    Check(
+        ("start_scale",),
+        lambda value, recipe: value == 0 or recipe.warmup_epochs > 0,
+        "is where a warm-up starts: with no --warmup-epochs it must be 0",
+    ),
+    Check(
+        ("lookahead_share",),
+        lambda value, recipe: value == LOOKAHEAD_SHARE or recipe.lookahead_steps is not None,
+        f"is for --lookahead-steps: without them it must be {LOOKAHEAD_SHARE}",
+    ),
+    Check(("rotate_degrees",), lambda value, recipe: 0 <= value <= 180, "must lie in 0 to 180"),
+    Check(("learning_rate", "bias_scale"), lambda value, recipe: value > 0, "must be positive"),
+    Check(
+        ("lookahead_share",),
+        lambda value, recipe: 0 < value <= 1,
+        "must be above 0 and at most 1",
+    ),
+    Check(
+        ("clip_norm", "views", "t_max", "resize", "lookahead_steps"),
+        lambda value, recipe: value is None or value > 0,
+        "must be positive",
+    ),
+    Check(("width",), _at_most(MOST_WIDTH), f"must be at most {MOST_WIDTH:,}"),
+    Check(("resize",), _at_most(MOST_PIXELS), f"must be at most {MOST_PIXELS:,}"),
+    Check(("epochs",), _at_most(MOST_EPOCHS), f"must be at most {MOST_EPOCHS:,}"),
+    Check(
+        ("weight_decay",),
+        lambda value, recipe: recipe.optimizer != "adam" or value == 0,
+        "needs --optimizer adamw (or sgd)",
+    ),
+)
+
+
+def check_values(recipe: Recipe) -> None:
+    """Refuse values out of their range."""
+    check_choice("normalization", recipe.normalization, NORMALIZATIONS)
+    check_choice("architecture", recipe.architecture, ARCHITECTURES)
+    for fields, holds, text in CHECKS:
+        for name in fields:
+            _check(recipe, name, bool(holds(getattr(recipe, name), recipe)), text)
+    side = recipe.image_size
+    for name in ("translate_pixels", "cutout_pixels"):
+        _check(recipe, name, getattr(recipe, name) < side, f"must be under {side} pixels")
+
+
+def check_batches(recipe: Recipe) -> None:
+    """Refuse batches that the data or BatchNorm cannot give."""
+    size, (train_size, _) = recipe.batch_size, recipe.split_sizes
+    if size > train_size:
+        raise RecipeError(
+            f"batch_size {size} is larger than the train split of {train_size} images: lower "
+            "--batch-size or raise --train-size"
+        )
+    groups, rest = recipe.batch_norm_groups, train_size % size
+    if size % groups or rest % groups:
+        raise RecipeError(
+            f"batch_norm_groups {groups} must divide batch_size {size} and the last batch of an "
+            f"epoch ({rest or size} images)"
+        )
+    if recipe.epochs * recipe.steps_per_epoch >= 2**31:  # the state's step is an int32
+        raise RecipeError(
+            f"epochs {recipe.epochs} of {recipe.steps_per_epoch:,} steps each are 2**31 or more: "
+            "lower --epochs or raise --batch-size"
+        )
+    halvings = 5 if recipe.stem == "imagenet" else 3
+    one_image = groups in (size, rest)
+    if one_image and recipe.image_size <= 2**halvings:  # torch refuses this batch, too
+        raise RecipeError(
+            f"batch_size {size} leaves a batch of one image among {train_size}, which BatchNorm "
+            "has no variance for: choose another --batch-size"
+            + (" or fewer --batch-norm-groups" if groups > 1 else "")
+        )
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Refuse settings of starting weights, and of random ones, that contradict each other."""
+    if recipe.test_mirror and recipe.cache_features:
+        raise RecipeError(
+            "test_mirror: cached features are of the images as they are, not of their mirror "
+            "images; use --no-test-mirror or --no-cache-features"
+        )
+    for name in ("new_head", "adapt_stem"):
+        if getattr(recipe, name) and recipe.weights is None:
+            raise RecipeError(f"{name} says what to do with weights: name them by --weights")
+    _check(
+        recipe,
+        "adapt_stem",
+        not recipe.adapt_stem or recipe.stem == "cifar",
+        "is for --stem cifar, which 7x7 kernels do not fit",
+    )
+    if recipe.weights is not None and (recipe.whiten or recipe.init != "kaiming"):
+        raise RecipeError(
+            f"init {recipe.init}, whiten {recipe.whiten} change random weights, and these come "
+            f"from {shown(recipe.weights)}: use --init kaiming --no-whiten"
+        )
+    if recipe.whiten and recipe.stem != "cifar":
+        raise RecipeError(
+            f"whiten is for 3x3 patches, not for the stem {recipe.stem}: use --stem cifar or "
+            "--no-whiten"
+        )
+    _check(recipe, "resize", not recipe.whiten or recipe.image_size >= 3, "must be 3 for --whiten")
+
+
+def check_freezing(recipe: Recipe) -> None:
+    """Refuse freeze rules, and cached features, that the run cannot follow."""
+    augmented = recipe.make_augment() is not None
+    if recipe.views is not None and not augmented:
+        raise RecipeError(f"views {recipe.views} needs an augmentation, such as --flip-rate 0.5")
+    if recipe.freeze == "none" and recipe.bn == "batch" and not recipe.cache_features:
+        return  # presets are made at import: without a trace where there is nothing to check
+    labels = recipe.make_labels()
+    late = [start for start in stage_starts(labels) if start > recipe.epochs]
+    if late:
+        raise RecipeError(
+            f"freeze {shown(recipe.freeze)} begins to train something in epoch {late[-1]}, and "
+            f"the run ends with epoch {recipe.epochs}"
+        )
+    first = labels_at(labels, 1)
+    if recipe.bn == "frozen" and not frozen_batch_norms(first):
+        raise RecipeError("bn frozen changes nothing where no BatchNorm is: see --freeze")
+    if recipe.cache_features:
+        _check_caching(recipe, first, augmented)
+
+
+def _check_caching(recipe: Recipe, labels: Any, augmented: bool) -> None:
+    if recipe.bn != "frozen" and frozen_batch_norms(labels):
+        raise RecipeError(
+            "cache_features: frozen BatchNorms that normalise with each batch's statistics "
+            "(bn batch) never give the same output twice; use --bn frozen"
+        )
+    if not frozen_prefix(labels):
+        raise RecipeError(
+            f"cache_features: with freeze {shown(recipe.freeze)} the first layer is trained, so "
+            "there is nothing to cache; freeze from the stem on, as up_to:layer1 does"
+        )
+    if augmented and recipe.views is None:
+        raise RecipeError(
+            "cache_features: with a new augmentation each epoch no two inputs are the same; "
+            "choose a number of stored ones (--views 4) or none (--flip-rate 0, "
+            "--rotate-degrees 0, --translate-pixels 0, --cutout-pixels 0)"
+        )
+
+
+def _check(recipe: Recipe, name: str, holds: bool, text: str) -> None:
+    if not holds:
+        raise RecipeError(f"{name} {text}, not {getattr(recipe, name)}")

@@ -1,4 +1,4 @@
-"""The presets, by name."""
+"""The presets: recipes with names."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,20 +11,20 @@ from jaxcifar.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with its story."""
+    """A named recipe and its description."""
 
-    settings: dict[str, Any]  # the recipe's fields
-    text: str  # one line: what it trains and what came of it where
+    settings: dict[str, Any]  # fields of the recipe that differ from its defaults
+    text: str  # one line for --help: what it trains, and the result where one is known
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Made when first asked for: checking one that freezes traces the network."""
+        """Built on first use, because checking a recipe with frozen layers traces the network."""
         return Recipe(**self.settings)
 
 
-# torchvision's ImageNet weights, as timm keeps them on the hub.
+# torchvision's ImageNet weights, as stored on the hub by timm.
 IMAGENET_WEIGHTS = "timm/resnet18.tv_in1k"
-# The course report's recipe, see Recipe's fields for what is not named.
+# The course report's recipe; the remaining settings are the defaults of `Recipe`.
 FAITHFUL = {
     "dataset": "cifar10",
     "normalization": "cifar10",
@@ -56,10 +56,10 @@ MINI = FAITHFUL | {
     "dropout_rate": 0.3,
     "learning_rate": 0.001,
     "epochs": 50,
-    # The 45,000 validation images cost three times an epoch of the 5,000 trained on.
+    # Scoring the 45,000 validation images costs three times an epoch on the 5,000 train images.
     "validate_every": 5,
 }
-# The same images and epochs spent better: warm-up, cosine to zero by step, light augmentation.
+# Better use of the same images and epochs: warm-up, cosine to zero by step, light augmentation.
 MODERN = {
     "schedule": "cosine",
     "schedule_unit": "step",
@@ -74,8 +74,8 @@ MODERN_SGD = MODERN | {
     "weight_decay": 5e-4,
     "translate_pixels": 4,
 }
-# The best of five heads on frozen features (validation 0.748; SGD 0.1 likewise, without dropout and
-# smoothing 0.743, decay and dropout 0.5 0.734, a linear head 0.723).
+# The best of five heads on frozen features: validation 0.748. The others: SGD at 0.1, also 0.748;
+# no dropout and smoothing, 0.743; decay and dropout 0.5, 0.734; a linear head, 0.723.
 MODERN_HEAD = MODERN | {
     "optimizer": "adamw",
     "learning_rate": 0.001,
@@ -84,7 +84,7 @@ MODERN_HEAD = MODERN | {
     "translate_pixels": 2,
     "views": 4,
 }
-# Without a stem that throws away three quarters of a 32x32 image twice.
+# With the CIFAR stem: the ImageNet stem discards three quarters of a 32x32 image twice.
 MODERN_SCRATCH = MODERN_SGD | {"learning_rate": 0.1, "stem": "cifar"}
 MODERN_MINI = MODERN_SGD | {
     "learning_rate": 0.1,
@@ -92,12 +92,12 @@ MODERN_MINI = MODERN_SGD | {
     "translate_pixels": 28,
     "cutout_pixels": 80,
 }
-# What makes CIFAR-10 fast to learn, after Page 2019 ("How to train your ResNet") and Jordan 2024
-# (arXiv:2404.00498), whose rates, momentum and decay are of this order.
+# Fast training on CIFAR-10, after Page 2019 ("How to train your ResNet") and Jordan 2024
+# (arXiv:2404.00498); their rates, momentum and decay are of this order.
 SPEEDRUN = {
     "dataset": "cifar10",
     "normalization": "cifar10",
-    # All but enough images to see that a run went well.
+    # 500 validation images are enough to see whether a run went well.
     "train_size": 49_500,
     "validation_size": 500,
     "flip_rate": 0.5,
@@ -105,15 +105,16 @@ SPEEDRUN = {
     "dtype": "bfloat16",
     "init": "dirac",
     "whiten": True,
-    "batch_size": 500,  # 99 whole batches
+    "batch_size": 500,  # 99 full batches
     # At width 8 and 16x16 pixels, 8 epochs, one seed (benchmarks.ablation): test 0.746 with muon,
     # 0.728 with sgd at a rate of 0.6, 0.702 at 0.3.
     "optimizer": "muon",
     "learning_rate": 0.3,
     "momentum": 0.9,
     "weight_decay": 5e-4,
-    # There sgd had 0.692 with 1, 0.702 with 4 and 0.704 with 16 (the last two within the noise).
-    # Airbench's 64 threw the running statistics off on digits (validation 0.05 in one run).
+    # In the same setting sgd had 0.692 with 1, 0.702 with 4 and 0.704 with 16 (the last two are
+    # within the noise). Airbench's 64 spoiled the running statistics on digits (validation 0.05 in
+    # one run).
     "bias_scale": 16.0,
     "lookahead_steps": 5,
     "schedule": "triangular",
@@ -124,7 +125,7 @@ SPEEDRUN = {
 
 
 def _speedrun(epochs: int, **settings: Any) -> dict[str, Any]:
-    """Of so many epochs, validated once at the end."""
+    """The settings of a speedrun of `epochs` epochs, validated once at the end."""
     length = {"epochs": epochs, "validate_every": epochs, "warmup_epochs": 0.2 * epochs}
     return SPEEDRUN | length | settings
 
@@ -134,7 +135,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "demo": Experiment(
         {
             "dataset": "digits",
-            # 19 batches of 64: with none left over there is one program less to compile.
+            # 19 full batches of 64: a smaller last batch would need one more program.
             "train_size": 1_216,
             "validation_size": 200,
             "normalization": "half",
@@ -144,86 +145,100 @@ EXPERIMENTS: dict[str, Experiment] = {
             "translate_pixels": 2,
             "schedule": "cosine",
         },
-        "ResNet-18 on 8x8 handwritten digits, shown at 32x32; minutes on two CPU cores",
+        "ResNet-18 on 8x8 handwritten digits, enlarged to 32x32; minutes on two CPU cores",
     ),
     "scratch": Experiment(
         FAITHFUL,
-        "ResNet-18 on CIFAR-10 from random weights, the course report's recipe (test 0.730 there)",
+        "ResNet-18 on CIFAR-10 from random weights, with the course report's recipe (its test "
+        "accuracy: 0.730)",
     ),
     "finetune": Experiment(
         FINETUNE,
-        "the same from pretrained weights with a new head, all of it trained (0.805)",
+        "scratch from pretrained weights with a new head; everything is trained (report: 0.805)",
     ),
     "freeze_a": Experiment(
         FREEZE_A,
-        "finetune with conv1, bn1 and layer1 frozen; BatchNorm still follows the batch (0.791)",
+        "finetune with conv1, bn1 and layer1 frozen, but BatchNorm statistics of the batch "
+        "(report: 0.791)",
     ),
     "freeze_b": Experiment(
         FREEZE_B,
-        "finetune with all but a new two-layer head frozen; BatchNorm likewise (0.491)",
+        "finetune with only a new two-layer head trained, and BatchNorm statistics of the batch "
+        "(report: 0.491)",
     ),
     "freeze_a_bn_frozen": Experiment(
         FREEZE_A | FROZEN_WHOLE,
-        "freeze_a with frozen BatchNorms frozen, too, so that the frozen front runs only once",
+        "freeze_a with stored BatchNorm statistics in the frozen layers, which run only once",
     ),
     "freeze_b_bn_frozen": Experiment(
         FREEZE_B | FROZEN_WHOLE,
-        "freeze_b likewise: epochs after the first take a second on two CPU cores",
+        "freeze_b with stored BatchNorm statistics; epochs after the first take a second on two "
+        "CPU cores",
     ),
     "mini": Experiment(
         MINI,
-        "5,000 images at 224x224, flipped and turned, with dropout, from random weights (0.728)",
+        "5,000 CIFAR-10 images at 224x224 from random weights, with flips, rotations and dropout "
+        "(report: 0.728)",
     ),
     "scratch_modern": Experiment(
         FAITHFUL | MODERN_SCRATCH,
-        "scratch with the 3x3 stem, SGD, augmentation and a schedule that ends; not measured yet",
+        "scratch with the 3x3 stem, SGD, augmentation and a schedule to zero; not measured yet",
     ),
     "finetune_modern": Experiment(
         FINETUNE | MODERN_SGD,
-        "finetune with SGD, augmentation and a schedule that ends; not measured yet",
+        "finetune with SGD, augmentation and a schedule to zero; not measured yet",
     ),
     "freeze_a_modern": Experiment(
         FREEZE_A | MODERN_SGD | {"bn": "frozen"},
-        "freeze_a likewise, frozen BatchNorms frozen, too; not measured yet",
+        "freeze_a with SGD, augmentation, a schedule to zero and stored BatchNorm statistics in "
+        "the frozen layers; not measured yet",
     ),
     "freeze_b_modern": Experiment(
         FREEZE_B | FROZEN_WHOLE | MODERN_HEAD,
-        "freeze_b with AdamW and dropout on four stored views of each image, cached",
+        "freeze_b with AdamW, dropout and the cached features of four views of each image",
     ),
     "mini_modern": Experiment(
         MINI | MODERN_MINI,
-        "mini with SGD, stronger augmentation and a schedule that ends; not measured yet",
+        "mini with SGD, stronger augmentation and a schedule to zero; not measured yet",
     ),
     "speedrun": Experiment(
         _speedrun(16, label_smoothing=0.2, translate_pixels=2),
-        "ResNet-18 on CIFAR-10 for time to accuracy, 16 epochs; not measured yet at full width",
+        "ResNet-18 on CIFAR-10 for the shortest time to an accuracy, 16 epochs; not measured yet "
+        "at full width",
     ),
     "speedrun_95": Experiment(
         _speedrun(40, **LONG),
-        "speedrun of 40 epochs with more augmentation; not measured yet at full width",
+        "speedrun with 40 epochs and more augmentation; not measured yet at full width",
     ),
     "speedrun_96": Experiment(
         _speedrun(80, **LONG),
-        "speedrun of 80 epochs with more augmentation; not measured yet at full width",
+        "speedrun with 80 epochs and more augmentation; not measured yet at full width",
     ),
 }
-# What of the course report is not one run.
+# Parts of the course report that are not a single training run, and the commands for them.
 ELSEWHERE = {
-    "dropout_sweep": "scripts/sweep.py mini --field dropout_rate --values 0.1 0.2 0.3 0.4",
-    "activations": "scripts/visualize.py RUN --image ship",
-    "compare": "scripts/reproduce.py --only compare",
+    "dropout_sweep": "jaxcifar sweep mini --field dropout_rate --values 0.1 0.2 0.3 0.4",
+    "activations": "jaxcifar visualize RUN --image ship",
+    "compare": "jaxcifar reproduce --only compare",
 }
 
 
 def get_experiment(name: str) -> Experiment:
-    """The preset of that name; `-` and `_` are the same.
+    """The preset with that name; `-` and `_` are equivalent.
 
     Raises:
-        RecipeError: unknown, with the nearest name; or not one run, with the command that makes it.
+        RecipeError: the name is unknown, or stands for a part of the course report that is not a
+            single run; the message gives the nearest name, or the command.
+
+    Example:
+        >>> from jaxcifar import get_experiment
+        >>> recipe = get_experiment("freeze-b").recipe
+        >>> recipe.dataset, recipe.head, recipe.freeze
+        ('cifar10', 'sequential', 'freeze_b')
     """
     key = name.replace("-", "_")
     if key in ELSEWHERE:
-        raise RecipeError(f"{name} is not one run: python {ELSEWHERE[key]}")
+        raise RecipeError(f"{name} is not a single run; use: {ELSEWHERE[key]}")
     if key not in EXPERIMENTS:
         raise RecipeError(f"unknown experiment {name!r}{did_you_mean(key, EXPERIMENTS)}")
     return EXPERIMENTS[key]

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import jax
@@ -14,9 +13,16 @@ import optax
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
-from jaxcifar.data import DatasetInfo, Splits, check_split, dataset_info, load_dataset
+from jaxcifar.data import DatasetInfo, check_split, dataset_info
 from jaxcifar.models.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
-from jaxcifar.recipes.checks import _check_choice, _check_type
+from jaxcifar.recipes.checks import (
+    LOOKAHEAD_SHARE,
+    check_batches,
+    check_freezing,
+    check_type,
+    check_values,
+    check_weights,
+)
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
     Augment,
@@ -28,31 +34,33 @@ from jaxcifar.step.freeze import (
     FreezeError,
     Labels,
     frozen_batch_norms,
-    frozen_prefix,
     label_params,
     labels_at,
-    parse_rules,
     stage_starts,
 )
+from jaxcifar.step.freeze_text import parse_rules
 from jaxcifar.step.optimizer import OptimizerName, make_optimizer
 from jaxcifar.step.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
 
 Init = Literal["kaiming", "dirac"]
-MOST_EPOCHS = 100_000  # so that they fit in there
 BatchNormMode = Literal["batch", "frozen"]
-# What cannot run on any machine is refused here, before it is compiled or allotted.
-MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB
-MOST_PIXELS = 16_384  # a side: one such image takes 3 GB as float32, and a layer's maps far more
 
 
 def setting(group: str, default: Any, text: str) -> Any:
-    """A field with the group and text that `scripts/train.py --help` shows."""
+    """A field with the group and text that `jaxcifar train --help` shows."""
     return dataclasses.field(default=default, metadata={"group": group, "help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every setting of a run. Together with the data it determines the run's numbers."""
+    """Every setting of a run. Together with the data it determines the run's numbers.
+
+    Example:
+        >>> from jaxcifar import Recipe
+        >>> recipe = Recipe(dataset="digits", normalization="half", train_size=1_216, epochs=3)
+        >>> recipe.steps_per_epoch  # of 128 images; the last one is smaller
+        10
+    """
 
     dataset: str = setting(
         "data",
@@ -155,11 +163,13 @@ class Recipe:
     lookahead_steps: int | None = setting(
         "training",
         None,
-        "steps from one return to the slow weights, which follow by a part of the way, to the next "
-        "(Lookahead; default: none)",
+        "Lookahead: synchronise with the slow weights every N steps; they follow by a part of the "
+        "way (default: none)",
     )
     lookahead_share: float = setting(
-        "training", 0.25, "that part at the run's end; it falls from 1 with the cube of the time"
+        "training",
+        LOOKAHEAD_SHARE,
+        "that part at the run's end; it falls from 1 with the cube of the time",
     )
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
     clip_norm: float | None = setting(
@@ -207,151 +217,13 @@ class Recipe:
         """
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            _check_type(name, value, hint)
+            check_type(name, value, hint)
             if type(value) is int and float in (hint, *get_args(hint)):
                 object.__setattr__(self, name, float(value))  # no int of JAX's holds 2**31
-        _check_choice("normalization", self.normalization, NORMALIZATIONS)
-        _check_choice("architecture", self.architecture, ARCHITECTURES)
-        counts = ("width", "epochs", "batch_size", "eval_batch_size", "validate_every")
-        for name in (*counts, "batch_norm_groups"):
-            _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        not_negative = ("translate_pixels", "cutout_pixels", "weight_decay", "warmup_epochs")
-        for name in (*not_negative, "final_scale"):
-            _check(self, name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("seed", "split_seed"):
-            value = getattr(self, name)
-            _check(self, name, 0 <= value < 2**31, "must be at least 0 and under 2**31")
-        for name in ("dropout_rate", "momentum", "label_smoothing"):
-            _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and under 1")
-        for name in ("flip_rate", "start_scale"):
-            _check(self, name, 0 <= getattr(self, name) <= 1, "must lie between 0 and 1")
-        _check(
-            self,
-            "start_scale",
-            self.start_scale == 0 or self.warmup_epochs > 0,
-            "is where a warm-up starts: with no --warmup-epochs it must be 0",
-        )
-        default = type(self).lookahead_share
-        _check(
-            self,
-            "lookahead_share",
-            self.lookahead_share == default or self.lookahead_steps is not None,
-            f"is for --lookahead-steps: without them it must be {default}",
-        )
-        _check(self, "rotate_degrees", 0 <= self.rotate_degrees <= 180, "must lie in 0 to 180")
-        for name in ("learning_rate", "bias_scale"):
-            _check(self, name, getattr(self, name) > 0, "must be positive")
-        _check(
-            self,
-            "lookahead_share",
-            0 < self.lookahead_share <= 1,
-            "must be above 0 and at most 1",
-        )
-        for name in ("clip_norm", "views", "t_max", "resize", "lookahead_steps"):
-            value = getattr(self, name)
-            _check(self, name, value is None or value > 0, "must be positive")
-        for name, most in (
-            ("width", MOST_WIDTH),
-            ("resize", MOST_PIXELS),
-            ("epochs", MOST_EPOCHS),
-        ):
-            _check(self, name, (getattr(self, name) or 0) <= most, f"must be at most {most:,}")
-        _check(
-            self,
-            "weight_decay",
-            self.optimizer != "adam" or self.weight_decay == 0,
-            "needs --optimizer adamw (or sgd)",
-        )
-        side = self.image_size
-        for name in ("translate_pixels", "cutout_pixels"):
-            _check(self, name, getattr(self, name) < side, f"must be under {side} pixels")
-        train_size, _ = self.split_sizes
-        if self.batch_size > train_size:
-            raise RecipeError(
-                f"batch_size {self.batch_size} is larger than the train split of {train_size} "
-                "images: lower --batch-size or raise --train-size"
-            )
-        groups = self.batch_norm_groups
-        if self.batch_size % groups or train_size % self.batch_size % groups:
-            raise RecipeError(
-                f"batch_norm_groups {groups} must divide batch_size {self.batch_size} and the last "
-                f"batch of an epoch ({train_size % self.batch_size or self.batch_size} images)"
-            )
-        if self.epochs * self.steps_per_epoch >= 2**31:  # the state's step is an int32
-            raise RecipeError(
-                f"epochs {self.epochs} of {self.steps_per_epoch:,} steps each are 2**31 or more: "
-                "lower --epochs or raise --batch-size"
-            )
-        halvings = 5 if self.stem == "imagenet" else 3
-        one_image = groups in (self.batch_size, train_size % self.batch_size)
-        if one_image and self.image_size <= 2**halvings:  # torch refuses this batch, too
-            raise RecipeError(
-                f"batch_size {self.batch_size} leaves a batch of one image among {train_size}, "
-                "which BatchNorm has no variance for: choose another --batch-size"
-                + (" or fewer --batch-norm-groups" if groups > 1 else "")
-            )
-
-        if self.test_mirror and self.cache_features:
-            raise RecipeError(
-                "test_mirror: cached features are of the images as they are, not of their mirror "
-                "images; use --no-test-mirror or --no-cache-features"
-            )
-        self._check_transfer()
-
-    def _check_transfer(self) -> None:
-        for name in ("new_head", "adapt_stem"):
-            if getattr(self, name) and self.weights is None:
-                raise RecipeError(f"{name} says what to do with weights: name them by --weights")
-        _check(
-            self,
-            "adapt_stem",
-            not self.adapt_stem or self.stem == "cifar",
-            "is for --stem cifar, which 7x7 kernels do not fit",
-        )
-        if self.weights is not None and (self.whiten or self.init != "kaiming"):
-            raise RecipeError(
-                f"init {self.init}, whiten {self.whiten} change random weights, and these come "
-                f"from {shown(self.weights)}: use --init kaiming --no-whiten"
-            )
-        if self.whiten and self.stem != "cifar":
-            raise RecipeError(
-                f"whiten is for 3x3 patches, not for the stem {self.stem}: use --stem cifar or "
-                "--no-whiten"
-            )
-        _check(self, "resize", not self.whiten or self.image_size >= 3, "must be 3 for --whiten")
-        augmented = self.make_augment() is not None
-        if self.views is not None and not augmented:
-            raise RecipeError(f"views {self.views} needs an augmentation, such as --flip-rate 0.5")
-        if self.freeze == "none" and self.bn == "batch" and not self.cache_features:
-            return  # presets are made at import: without a trace where there is nothing to check
-        labels = self.make_labels()
-        late = [start for start in stage_starts(labels) if start > self.epochs]
-        if late:
-            raise RecipeError(
-                f"freeze {shown(self.freeze)} begins to train something in epoch {late[-1]}, and "
-                f"the run ends with epoch {self.epochs}"
-            )
-        first = labels_at(labels, 1)
-        if self.bn == "frozen" and not frozen_batch_norms(first):
-            raise RecipeError("bn frozen changes nothing where no BatchNorm is: see --freeze")
-        if not self.cache_features:
-            return
-        if self.bn != "frozen" and frozen_batch_norms(first):
-            raise RecipeError(
-                "cache_features: frozen BatchNorms that normalise with each batch's statistics "
-                "(bn batch) never put out the same twice; use --bn frozen"
-            )
-        if not frozen_prefix(first):
-            raise RecipeError(
-                f"cache_features: with freeze {shown(self.freeze)} the first layer is trained, so "
-                "there is nothing to cache; freeze from the stem on, as up_to:layer1 does"
-            )
-        if augmented and self.views is None:
-            raise RecipeError(
-                "cache_features: with a new augmentation each epoch no two inputs are the same; "
-                "choose a number of stored ones (--views 4) or none (--flip-rate 0, "
-                "--rotate-degrees 0, --translate-pixels 0, --cutout-pixels 0)"
-            )
+        check_values(self)
+        check_batches(self)
+        check_weights(self)
+        check_freezing(self)
 
     @property
     def dataset_info(self) -> DatasetInfo:
@@ -508,36 +380,6 @@ class Recipe:
         ]
 
 
-def load_splits(
-    recipe: Recipe, data_dir: str | Path | None = None, *, lazy: bool = False
-) -> Splits:
-    """The data a recipe names, split as it says.
-
-    Args:
-        recipe: what is wanted.
-        data_dir: where TFDS data lies; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-        lazy: see `data.load_dataset`.
-
-    Raises:
-        RecipeError: `data_dir` has other data of the name than what the recipe was checked with.
-        DataError: the data cannot be had.
-    """
-    if data_dir and dataset_info(recipe.dataset, data_dir=data_dir) != recipe.dataset_info:
-        raise RecipeError(
-            f"{recipe.dataset} in {data_dir} is not what the recipe was checked with: set "
-            f"TFDS_DATA_DIR={data_dir}"
-        )
-    return load_dataset(
-        recipe.dataset,
-        split=recipe.split_sizes,
-        stratified=recipe.stratified,
-        seed=recipe.split_seed,
-        data_dir=data_dir,
-        side=recipe.resize,
-        lazy=lazy,
-    )
-
-
 @lru_cache(maxsize=16)
 def _param_shapes(model: ResNet) -> Any:
     """The shapes of the parameters; tracing ResNet-18 for them takes 0.4 s."""
@@ -547,8 +389,3 @@ def _param_shapes(model: ResNet) -> Any:
         return model.init(jax.random.key(0), image, train=False)["params"]
 
     return jax.eval_shape(init)
-
-
-def _check(recipe: Recipe, name: str, fine: bool, text: str) -> None:
-    if not fine:
-        raise RecipeError(f"{name} {text}, not {getattr(recipe, name)}")

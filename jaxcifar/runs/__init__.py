@@ -3,4 +3,13 @@
 Nothing here trains; who may write the directory is decided here and nowhere else.
 """
 
-__all__ = ["checkpoints", "curves", "directory", "history", "opening", "restore", "transfer"]
+__all__ = [
+    "checkpoints",
+    "curves",
+    "directory",
+    "history",
+    "opening",
+    "restore",
+    "shapes",
+    "transfer",
+]

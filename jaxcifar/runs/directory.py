@@ -1,14 +1,14 @@
-"""A run directory: which files it holds and when it may be written.
+"""A run directory: which files it holds, and who may write it when.
 
 ::
 
-    config.json      the recipe and what it ran on
-    metrics.jsonl    one line an epoch
+    config.json      the recipe, the data, the weights and the machine
+    metrics.jsonl    one line per epoch
     summary.json     written once, when the run is complete
-    checkpoints/     Orbax, see `checkpoint`
+    checkpoints/     see `checkpoints.Checkpoints`
     damaged/         checkpoints that a resume found damaged
     figures/         curves.png, ...
-    .lock            while a process writes the run
+    .lock            exists while a process writes the run
 """
 
 import json
@@ -22,68 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import (
-    AnyNumber,
-    Shape,
-    Unusable,
-    misfit,
-    parse_json,
-    read_bytes,
-    read_json,
-    write_atomically,
-)
+from jaxcifar.common.files import Unusable, parse_json, read_bytes, write_atomically
+from jaxcifar.common.json_shape import AnyNumber, misfit
 from jaxcifar.runs.history import History, Row
+from jaxcifar.runs.shapes import COLUMNS, CONFIG, ROW, SUMMARY, check_shape, read_object
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-MOST_METRICS = 64 << 20  # bytes of metrics.jsonl; an epoch's line has 350
-# What is read may come from anyone, see `untrusted`. A row has numbers alone, and of the rest:
-ROW: Shape = {
-    "epoch": int,
-    "step": int,
-    "seconds?": float,
-    "validation_seconds?": float,
-    "images_per_second?": float,
-}
-COLUMNS = (
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "seconds",
-    "validation_seconds",
-    "images_per_second",
-)
-CONFIG: Shape = {
-    "recipe": dict,
-    "experiment?": str,
-    "data_fingerprint?": str,
-    "weights?": (None, {"source": str, "sha256": str}),
-}
-SCORE: Shape = {
-    "step?": int,
-    "validation_accuracy": AnyNumber,
-    "test": {"accuracy": AnyNumber, "loss?": AnyNumber, "examples?": int},
-}
-SUMMARY: Shape = {
-    "epochs?": int,
-    "parameters?": int,
-    "trainable_parameters?": int,
-    "train_accuracy": AnyNumber,
-    "train_seconds": float,
-    "validation_seconds?": float,
-    "images_per_second?": float,
-    "best": SCORE,
-    "last": SCORE,
-}
+MAX_METRICS = 64 << 20  # bytes of metrics.jsonl; an epoch's line has 350
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths inside a run directory."""
+    """The files in a run directory: their paths, and how they are read and written."""
 
     path: Path
 
@@ -112,18 +65,19 @@ class RunDirectory:
         return self.path / "figures"
 
     def holds_run(self) -> bool:
-        """Whether a run was begun here; other tools, too, keep a config.json."""
+        """Whether a run was started here; other tools' config.json has no recipe."""
         try:
             return isinstance(read_object(self.config).get("recipe"), dict)
         except RunError:
             return False
 
     def check_free(self, *, overwrite: bool) -> None:
-        """Refuse a directory that holds a run (unless `overwrite`) or anything else, or that
-        cannot be written.
+        """Refuse a directory that cannot be written, or that is not empty.
+
+        With `overwrite` it may hold a run. Nothing is changed.
 
         Raises:
-            RunError: naming the directory and the way out. Nothing is changed.
+            RunError: naming the directory and the way out.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
@@ -135,8 +89,8 @@ class RunDirectory:
                 )
         elif self.path.is_dir() and not self._is_empty():
             raise RunError(
-                f"{self.path} is not empty and holds no run (no config.json with a recipe): it is "
-                "left as it is; choose another --workdir"
+                f"{self.path} is not empty and holds no run (no config.json with a recipe); "
+                "nothing was changed: choose another --workdir"
             )
         existing = next(
             path for path in (self.path, *self.path.absolute().parents) if path.exists()
@@ -156,33 +110,34 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing the run meanwhile; the directory is made if need be.
+        """Keep other processes from writing the run; the directory is made if needed.
 
-        The lock is the system's and ends with the process, however that ends. Call `check_free` or
-        `read_config` first, so that nothing is put into a directory of somebody else's, and again
-        inside, for what happened before. Does nothing where the system or the disk has no locks.
+        The system holds the lock and releases it when the process ends, however it ends. Call
+        `check_free` or `read_config` before it, so that nothing is written into a directory that
+        belongs to something else, and again inside it, in case that changed. Does nothing if the
+        system or the disk has no locks.
 
         Raises:
-            RunError: another process holds it, or the directory cannot be written.
+            RunError: another process holds the lock, or the directory cannot be written.
         """
         if fcntl is None:
             yield
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = self._locked()
+            descriptor = self._acquire_lock()
         except OSError as error:
             raise RunError(_cannot_write(self.path, error)) from error
         try:
             yield
         finally:
-            # Before it is unlocked: whoever opens it from now on makes a new one.
+            # Remove it before unlocking: whoever opens it from now on makes a new one.
             with suppress(OSError):
                 self._lock.unlink()
             os.close(descriptor)
 
-    def _locked(self) -> int:
-        """A descriptor of the lock file, locked; closing it unlocks."""
+    def _acquire_lock(self) -> int:
+        """Open the lock file and lock it; closing the descriptor unlocks it."""
         while True:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -197,7 +152,7 @@ class RunDirectory:
                     f"{self.path} is in use by another process{who}: wait for it, or choose "
                     "another --workdir"
                 ) from None
-            # Its holder may have removed it between our opening and our locking it.
+            # The previous holder may have removed the file after we opened and before we locked it.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), self._lock.stat()):
                     break
@@ -207,10 +162,10 @@ class RunDirectory:
         return descriptor
 
     def create(self, config: dict[str, Any]) -> None:
-        """Begin a run, removing the files of an earlier one but nothing else in the directory.
+        """Start a run: remove the files of an earlier one, and nothing else in the directory.
 
-        The old config.json is replaced last: killed at any point, the directory still counts as a
-        run, which --overwrite and --resume can deal with.
+        The old config.json is replaced last: whenever the process is killed, the directory still
+        holds a run, which --overwrite and --resume can handle.
 
         Raises:
             RunError: the directory cannot be written.
@@ -230,15 +185,13 @@ class RunDirectory:
         """The run's configuration.
 
         Raises:
-            RunError: the directory is missing, empty or foreign, or its config.json is damaged.
+            RunError: the directory is missing, empty or not a run's, or config.json is damaged.
         """
         if not self.path.is_dir():
             raise RunError(f"there is no run directory {self.path}")
         if not self.config.is_file():
             kind = "is empty" if self._is_empty() else "holds no run (no config.json)"
-            raise RunError(
-                f"{self.path} {kind}: name a directory that scripts/train.py has written"
-            )
+            raise RunError(f"{self.path} {kind}: name a directory written by jaxcifar train")
         config = read_object(self.config)
         if not self.holds_run():
             raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
@@ -246,15 +199,15 @@ class RunDirectory:
         return config
 
     def read_history(self) -> History:
-        """The epochs finished so far. A last line cut off by a crash is dropped.
+        """The epochs finished so far. A last line that a crash cut off is dropped.
 
         Raises:
-            RunError: a damaged line before the last, or one that is no epoch's.
+            RunError: another line is damaged, or a line does not describe an epoch.
         """
         if not self.metrics.is_file():
             return History()
         try:
-            lines = read_bytes(self.metrics, MOST_METRICS).split(b"\n")
+            lines = read_bytes(self.metrics, MAX_METRICS).split(b"\n")
         except Unusable as error:
             raise RunError(str(error)) from None
         rows = []
@@ -269,30 +222,31 @@ class RunDirectory:
                     break
                 raise RunError(str(error)) from None
             if problem := misfit(row, {"*": (None, AnyNumber)}) or misfit(row, ROW):
-                raise RunError(f"{name} is no epoch's: {problem}")
+                raise RunError(f"{name} does not describe an epoch: {problem}")
             rows.append(row)
         return History(rows)
 
     def append_row(self, row: Row) -> None:
-        """Add an epoch's line and put it on the disk."""
+        """Append an epoch's line and sync it to the disk."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def keep_history(self, step: int) -> History:
-        """Drop the epochs after `step`, which a crash left without their checkpoint.
+        """Keep the epochs up to `step`; a crash left the later ones without their checkpoint.
 
         Raises:
-            RunError: as `read_history`, or an epoch lacks what going on from it needs.
+            RunError: as `read_history`, or an epoch lacks a value that resuming needs.
         """
-        rows = self.read_history().rows
-        kept = [row for row in rows if row["step"] <= step]
+        rows = [row for row in self.read_history().rows if row["step"] <= step]
         for name in COLUMNS:
-            if any(name not in row for row in kept):
-                raise RunError(f"{self.metrics} has an epoch without {name}: it was changed")
-        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
-        return History(kept)
+            if any(name not in row for row in rows):
+                raise RunError(
+                    f"{self.metrics} has an epoch without {name}: it was changed after training"
+                )
+        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        return History(rows)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""
@@ -317,28 +271,3 @@ class RunDirectory:
 
 def _cannot_write(path: Path, error: OSError) -> str:
     return f"{path} cannot be written ({error.strerror}): choose another --workdir"
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        RunError: it cannot be read, or holds something else.
-    """
-    try:
-        value = read_json(path)
-    except Unusable as error:
-        raise RunError(str(error)) from None
-    if not isinstance(value, dict):
-        raise RunError(f"{path} holds a JSON {type(value).__name__}, not an object")
-    return value
-
-
-def check_shape(value: dict[str, Any], shape: Shape, path: Path) -> None:
-    """Refuse an object of a file that has not what it should, see `untrusted.misfit`.
-
-    Raises:
-        RunError: naming the file and what is wrong.
-    """
-    if problem := misfit(value, shape):
-        raise RunError(f"{path} is damaged: {problem}")

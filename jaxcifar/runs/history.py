@@ -1,4 +1,4 @@
-"""A run's history: one row of plain numbers an epoch."""
+"""The history of a run: one row of plain numbers per epoch."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 @dataclass
 class History:
-    """One row of plain numbers an epoch, in order."""
+    """The rows of a run, one per epoch, in order."""
 
     rows: list[Row] = field(default_factory=list)
 
@@ -18,7 +18,7 @@ class History:
         """The values of one metric over the epochs.
 
         Raises:
-            RunError: an epoch is without it.
+            RunError: an epoch does not have it.
         """
         for row in self.rows:
             if name not in row:
@@ -26,7 +26,7 @@ class History:
         return [row[name] for row in self.rows]
 
     def validated(self) -> "History":
-        """The epochs that were validated; the others have None there."""
+        """The epochs that were validated; the others have None as their validation accuracy."""
         accuracies = self.column("validation_accuracy")
         pairs = zip(self.rows, accuracies, strict=True)
         return History([row for row, accuracy in pairs if accuracy is not None])

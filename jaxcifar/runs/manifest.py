@@ -1,7 +1,7 @@
-"""A list of a directory's files with their sizes and SHA-256, kept inside the directory.
+"""The manifest of a checkpoint: each of its files with its size and SHA-256.
 
-Nothing in a checkpoint's own format tells a flipped bit: Orbax restored 120 of 120 such files
-without a word. Digesting costs 0.1 s for the 134 MB of a ResNet-18 with Adam's moments.
+Orbax does not notice a flipped bit: it restored 120 of 120 such files without an error. Hashing
+costs 0.1 s for the 134 MB of a ResNet-18 with Adam's moments.
 """
 
 import hashlib
@@ -15,23 +15,22 @@ from typing import Any, NoReturn
 
 NAME = "manifest.json"
 VERSION = 1
-# Orbax writes these two at the top of a step after everything else: a manifest written before
-# they are done cannot hold them. Nothing that is restored comes from them.
+# Orbax writes the last two at the top of a step after the manifest. Nothing is restored from them.
 UNLISTED = frozenset({NAME, "_CHECKPOINT_METADATA", "commit_success.txt"})
-# A step has some 25 files, a line of 150 bytes each; of more processes and layers, more.
+# A step has about 25 files, with 150 bytes each here; more processes or layers make more files.
 MAX_BYTES = 4 * 2**20
 
 
 class ManifestError(ValueError):
-    """A manifest that is missing, or is none; the message says what is wrong with it."""
+    """A manifest that is missing or invalid; the message says what is wrong with it."""
 
 
 def write(directory: Path) -> None:
-    """Write the manifest of all files below `directory` and put it, and them, on the disk.
+    """Write the manifest of all files below `directory`, and sync it and them to the disk.
 
     Raises:
-        OSError: something cannot be read or written.
-        ManifestError: there is something that is neither a file nor a directory.
+        OSError: a file cannot be read or written.
+        ManifestError: something is neither a file nor a directory.
     """
     files = {}
     for name, path in sorted(_walk(directory)):
@@ -39,7 +38,7 @@ def write(directory: Path) -> None:
             continue
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ManifestError(f"{path} is not a plain file")
-        with path.open("rb+") as file:  # to write, or Windows cannot sync it
+        with path.open("rb+") as file:  # Windows can only sync a writable file
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
             files[name] = {"bytes": file.tell(), "sha256": digest}
@@ -52,28 +51,28 @@ def write(directory: Path) -> None:
 
 
 def verify(directory: Path, below: str = "") -> list[str]:
-    """What differs from the manifest, a sentence a file; nothing if all is as it was written.
+    """Compare a directory with its manifest: one sentence per file that differs.
 
     Args:
-        directory: that `write` was called for.
-        below: look only at the files whose relative names begin so.
+        directory: the directory that `write` was called with.
+        below: check only the files whose relative names start with this.
     """
     try:
-        listed, found = read(directory), dict(_walk(directory))
+        listed, present = read(directory), dict(_walk(directory))
     except ManifestError as error:
         return [f"{NAME} {error}"]
     except OSError as error:
         return [f"{error.filename or directory} cannot be read ({error.strerror})"]
-    names = sorted(n for n in {*listed, *found} - UNLISTED if n.startswith(below))
-    problems = ((name, _problem(found.get(name), listed.get(name))) for name in names)
+    names = sorted(n for n in {*listed, *present} - UNLISTED if n.startswith(below))
+    problems = ((name, _problem(present.get(name), listed.get(name))) for name in names)
     return [f"{name} {problem}" for name, problem in problems if problem is not None]
 
 
 def read(directory: Path) -> dict[str, dict[str, Any]]:
-    """Relative name -> ``{"bytes", "sha256"}``.
+    """Read a manifest: relative name -> ``{"bytes", "sha256"}``.
 
     Raises:
-        ManifestError: the manifest is missing, too large or not one.
+        ManifestError: the manifest is missing, too large or invalid.
     """
     path = directory / NAME
     try:
@@ -104,40 +103,39 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 def _check_entry(name: str, entry: Any) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name != "/".join(parts) or ".." in parts or "\\" in name or "\0" in name:
-        raise ManifestError(f"lists {name!r}, which is no name of a file in this directory")
+        raise ManifestError(f"lists {name!r}, which does not name a file in this directory")
     if not isinstance(entry, dict):
-        raise ManifestError(f"says nothing of {name}")
+        raise ManifestError(f"has no size and SHA-256 for {name}")
     size, digest = entry.get("bytes"), entry.get("sha256")
     if type(size) is not int or size < 0:
-        raise ManifestError(f"gives no size for {name}")
+        raise ManifestError(f"has no size for {name}")
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ManifestError(f"gives no SHA-256 for {name}")
+        raise ManifestError(f"has no SHA-256 for {name}")
 
 
-def _problem(path: Path | None, wanted: dict[str, Any] | None) -> str | None:
-    """What is wrong with one file."""
-    if wanted is None:
-        return "is no part of it"
+def _problem(path: Path | None, entry: dict[str, Any] | None) -> str | None:
+    """Say what is wrong with one file, if anything."""
+    if entry is None:
+        return "is not in the manifest"
     if path is None:
         return "is missing"
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             return "is not a plain file"
-        if found.st_size != wanted["bytes"]:
-            return f"has {found.st_size} bytes where {wanted['bytes']} were written"
+        if status.st_size != entry["bytes"]:
+            return f"has {status.st_size} bytes, but {entry['bytes']} were written"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if digest == wanted["sha256"] else "has other contents than were written"
+    return None if digest == entry["sha256"] else "has other contents than were written"
 
 
 def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
-    """All that is below `directory` and no directory; symbolic links are not followed."""
-    for folder, folders, files in os.walk(directory, onerror=_raise):
-        here = Path(folder)
-        for path in [here / name for name in files] + [here / name for name in folders]:
+    """Everything below `directory` except directories; symbolic links are not followed."""
+    for folder, subfolders, files in os.walk(directory, onerror=_raise):
+        for path in (Path(folder) / name for name in [*files, *subfolders]):
             if not path.is_dir() or path.is_symlink():
                 yield path.relative_to(directory).as_posix(), path
 
@@ -147,7 +145,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def sync_directory(directory: Path) -> None:
-    """Put a directory's entries on the disk, where the system can."""
+    """Sync a directory's entries to the disk, where the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,9 +1,10 @@
-"""Open a run directory: make a new run in it, or check that the run in it can continue."""
+"""Open a run directory: start a run in it, or check that the run in it can continue."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from jaxcifar.common.errors import CheckpointError, RunError
 from jaxcifar.data import Splits
@@ -11,58 +12,48 @@ from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
-from jaxcifar.runs.transfer import Start
-
-
-def check_not_lost(files: RunDirectory) -> None:
-    """Refuse to begin anew silently where there must have been checkpoints.
-
-    A run killed early leaves two rows and none: the second is noted before the first is complete.
-
-    Raises:
-        CheckpointError: naming the way out.
-    """
-    rows = len(files.read_history().rows)
-    if rows > 2 or files.read_summary() is not None:
-        raise CheckpointError(
-            f"{files.path} has trained {rows} epochs, and {files.checkpoints} holds no checkpoint: "
-            "put it back, or begin anew with --overwrite"
-        )
+from jaxcifar.runs.transfer import StartingWeights
 
 
 @contextmanager
-def own_run(
-    files: RunDirectory,
+def hold_directory(
+    run_dir: RunDirectory,
     recipe: Recipe,
     splits: Splits,
     name: str,
-    start: Start | None,
+    weights: StartingWeights | None,
     *,
     resume: bool,
     overwrite: bool,
 ) -> Iterator[None]:
-    """`open_run`, and no other process writes the run until the end."""
+    """`prepare_directory`, and keep other processes from writing the run until the end."""
     # Before the lock, which is a file: a directory of somebody else's stays as it is.
     if resume:
-        files.read_config()
+        run_dir.read_config()
     else:
-        files.check_free(overwrite=overwrite)
-    with files.lock():
-        open_run(files, recipe, splits, name, start, resume=resume, overwrite=overwrite)
+        run_dir.check_free(overwrite=overwrite)
+    with run_dir.lock():
+        prepare_directory(
+            run_dir, recipe, splits, name, weights, resume=resume, overwrite=overwrite
+        )
         yield
 
 
-def open_run(
-    files: RunDirectory,
+def prepare_directory(
+    run_dir: RunDirectory,
     recipe: Recipe,
     splits: Splits,
     name: str,
-    start: Start | None,
+    weights: StartingWeights | None,
     *,
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Make the run directory, or check that the run in it can go on by this recipe.
+    """Make the run directory, or check that the run in it can continue with this recipe.
+
+    Args:
+        name: of the experiment.
+        weights: those the run starts from, for config.json.
 
     Raises:
         RunError: it cannot be written, or holds another run.
@@ -73,48 +64,83 @@ def open_run(
         "experiment": name,
         "recipe": recipe.to_dict(),
         "data_fingerprint": splits.fingerprint,
-        "weights": None if start is None else start[1].to_dict(),
+        "weights": None if weights is None else weights.report.to_dict(),
         "machine": describe_machine(),
     }
     if not resume:
-        files.check_free(overwrite=overwrite)
-        files.create(config)
+        run_dir.check_free(overwrite=overwrite)
+        run_dir.create(config)
         return
-    before = read_recipe(files)
-    begun = files.read_config()
-    if begun.get("experiment") != name:
-        raise RunError(f"{files.path} holds a run of {begun.get('experiment')!r}, not of {name!r}")
-    if begun.get("data_fingerprint") != splits.fingerprint:
-        raise RunError(f"{files.path} was trained on other data than the {recipe.dataset} found")
-    # More epochs are welcome where that leaves what was done in the epochs done as it was.
-    longer = (
+    before = read_recipe(run_dir)
+    stored = run_dir.read_config()
+    _check_same_run(run_dir, stored, recipe, before, splits, name)
+    if recipe.epochs > before.epochs:
+        run_dir.summary.unlink(missing_ok=True)
+    if recipe != before:
+        run_dir.write_config(config | {"weights": stored.get("weights")})
+
+
+def _check_same_run(
+    run_dir: RunDirectory,
+    stored: dict[str, Any],
+    recipe: Recipe,
+    before: Recipe,
+    splits: Splits,
+    name: str,
+) -> None:
+    """Refuse to continue a run with another name, other data or another recipe."""
+    if stored.get("experiment") != name:
+        raise RunError(
+            f"{run_dir.path} holds a run of {stored.get('experiment')!r}, not of {name!r}"
+        )
+    if stored.get("data_fingerprint") != splits.fingerprint:
+        raise RunError(f"{run_dir.path} was trained on other data than the {recipe.dataset} found")
+    # More epochs are allowed where they change nothing in the epochs already trained.
+    can_grow = (
         recipe.epochs > before.epochs
         and (recipe.t_max or recipe.schedule == "constant")
         and recipe.lookahead_steps is None  # whose periods are counted from the run's end
     )
     allowed = replace(
         before,
-        epochs=recipe.epochs if longer else before.epochs,
+        epochs=recipe.epochs if can_grow else before.epochs,
         eval_batch_size=recipe.eval_batch_size,
     )
     differing = recipe.differences(allowed)
     if differing:
         raise RunError(
-            f"{files.path} was begun with another recipe ({'; '.join(differing)}): resume it "
-            "without these options, or begin a run in another --workdir"
+            f"{run_dir.path} was started with another recipe ({'; '.join(differing)}): resume it "
+            "without these options, or start a run in another --workdir"
         )
-    if longer:
-        files.summary.unlink(missing_ok=True)
-    if recipe != before:
-        files.write_config(config | {"weights": begun.get("weights")})
 
 
-def _check_origin(files: RunDirectory, recipe: Recipe) -> None:
-    """A run that begins from another must not replace it."""
+def check_not_lost(run_dir: RunDirectory) -> None:
+    """Refuse to start again silently where there must have been checkpoints.
+
+    A run killed early leaves two rows and no checkpoint: the second row is written before the first
+    checkpoint is complete.
+
+    Raises:
+        CheckpointError: naming the way out.
+    """
+    rows = len(run_dir.read_history().rows)
+    if rows > 2 or run_dir.read_summary() is not None:
+        raise CheckpointError(
+            f"{run_dir.path} has trained {rows} epochs, and {run_dir.checkpoints} holds no "
+            "checkpoint: put it back, or start again with --overwrite"
+        )
+
+
+def check_origin(run_dir: RunDirectory, recipe: Recipe) -> None:
+    """Refuse to let a run replace the run that its weights come from.
+
+    Raises:
+        RunError: naming the directory.
+    """
     # Not Path.resolve, which raises a RuntimeError at a loop of links.
     if recipe.weights is not None and os.path.realpath(recipe.weights) == os.path.realpath(
-        files.path
+        run_dir.path
     ):
         raise RunError(
-            f"{files.path} is the run that the weights come from: choose another --workdir"
+            f"{run_dir.path} is the run that the weights come from: choose another --workdir"
         )

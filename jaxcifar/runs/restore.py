@@ -1,4 +1,4 @@
-"""Read a finished or begun run: its recipe, network and weights."""
+"""Read the recipe, model and weights of a run, finished or not."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,34 +15,65 @@ from jaxcifar.step.state import init_variables
 
 
 def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet, dict[str, Any]]:
-    """A run's recipe, model and weights; its optimizer is neither needed nor built.
+    """Restore a run's recipe, model and weights; its optimizer is neither needed nor built.
+
+    Args:
+        run: the run directory.
+        which: the checkpoint: "best", "last" or a step.
+
+    Returns:
+        The recipe, the model, and its variables ``{"params", "batch_stats"}``.
 
     Raises:
-        RunError, RecipeError, CheckpointError: what of the run cannot be used, and why.
+        RunError, RecipeError, CheckpointError: naming the part of the run that cannot be used, and
+            why.
+
+    Example:
+        The run here was never trained: all its parameters are zero.
+
+        >>> import json, os, tempfile
+        >>> import jax.numpy as jnp
+        >>> from jaxcifar import Checkpoints, Recipe, restore_run, start_state
+        >>> recipe = Recipe(dataset="digits", width=4)
+        >>> model = recipe.make_model()
+        >>> zeros = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), 32))
+        >>> zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), zeros)
+        >>> state = start_state(zeros, recipe.make_optimizer(), seed=0)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     with open(os.path.join(run, "config.json"), "w") as file:
+        ...         json.dump({"recipe": recipe.to_dict()}, file)
+        ...     with Checkpoints(os.path.join(run, "checkpoints")) as checkpoints:
+        ...         checkpoints.save(state, validation_accuracy=0.1)
+        ...     recipe, model, variables = restore_run(run)
+        >>> recipe.dataset, model.width, sorted(variables)
+        ('digits', 4, ['batch_stats', 'params'])
     """
-    files = RunDirectory(Path(run))
-    recipe = read_recipe(files)
+    run_dir = RunDirectory(Path(run))
+    recipe = read_recipe(run_dir)
     model = recipe.make_model()
     shapes = jax.eval_shape(
         lambda key: init_variables(model, key, recipe.image_size), jax.random.key(0)
     )
-    with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
+    with Checkpoints(run_dir.checkpoints, read_only=True) as checkpoints:
         return recipe, model, checkpoints.restore_weights(shapes, which)
 
 
-def read_recipe(files: RunDirectory) -> Recipe:
-    """The recipe a run was begun with.
+def read_recipe(run_dir: RunDirectory) -> Recipe:
+    """The recipe that a run was started with.
 
     Raises:
-        RunError: not a run, or a damaged config.json.
-        RecipeError: a config.json with a field this version does not know or a value that cannot
-            be.
+        RunError: the directory holds no run, or a damaged config.json.
+        RecipeError: config.json has a field that this version does not know, or an invalid value.
     """
-    return recipe_of_file(files.read_config()["recipe"], files.config)
+    return recipe_of_file(run_dir.read_config()["recipe"], run_dir.config)
 
 
 def recipe_of_file(values: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe that a file holds.
+    """The recipe in a file.
+
+    Args:
+        values: its fields.
+        path: the file, for the message.
 
     Raises:
         RecipeError: as `Recipe.from_dict`, naming the file.

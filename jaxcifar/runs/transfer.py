@@ -1,7 +1,7 @@
 """The weights a run starts from, and a run's weights for others to start from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,27 +20,32 @@ from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.augment import NORMALIZATIONS
-from jaxcifar.step.state import (
-    seed_keys,
-)
+from jaxcifar.step.state import seed_keys
 
 
-def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
-    """The variables that `recipe.weights` names, in the recipe's model: of a file, the hub, or
+class StartingWeights(NamedTuple):
+    """The variables a run starts from, and where they come from."""
+
+    variables: dict[str, Any]  # {"params", "batch_stats"}
+    report: LoadReport
+
+
+def starting_weights(recipe: Recipe) -> StartingWeights:
+    """Load what `recipe.weights` names into the recipe's model: a file, a name on the hub, or
     another run's best checkpoint.
 
     The new head, if the recipe asks for one, is drawn from the recipe's seed.
 
     Raises:
-        WeightsError: they cannot be had or do not fit the model.
-        RecipeError: they were trained on another normalization than the recipe's, or are a run's on
+        WeightsError: they are not available or do not fit the model.
+        RecipeError: they were trained with another normalization than the recipe's, or by a run on
             another split of the same data.
-        RunError, CheckpointError: what of the run cannot be used.
+        RunError, CheckpointError: the run cannot be used.
     """
     assert recipe.weights is not None
     model = recipe.make_model()
     key, _ = seed_keys(recipe.seed)
-    wishes: dict[str, Any] = {
+    options: dict[str, Any] = {
         "key": key,
         "new_head": recipe.new_head,
         "adapt_stem": recipe.adapt_stem,
@@ -53,12 +58,12 @@ def starting_weights(recipe: Recipe) -> tuple[dict[str, Any], LoadReport]:
             to_torch(variables),
             source=recipe.weights,
             preprocessing=preprocessing_of(origin),
-            **wishes,
+            **options,
         )
     else:
-        filled, report = load_pretrained(recipe.weights, model, **wishes)
+        filled, report = load_pretrained(recipe.weights, model, **options)
     _check_normalization(recipe, report)
-    return filled, report
+    return StartingWeights(filled, report)
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -78,8 +83,12 @@ def export_run(
     standard deviation and size, architecture, stem, head and classes are in the metadata.
 
     Raises:
-        RunError, RecipeError, CheckpointError: what of the run cannot be used.
+        RunError, RecipeError, CheckpointError: the run cannot be used.
         WeightsError: `out` exists, is not called .safetensors, or cannot be written.
+
+    Example:
+        >>> from jaxcifar import export_run
+        >>> export_run("runs/demo", "demo.safetensors")  # doctest: +SKIP
     """
     recipe, model, variables = restore_run(run, which)
     export_weights(
@@ -97,8 +106,9 @@ def export_run(
 
 
 def _check_split(recipe: Recipe, origin: Recipe) -> None:
-    """On another split some of the images that validate here were trained on there: a validation
-    accuracy of 0.81 was seen beside a test accuracy of 0.72.
+    """Refuse weights from another split: some images that validate here were trained on there.
+
+    A validation accuracy of 0.81 was seen beside a test accuracy of 0.72.
     """
     fields = ("train_size", "validation_size", "split_seed", "stratified")
     mine, theirs = (
@@ -109,8 +119,8 @@ def _check_split(recipe: Recipe, origin: Recipe) -> None:
     if recipe.dataset == origin.dataset and differing:
         raise RecipeError(
             f"{recipe.weights} was trained on another split of {origin.dataset} "
-            f"({', '.join(differing)}), so that its train images would validate here: use its "
-            "split, or export its weights and give the file, knowing that"
+            f"({', '.join(differing)}), so that its training images would validate here: use the "
+            "same split; or export its weights and use the file, if you accept that"
         )
 
 
@@ -121,7 +131,9 @@ def _check_normalization(recipe: Recipe, report: LoadReport) -> None:
     if _same(theirs, NORMALIZATIONS[recipe.normalization]):
         return
     fitting = [name for name, values in NORMALIZATIONS.items() if _same(theirs, values)]
-    advice = f"use --normalization {fitting[0]}" if fitting else "no --normalization is like that"
+    advice = (
+        f"use --normalization {fitting[0]}" if fitting else "no --normalization has these values"
+    )
     raise RecipeError(
         f"normalization {recipe.normalization}: the weights of {report.source} were trained on "
         f"mean {theirs[0]}, std {theirs[1]}: {advice}"
@@ -130,6 +142,3 @@ def _check_normalization(recipe: Recipe, report: LoadReport) -> None:
 
 def _same(a: Any, b: Any) -> bool:
     return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, atol=5e-4))
-
-
-Start = tuple[dict[str, Any], LoadReport]  # see `transfer.starting_weights`

@@ -1,6 +1,16 @@
-"""One training step and one evaluation step as pure functions, and what they are made of.
+"""One training step and one evaluation step, and their parts, as pure functions.
 
-Nothing here knows epochs, files or how many devices there are; nothing is written.
+Nothing here knows about epochs, files or the number of devices, and nothing is written.
 """
 
-__all__ = ["augment", "freeze", "metrics", "optimizer", "schedules", "state", "steps"]
+__all__ = [
+    "augment",
+    "freeze",
+    "freeze_text",
+    "metrics",
+    "optimizer",
+    "schedules",
+    "state",
+    "steps",
+    "summary",
+]

@@ -1,10 +1,10 @@
-"""Image transformations, pure: what the network sees, and random variations of it.
+"""Image transformations as pure functions: preprocessing and random augmentation.
 
-Random ones take a key of their own for each example (seed, epoch, index), so that a batch is
-augmented alike however it is split over steps or devices. Lengths are in pixels of the image as the
-network sees it: resizing comes first, then flip, rotation, shift and cutout; `make_preprocess`,
-which ends in floats normalised per channel, comes last, inside the train step. Only resizing and
-bilinear rotation make uint8 images floats in [0, 1]; the others keep the dtype.
+Random transformations take one key per example (from seed, epoch and index), so that augmentation
+does not depend on how a batch is split over steps or devices. The order is: resizing, flip,
+rotation, shift and cutout; then, inside the train step, `make_preprocess`, which normalises. So
+lengths are in pixels of the network's input. Resizing and bilinear rotation turn uint8 images into
+floats in [0, 1]; the other transformations keep the dtype.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys [n], images) -> i
 Interpolation = Literal["nearest", "bilinear"]
 # Per-channel mean and standard deviation of RGB in [0, 1].
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    # Measured over CIFAR-10's 50,000 train images.
+    # Measured on CIFAR-10's 50,000 train images.
     "cifar10": ((0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
-    # torchvision's ImageNet weights.
+    # Those of torchvision's ImageNet weights.
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # Maps [0, 1] to [-1, 1]; for data without published figures, such as digits.
+    # Maps [0, 1] to [-1, 1]; for data without published values, such as digits.
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
@@ -31,10 +31,10 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
 def make_normalize(name: str) -> Callable[[jax.Array], jax.Array]:
     """Build ``images -> float32 images``: (x - mean) / std per channel.
 
-    The function takes uint8 [..., 3] in 0 to 255 or floats [..., 3] in [0, 1].
+    The images are uint8 [..., 3] in 0 to 255, or floats [..., 3] in [0, 1].
 
     Raises:
-        ValueError: a name not in `NORMALIZATIONS`.
+        ValueError: `name` is not in `NORMALIZATIONS`.
     """
     if name not in NORMALIZATIONS:
         raise ValueError(f"unknown normalization {name!r}; choose from {', '.join(NORMALIZATIONS)}")
@@ -47,31 +47,31 @@ def make_normalize(name: str) -> Callable[[jax.Array], jax.Array]:
 
 
 def flip(key: jax.Array, image: jax.Array, rate: float) -> jax.Array:
-    """Mirror left and right with probability `rate`. Image [h, w, c], any dtype."""
+    """Mirror the image horizontally with probability `rate`; [h, w, c], any dtype."""
     return jnp.where(jax.random.bernoulli(key, rate), image[:, ::-1], image)
 
 
 def translate(key: jax.Array, image: jax.Array, pixels: int) -> jax.Array:
-    """Shift by up to `pixels` in each direction, filling with zero (pad, then crop at random)."""
+    """Shift the image at random by up to `pixels` in each direction; the border becomes zero."""
     padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
     row, column = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
 def unit_range(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """uint8 in 0 to 255 to floats in [0, 1]; floats keep their values."""
+    """uint8 images in 0 to 255 as floats in [0, 1]; floats keep their values."""
     return images.astype(dtype) / 255 if images.dtype == jnp.uint8 else images.astype(dtype)
 
 
 def resize(images: jax.Array, side: int, dtype: Any = jnp.float32) -> jax.Array:
-    """Images [n, h, w, c] to [n, side, side, c], floats in [0, 1] where they were uint8.
+    """Resize images [n, h, w, c] to [n, side, side, c]; uint8 becomes floats in [0, 1].
 
-    Bilinear as Pillow's `Image.resize` and torchvision's on PIL images: pixel centres at one half,
-    and an image made smaller is smoothed first.
+    Bilinear, as Pillow's `Image.resize` and as torchvision on PIL images: pixel centres are at one
+    half, and shrinking smooths the image (antialiasing).
     """
     n, _, _, channels = images.shape
     shape = (n, side, side, channels)
-    # In float32, then rounded: of bfloat16 images the weights would be bfloat16, too.
+    # In float32, then rounded: for bfloat16 images, the weights would also be bfloat16.
     resized = jax.image.resize(unit_range(images), shape, "bilinear", antialias=True)
     return resized.astype(dtype)
 
@@ -79,15 +79,15 @@ def resize(images: jax.Array, side: int, dtype: Any = jnp.float32) -> jax.Array:
 def rotate(
     image: jax.Array, degrees: jax.Array | float, interpolation: Interpolation = "nearest"
 ) -> jax.Array:
-    """Turn [h, w, c] counter-clockwise about its centre, keeping its size, zero outside.
+    """Rotate [h, w, c] counter-clockwise about its centre; the size stays, the corners become zero.
 
-    As Pillow's `Image.rotate`, to which torchvision's `RandomRotation` comes down on PIL images
-    ("nearest" is the default of both): every pixel centre is turned back, and what lies there is
-    taken, or blended of the four pixels around it, those beyond the border standing for its last.
+    As Pillow's `Image.rotate`, which torchvision's `RandomRotation` calls on PIL images ("nearest"
+    is the default of both): each output pixel centre is rotated back into the image. "nearest"
+    takes the pixel there; "bilinear" blends the four pixels around it, and repeats the border.
 
     Returns:
-        [h, w, c]: "nearest" in the image's dtype; "bilinear" floats, in [0, 1] where they were
-        uint8.
+        [h, w, c]: the image's dtype for "nearest"; floats for "bilinear", in [0, 1] for uint8
+        images.
 
     Raises:
         ValueError: an unknown interpolation.
@@ -98,7 +98,7 @@ def rotate(
             f"{', '.join(get_args(Interpolation))}"
         )
     height, width, channels = image.shape
-    # In float32 whatever the image is: in bfloat16 a coordinate of 200 is a whole pixel off.
+    # In float32 for every image dtype: in bfloat16, a coordinate of 200 is a whole pixel off.
     angle = jnp.deg2rad(jnp.asarray(degrees, jnp.float32))
     right = jnp.arange(width, dtype=jnp.float32) + 0.5 - width / 2
     down = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5 - height / 2
@@ -124,16 +124,16 @@ def rotate(
 
 
 def cutout(key: jax.Array, image: jax.Array, pixels: int, fill: jax.Array) -> jax.Array:
-    """Cover a square of `pixels` a side, centred anywhere, by the colour `fill` [c].
+    """Cover a square with a random centre in the image by a colour.
 
-    DeVries and Taylor 2017 (arXiv:1708.04552): part of the square may lie outside the image. They
-    cover with zero after normalising, which is the data's mean before it.
+    As DeVries and Taylor 2017 (arXiv:1708.04552): part of the square may lie outside the image.
+    They fill with zero after normalising, which is the data's mean before it.
 
     Args:
         key: of this example.
         image: [h, w, c], any dtype.
         pixels: side of the square.
-        fill: in the image's scale.
+        fill: the colour [c], in the image's scale.
     """
     height, width, _ = image.shape
     row_key, column_key = jax.random.split(key)
@@ -149,12 +149,12 @@ def cutout(key: jax.Array, image: jax.Array, pixels: int, fill: jax.Array) -> ja
 def make_preprocess(
     normalization: str, side: int | None = None
 ) -> Callable[[jax.Array], jax.Array]:
-    """Build ``images -> what the network sees``: resized to `side` (if given), then normalised.
+    """Build ``images -> input of the network``: resize to `side`, if given, and normalise.
 
-    Images already of that side, as augmentation leaves them, are not resized again.
+    Images that already have this side, such as augmented ones, are not resized again.
 
     Raises:
-        ValueError: a name not in `NORMALIZATIONS`.
+        ValueError: `normalization` is not in `NORMALIZATIONS`.
     """
     normalize = make_normalize(normalization)
 
@@ -177,20 +177,20 @@ def make_augment(
     cutout_fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
     dtype: Any = jnp.float32,
 ) -> Augment | None:
-    """Compose what is asked for into ``(keys [n], images [n, h, w, c]) -> images``.
+    """Build ``(keys [n], images [n, h, w, c]) -> images`` from the transformations asked for.
 
     Args:
-        side: resize to it first, so that what follows happens at the size the network sees.
+        side: resize to it first, so that the others work at the size of the network's input.
         flip_rate: probability of a horizontal flip.
-        rotate_degrees: rotation by a uniform angle up to this either way.
+        rotate_degrees: largest angle of a uniform rotation in either direction.
         interpolation: of the rotation.
-        translate_pixels: shift by up to so many each way.
-        cutout_pixels: side of a covered square.
-        cutout_fill: its colour, in [0, 1].
+        translate_pixels: largest shift in each direction.
+        cutout_pixels: side of the square that is covered.
+        cutout_fill: colour of the square, in [0, 1].
         dtype: of images that become floats.
 
     Returns:
-        None where nothing random is asked for, so that the epoch can leave the keys out.
+        The function, or None if nothing random is asked for: then the epoch needs no keys.
     """
     amounts = (flip_rate, rotate_degrees, translate_pixels, cutout_pixels)
     if all(is_zero(amount) for amount in amounts):
@@ -198,7 +198,7 @@ def make_augment(
 
     def augment_one(key: jax.Array, image: jax.Array) -> jax.Array:
         flip_key, translate_key = jax.random.split(key)
-        # Not out of one split: a rotation must not change what a shift draws.
+        # Not from the same split: a rotation must not change the draw of the shift.
         rotate_key, cutout_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
         if not is_zero(flip_rate):
             image = flip(flip_key, image, flip_rate)

@@ -1,4 +1,4 @@
-"""Metrics as masked sums: merged by addition, divided once at the end."""
+"""Metrics as masked sums, which are merged by addition and divided once at the end."""
 
 from typing import Any, TypedDict
 
@@ -10,29 +10,29 @@ from jaxcifar.common.numbers import is_zero
 
 
 class Metrics(TypedDict):
-    """Sums over examples. Adding two of them merges them, whatever the batch sizes were."""
+    """Sums over examples; the sums of two batches of any sizes are merged by `add`."""
 
     loss_sum: jax.Array  # float32 [], sum of per-example losses in nats
-    correct: jax.Array  # int32 [], examples whose arg max is the label
+    correct: jax.Array  # int32 [], examples whose largest logit is the label's
     count: jax.Array  # int32 [], examples counted
     gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
     nonfinite: jax.Array  # int32 [], training steps with numbers that were not finite
-    nonfinite_kinds: jax.Array  # int32 [], bit i is set where NONFINITE_KINDS[i] was not
+    nonfinite_kinds: jax.Array  # int32 [], bit i is set if NONFINITE_KINDS[i] was not finite
 
 
-# What of a training step is looked at.
+# The parts of a training step that are checked.
 NONFINITE_KINDS = ("logits", "gradients", "BatchNorm statistics")
 
 
 def zeros(shape: tuple[int, ...] = ()) -> Metrics:
-    """The sum over no examples; with a shape, of so many runs side by side."""
-    # float32, or float64 where JAX is told to have it.
-    zero, nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape)
+    """The sums over no examples; `shape` is for several runs side by side."""
+    # The floats are float32, or float64 if JAX has it enabled.
+    zero, zero_float = jnp.zeros(shape, jnp.int32), jnp.zeros(shape)
     return Metrics(
-        loss_sum=nothing,
+        loss_sum=zero_float,
         correct=zero,
         count=zero,
-        gradient_norm_sum=nothing,
+        gradient_norm_sum=zero_float,
         nonfinite=zero,
         nonfinite_kinds=zero,
     )
@@ -74,15 +74,15 @@ def measure(
     gradient_norm: jax.Array | float = 0.0,
     nonfinite_kinds: jax.Array | int = 0,
 ) -> Metrics:
-    """Sums over the examples whose `mask` is true.
+    """The sums over the examples whose `mask` is true.
 
     Args:
         loss: per-example loss, float32 [n].
         logits: [n, classes].
         label: int32 [n].
-        mask: bool [n]; false marks padding, which counts for nothing (even where it is not finite).
-        gradient_norm: of the step these examples made, float32 [].
-        nonfinite_kinds: of that step, see `find_nonfinite`.
+        mask: bool [n]; false marks padding, which is not counted, even if it is not finite.
+        gradient_norm: of the step on these examples, float32 [].
+        nonfinite_kinds: of the same step, see `find_nonfinite`.
     """
     correct = mask & (jnp.argmax(logits, axis=-1) == label)
     count = jnp.sum(mask, dtype=jnp.int32)
@@ -97,16 +97,16 @@ def measure(
 
 
 def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:
-    """Which of the trees hold a number that is not finite: bit i for the i-th, int32 [].
+    """The trees with numbers that are not finite, as bits: bit i for the i-th tree, int32 [].
 
-    Every number is looked at: XLA:CPU drops NaN in fused reductions (JAX 0.10: a step of NaN
-    showed the loss ln 10), so that neither a loss nor a sum can tell.
+    Every number is checked, because a loss or a sum does not show them: XLA:CPU drops NaN in fused
+    reductions (JAX 0.10: a step of NaN reported a loss of ln 10).
 
     Args:
         trees: in the order of `NONFINITE_KINDS`.
-        axis_name: a mapped axis over which a tree counts as one.
+        axis_name: a mapped axis whose devices are checked together.
     """
-    found = jnp.stack(
+    flags = jnp.stack(
         [
             jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).any()
             if jax.tree.leaves(tree)
@@ -115,31 +115,31 @@ def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:
         ]
     ).astype(jnp.int32)
     if axis_name is not None:
-        found = jax.lax.pmax(found, axis_name)
-    return jnp.sum(found << jnp.arange(len(trees)), dtype=jnp.int32)
+        flags = jax.lax.pmax(flags, axis_name)
+    return jnp.sum(flags << jnp.arange(len(trees)), dtype=jnp.int32)
 
 
 def nonfinite_names(sums: Metrics) -> list[str]:
-    """Those of `NONFINITE_KINDS` that were not finite in some step. Waits for the device."""
+    """The `NONFINITE_KINDS` that were not finite in some step. Waits for the device."""
     kinds = int(jax.device_get(sums["nonfinite_kinds"]))
     return [name for i, name in enumerate(NONFINITE_KINDS) if kinds >> i & 1]
 
 
 def total(sums: Metrics, axis_name: str) -> Metrics:
-    """The sums of a step of which each device along a mapped axis has seen a part."""
+    """The sums of a whole step from the sums of each device along a mapped axis."""
     whole = dict(jax.lax.psum({k: sums[k] for k in ("loss_sum", "correct", "count")}, axis_name))
     count = jnp.maximum(sums["count"], 1)
-    # A norm is of the step, and so is what was not finite: every device has the same.
+    # The norm and the nonfinite kinds are of the whole step: every device has the same values.
     norm = sums["gradient_norm_sum"] / count * whole["count"]
     return Metrics(**{**sums, **whole, "gradient_norm_sum": norm})
 
 
 def compute(sums: Metrics) -> dict[str, float]:
-    """Divide once: ``{"loss", "accuracy", "examples"}`` as Python numbers. Waits for the device."""
+    """The means ``{"loss", "accuracy", "examples"}`` as Python numbers. Waits for the device."""
     host = jax.device_get(sums)
     count = int(host["count"])
     if count == 0:
-        raise ValueError("no examples were counted, so there is no loss or accuracy to report")
+        raise ValueError("no examples were counted, so there is no loss or accuracy")
     return {
         "loss": float(host["loss_sum"]) / count,
         "accuracy": int(host["correct"]) / count,
@@ -148,6 +148,6 @@ def compute(sums: Metrics) -> dict[str, float]:
 
 
 def mean_gradient_norm(sums: Metrics) -> float:
-    """The mean of the steps' gradient norms, each counted by its examples."""
+    """The mean of the steps' gradient norms, weighted by their examples."""
     host = jax.device_get(sums)
     return float(host["gradient_norm_sum"]) / int(host["count"])

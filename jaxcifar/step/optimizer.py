@@ -1,15 +1,29 @@
-"""From labels and a schedule to an optax transformation."""
+"""The optimizers, built from a schedule and from the parameters' labels.
 
-from typing import Any, Literal, NamedTuple, get_args
+* adam: torch's `Adam` (b1 0.9, b2 0.999, eps 1e-8), without decay.
+* adamw: the same with decoupled decay, multiplied by the learning rate as in torch's `AdamW`.
+* sgd: Nesterov momentum; decay is added to the gradient, as in torch's `SGD`.
+* muon: optax's `contrib.muon` for convolution kernels (Jordan et al. 2024,
+  kellerjordan.github.io/posts/muon). The Nesterov momentum of a kernel, as a matrix
+  [k k c_in, c_out], is replaced by one with the same singular vectors, whose singular values are
+  all about 1 (or more for a wide matrix, by optax's scale). Decay is decoupled as in adamw.
+  Everything else uses sgd at the same rate and momentum: the usual rates of muon and sgd (0.02 to
+  0.4) are alike, those of adam are not.
+
+Decay acts only on kernels, not on biases and BatchNorm's parameters (He et al. 2019,
+arXiv:1812.01187, section 3.1); torch's optimizers decay every parameter they are given.
+"""
+
+from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 from optax import contrib
 
 from jaxcifar.common.numbers import is_zero
 from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask
 from jaxcifar.step.freeze import FROZEN, Labels, trainable_mask, treatment
+from jaxcifar.step.lookahead import lookahead
 
 OptimizerName = Literal["adam", "adamw", "sgd", "muon"]
 
@@ -28,42 +42,71 @@ def make_optimizer(
     lookahead_share: float = 0.25,
     total_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Build the optimizer.
-
-    * adam: torch's `Adam` (b1 0.9, b2 0.999, eps 1e-8), no decay.
-    * adamw: the same with decoupled decay, multiplied by the learning rate as in torch's `AdamW`.
-    * sgd: Nesterov momentum; decay is added to the gradient, as in torch's `SGD`.
-    * muon: on convolution kernels optax's `contrib.muon` (Jordan et al. 2024,
-      kellerjordan.github.io/posts/muon): the Nesterov momentum of a kernel, as a matrix
-      [k k c_in, c_out], is replaced by one of the same singular vectors whose singular values are
-      all alike (about 1; more for a wide one, by optax's scale), and decay is decoupled as in
-      adamw. On everything else it is sgd, at the same rate and momentum: their usual rates (0.02
-      to 0.4) are alike, Adam's are not.
-
-    Decay acts on kernels alone, not on biases and BatchNorm's parameters (He et al. 2019,
-    arXiv:1812.01187, section 3.1); torch's optimizers decay everything they are given.
+    """Build adam, adamw, sgd or muon, as described in the module `jaxcifar.step.optimizer`.
 
     Args:
         schedule: step of the run -> learning rate.
-        labels: one for each parameter, see `partition.label_params`. Leaves labelled "frozen" have
-            no optimizer state, get an update of zero and count for nothing in the clipping; each
-            other label is a group with its own share of the rate. None trains everything. Labels
-            that start in a later epoch are taken as started: see `partition.labels_at`.
-        steps_per_epoch: where a label starts in a later epoch; its group then counts its steps
-            from there, and keeps to the schedule of the run.
-        clip_norm: scales the gradients of all trainable leaves together to at most this global norm
-            (torch's `clip_grad_norm_`), before anything else.
-        bias_scale: the biases of BatchNorms learn at so many times the rate of their group, as in
-            airbench (Jordan 2024, arXiv:2404.00498: 64).
-        lookahead_steps: average the weights once in so many steps, see `lookahead`.
-        lookahead_share: see there.
-        total_steps: of the run; for lookahead.
+        labels: one per parameter, as from `label_params`; None trains everything. Each label is a
+            group with its own share of the rate. Frozen leaves have no optimizer state, an update
+            of zero and no part in the clipping. Labels that start in a later epoch are treated as
+            started; for an earlier epoch, use `labels_at`.
+        steps_per_epoch: needed if a label starts in a later epoch; its group counts steps from
+            there, but follows the run's schedule.
+        clip_norm: limit on the global norm of all trainable gradients together (torch's
+            `clip_grad_norm_`); clipping comes first.
+        bias_scale: factor on the learning rate of BatchNorm biases, as in airbench (Jordan 2024,
+            arXiv:2404.00498: 64).
+        lookahead_steps: synchronise with the slow weights every N steps, see `lookahead`.
+        lookahead_share: see `lookahead`.
+        total_steps: of the run; needed for lookahead.
 
     Raises:
-        ValueError: unknown name, a decay given to adam, a clipping norm or a bias scale that is not
-            positive, a label with a start but no `steps_per_epoch`, or lookahead without
-            `total_steps`.
+        ValueError: a setting is unknown, out of range, or lacks another that it needs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxcifar import make_optimizer
+        >>> tx = make_optimizer("sgd", lambda step: 0.25, momentum=0.0)
+        >>> params, gradients = {"w": jnp.ones(2)}, {"w": jnp.array([2.0, 4.0])}
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> updates["w"].tolist()
+        [-0.5, -1.0]
     """
+    _check(name, weight_decay, clip_norm, bias_scale, lookahead_steps, total_steps)
+    groups, trained = _groups(name, schedule, labels, steps_per_epoch, momentum, weight_decay)
+    chain = [groups]
+    if clip_norm is not None:
+        chain.insert(0, _on(trained, optax.clip_by_global_norm(clip_norm)))
+    if bias_scale != 1:
+        # After the groups: a group may hold only one leaf of a BatchNorm, and so not recognise it.
+        chain.append(optax.masked(optax.scale(bias_scale), batch_norm_bias_mask))
+    if lookahead_steps is not None and total_steps is not None:
+        chain.append(_on(trained, lookahead(lookahead_steps, lookahead_share, total_steps)))
+    return optax.chain(*chain) if len(chain) > 1 else chain[0]
+
+
+def carry_over(old: optax.OptState, new: optax.OptState) -> optax.OptState:
+    """The optimizer's state after more parameters start to be trained.
+
+    Groups that were trained before keep their moments and step counts; the others start with those
+    of `new`.
+
+    Args:
+        old: the state under the labels so far.
+        new: a fresh state of the optimizer for the labels from now on.
+    """
+    before = dict(jax.tree_util.tree_leaves_with_path(old))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: before.get(path, leaf), new)
+
+
+def _check(
+    name: str,
+    weight_decay: float,
+    clip_norm: float | None,
+    bias_scale: float,
+    lookahead_steps: int | None,
+    total_steps: int | None,
+) -> None:
     if name not in get_args(OptimizerName):
         raise ValueError(
             f"unknown optimizer {name!r}; choose from {', '.join(get_args(OptimizerName))}"
@@ -75,107 +118,36 @@ def make_optimizer(
     if not bias_scale > 0:
         raise ValueError(f"bias_scale must be positive, not {bias_scale}")
     if lookahead_steps is not None and total_steps is None:
-        raise ValueError("lookahead_steps needs total_steps: its last average is at the run's end")
+        raise ValueError("lookahead_steps needs total_steps, because it averages at the run's end")
 
+
+def _groups(
+    name: OptimizerName,
+    schedule: optax.Schedule,
+    labels: Labels | None,
+    steps_per_epoch: int | None,
+    momentum: float,
+    weight_decay: float,
+) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer of all groups, and the mask of trained leaves, or True if all are trained."""
     kinds = [treatment("trained")] if labels is None else map(treatment, jax.tree.leaves(labels))
-    if all(kind == (1.0, 1) for kind in kinds):  # one group needs no partition
-        chain = [_one_group(name, schedule, momentum, weight_decay)]
-        trained = True
-    else:
-        groups = {
-            label: _one_group(
-                name, _group_schedule(schedule, label, steps_per_epoch), momentum, weight_decay
-            )
-            for label in sorted(set(jax.tree.leaves(labels)) - {FROZEN})
-        }
-        groups[FROZEN] = optax.set_to_zero()
-        chain = [optax.multi_transform(groups, labels)]
-        trained = trainable_mask(labels)
-    if clip_norm is not None:
-        # Outside a mask the norm would be over the frozen gradients, too.
-        chain.insert(0, _on(trained, optax.clip_by_global_norm(clip_norm)))
-    if bias_scale != 1:
-        # Behind the groups: what one of them holds of a module does not tell a BatchNorm.
-        chain.append(optax.masked(optax.scale(bias_scale), batch_norm_bias_mask))
-    if lookahead_steps is not None and total_steps is not None:
-        chain.append(_on(trained, lookahead(lookahead_steps, lookahead_share, total_steps)))
-    return optax.chain(*chain) if len(chain) > 1 else chain[0]
-
-
-class LookaheadState(NamedTuple):
-    """The state of `lookahead`."""
-
-    step: jax.Array  # int32 [], of those it has seen
-    slow: optax.Params  # the average
-
-
-def lookahead(steps: int, share: float, total_steps: int) -> optax.GradientTransformation:
-    """Every so many steps the weights return to an average that follows them.
-
-    Zhang et al. 2019 (arXiv:1907.08610), in airbench's form (Jordan 2024, arXiv:2404.00498): the
-    slow weights go a part of the way to where the steps have led, and the steps begin again from
-    there. The part falls from 1 at the run's beginning to `share` at its end, as 1 minus the cube
-    of the time. It is the last link of a chain: it turns the updates of the others into ones that
-    end at the slow weights. (optax's own `lookahead` wants the weights in pairs, which the model
-    would have to know of.)
-
-    The periods are counted from the run's end, so that its last step leaves the slow weights, to
-    rounding; the first period may be shorter. Between two averages, so also at the end of most
-    epochs, the weights are the fast ones. Steps skipped for not being finite are not seen here: the
-    last average is then as many steps before the end. BatchNorm's statistics are not averaged.
-
-    Args:
-        steps: from one average to the next.
-        share: at the end, above 0 and at most 1 (which changes nothing).
-        total_steps: of the run.
-
-    Raises:
-        ValueError: `steps` under 1 or a `share` that cannot be.
-    """
-    if steps < 1 or not 0 < share <= 1:
-        raise ValueError(
-            f"lookahead takes 1 step or more, not {steps}, and a share above 0 and at most 1, "
-            f"not {share}"
+    if all(kind == (1.0, 1) for kind in kinds):  # a single group needs no partition
+        return _one_group(name, schedule, momentum, weight_decay), True
+    groups = {
+        label: _one_group(
+            name, _group_schedule(schedule, label, steps_per_epoch), momentum, weight_decay
         )
-
-    def init(params: optax.Params) -> LookaheadState:
-        # Copied: a program that is given its state for good cannot be given one buffer twice.
-        return LookaheadState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
-
-    def update(
-        updates: optax.Updates, state: LookaheadState, params: optax.Params
-    ) -> tuple[optax.Updates, LookaheadState]:
-        count = state.step + 1
-        now = (total_steps - count) % steps == 0
-        part = 1 - (1 - share) * (count / total_steps) ** 3
-        slow = jax.tree.map(
-            lambda slow, fast, move: jnp.where(now, slow + part * (fast + move - slow), slow),
-            state.slow,
-            params,
-            updates,
-        )
-        updates = jax.tree.map(
-            lambda move, slow, fast: jnp.where(now, slow - fast, move), updates, slow, params
-        )
-        return updates, LookaheadState(count, slow)
-
-    return optax.GradientTransformation(init, update)
-
-
-def carry_over(old: optax.OptState, new: optax.OptState) -> optax.OptState:
-    """The state of an optimizer whose labels thawed: the groups that were trained before go on with
-    their moments and step counts, and the others begin with those in `new`.
-
-    Args:
-        old: state under the labels so far.
-        new: fresh state of the optimizer built for the labels from now on.
-    """
-    kept = dict(jax.tree_util.tree_leaves_with_path(old))
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(path, leaf), new)
+        for label in sorted(set(jax.tree.leaves(labels)) - {FROZEN})
+    }
+    groups[FROZEN] = optax.set_to_zero()
+    return optax.multi_transform(groups, labels), trainable_mask(labels)
 
 
 def _on(trained: Any, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation of the trained leaves: all (True), or those of a mask."""
+    """The transformation of only the trained leaves: all (True), or those of a mask.
+
+    Without the mask, a norm would include the frozen leaves.
+    """
     return tx if trained is True else optax.masked(tx, trained)
 
 
@@ -191,7 +163,7 @@ def _one_group(
             schedule,
             beta=momentum,
             weight_decay=weight_decay,
-            # Of the group's leaves, this optimizer gets those alone.
+            # This optimizer only gets the kernels of the group.
             muon_weight_dimension_numbers=lambda kernels: jax.tree.map(
                 lambda _: contrib.MuonDimensionNumbers((0, 1, 2), 3), kernels
             ),
@@ -206,19 +178,19 @@ def _one_group(
 
 
 def _muon_or_sgd(params: optax.Params) -> Any:
-    """Which of the two moves each leaf: "muon" convolution kernels, "sgd" everything else."""
+    """The optimizer of each leaf: "muon" for convolution kernels, "sgd" for everything else."""
     return jax.tree.map(lambda leaf: "muon" if leaf.ndim == 4 else "sgd", params)
 
 
 def _group_schedule(
     schedule: optax.Schedule, label: str, steps_per_epoch: int | None
 ) -> optax.Schedule:
-    """A group's rate by its own step count, which begins when the group does."""
+    """A group's rate by its own step count, which starts when the group does."""
     scale, start_epoch = treatment(label)
     if start_epoch > 1 and steps_per_epoch is None:
         raise ValueError(
-            f"the label {label!r} starts in a later epoch: before it give labels_at(labels, epoch),"
-            " from then on steps_per_epoch, too"
+            f"the label {label!r} starts in a later epoch: pass steps_per_epoch, or before that "
+            "epoch labels_at(labels, epoch)"
         )
     first_step = (start_epoch - 1) * (steps_per_epoch or 0)
     return lambda count: scale * schedule(count + first_step)

@@ -1,4 +1,4 @@
-"""The state of a run: arrays only. What is here is what a checkpoint holds."""
+"""The state of a run, as arrays: exactly the contents of a checkpoint."""
 
 import enum
 from collections.abc import Callable, Mapping
@@ -11,23 +11,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
-Adjust = Callable[[PyTree], PyTree]  # random parameters -> those to begin with
+from jaxcifar.models.names import PyTree
+
+Adjust = Callable[[PyTree], PyTree]  # random parameters -> initial parameters
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that changes while training."""
+    """Everything that training changes.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxcifar import ResNet, start_state
+        >>> images = jax.numpy.zeros((1, 8, 8, 3))
+        >>> model = ResNet(stage_sizes=(), width=4, stem="cifar")
+        >>> variables = model.init(jax.random.key(0), images, train=False)
+        >>> state = start_state(variables, optax.sgd(0.1), seed=0)
+        >>> model.apply(state.variables, images, train=False).shape
+        (1, 10)
+    """
 
     step: jax.Array  # int32 [], optimizer steps taken
     params: PyTree  # float32
     batch_stats: PyTree  # float32, BatchNorm's running mean and variance
     opt_state: optax.OptState
-    key: jax.Array  # PRNG key of the run, never changed: see `draw_key`
+    key: jax.Array  # PRNG key of the run; it never changes, see `draw_key`
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What `model.apply` takes."""
+        """The variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -35,14 +47,14 @@ class TrainState:
 def all_finite(tree: PyTree) -> jax.Array:
     """Whether every number in every leaf is finite, bool [].
 
-    The loss cannot tell: XLA:CPU drops NaN in fused reductions (JAX 0.10: a run with NaN statistics
-    showed the loss ln 10).
+    The loss does not show it: XLA:CPU drops NaN in fused reductions (JAX 0.10: a run with NaN
+    statistics reported a loss of ln 10).
     """
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 class Draw(enum.IntEnum):
-    """What a run's random draws are for; each purpose has a stream of its own."""
+    """The purposes of a run's random draws; each purpose has its own keys."""
 
     ORDER = 0
     AUGMENT = 1
@@ -50,7 +62,7 @@ class Draw(enum.IntEnum):
 
 
 def draw_key(key: jax.Array, draw: Draw, count: jax.Array) -> jax.Array:
-    """The key of the `count`-th draw (an epoch or a step) of a stream, from the run's key."""
+    """The key for one draw: of the run `key`, for a purpose, in epoch or step `count`."""
     return jax.random.fold_in(jax.random.fold_in(key, int(draw)), count)
 
 
@@ -68,11 +80,15 @@ def init_state(
     image_size: int,
     adjust: Adjust | None = None,
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone, or of what `adjust` makes of
-    the random parameters, see `initial`.
+    """The state before the first step, with random parameters, a function of the seed.
 
-    One program: leaf by leaf, ResNet-18 took 15 s on the CPU. It runs once, so it is compiled with
-    little optimisation: 4 s in place of 12.
+    Everything is one program: leaf by leaf, ResNet-18 took 15 s on the CPU. It runs once, so it is
+    compiled with little optimisation: 4 s instead of 12.
+
+    Args:
+        tx: the optimizer.
+        image_size: height and width, pixels.
+        adjust: changes the random parameters, such as to another initialization.
     """
     init_key, run_key = seed_keys(seed)
     new_state = partial(_new_state, model, tx, image_size, adjust=adjust)
@@ -82,7 +98,21 @@ def init_state(
 def start_state(
     variables: Mapping[str, PyTree], tx: optax.GradientTransformation, *, seed: int
 ) -> TrainState:
-    """The state before the first step from given variables, of which it takes a copy."""
+    """The state before the first step, with a copy of the given variables.
+
+    Args:
+        variables: ``{"params", "batch_stats"}``.
+        tx: the optimizer.
+        seed: of the run's random draws.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxcifar import start_state
+        >>> variables = {"params": {"w": jax.numpy.ones(3)}, "batch_stats": {}}
+        >>> state = start_state(variables, optax.sgd(0.1), seed=0)
+        >>> int(state.step), state.params["w"].shape
+        (0, (3,))
+    """
     _, run_key = seed_keys(seed)
     return _quickly_compiled(partial(_state_of, tx))(dict(variables), run_key)
 
@@ -90,13 +120,13 @@ def start_state(
 def state_shapes(
     model: nn.Module, tx: optax.GradientTransformation, *, image_size: int
 ) -> TrainState:
-    """The shapes and dtypes of `init_state`'s arrays; nothing is computed."""
+    """The shapes and dtypes of the arrays of `init_state`, without computing them."""
     key = jax.random.key(0)
     return jax.eval_shape(partial(_new_state, model, tx, image_size), key, key)
 
 
 def seed_keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The keys of the initial weights and of the run."""
+    """The key of the initial weights, and the key of the run."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
     return init_key, run_key
 

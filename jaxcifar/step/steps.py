@@ -1,8 +1,8 @@
-"""One training step and one evaluation step: pure functions, ignorant of devices and of epochs."""
+"""One training step and one evaluation step, as pure functions without devices and epochs."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -31,83 +31,140 @@ def make_train_step(
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """Build ``(state, batch) -> (state, metrics)``: mean cross-entropy, one update.
+    """Build ``(state, batch) -> (state, metrics)``: one update on the mean cross-entropy.
 
-    Every image of a training batch counts (BatchNorm's statistics are over all of them): a train
-    batch has no padding and needs no mask. The metrics are of the batch as the step saw it, before
-    the update. Dropout draws from (run key, step).
+    A train batch has no padding and needs no mask, because BatchNorm's statistics include all of
+    its images. The metrics are of the batch before the update. The key for dropout is derived from
+    the run's key and the step.
 
     Args:
-        labels: as given to `make_optimizer`. They decide what is trained, not how frozen BatchNorms
-            normalise: that is `model.frozen`, see `partition.frozen_batch_norms`. Only trainable
-            leaves are differentiated: XLA would drop the backward pass of the others by itself only
-            until something, such as a norm, reads their gradients.
-        start: the batch's "image" is not an image but what this child of the network put out.
-        log_gradient_norm: measure the global norm of the trainable leaves' gradients, too, before
-            any clipping.
-        skip_nonfinite: a step whose logits, gradients or statistics are not finite changes nothing
-            but the step's number. (optax's `apply_if_finite` guards neither the statistics nor that
-            number.) They are counted in the metrics either way.
-        axis_name: mapped axis over which the batch is divided, under pmap; the model's likewise.
+        normalize: the batch's images -> the input of the network.
+        labels: as given to `make_optimizer`. They determine what is trained; for the mode of frozen
+            BatchNorms, see `frozen_batch_norms`. Only trainable leaves are differentiated: XLA
+            drops the backward pass of the others only if nothing, such as a norm, reads their
+            gradients.
+        start: the batch's "image" is the output of this child of the network, not an image.
+        log_gradient_norm: measure the global norm of the trainable gradients, before clipping.
+        skip_nonfinite: a step with logits, gradients or statistics that are not finite changes only
+            the step count. (optax's `apply_if_finite` ignores the statistics and this count.) The
+            metrics count such steps in any case.
+        axis_name: mapped axis over which the batch is divided, under pmap; also for the model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxcifar import ResNet, make_train_step, start_state
+        >>> model, tx = ResNet(stage_sizes=(), width=4, stem="cifar"), optax.sgd(0.1)
+        >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.array([3, 7])}
+        >>> variables = model.init(jax.random.key(0), batch["image"], train=False)
+        >>> step = make_train_step(model, tx, normalize=lambda images: images)
+        >>> state, metrics = jax.jit(step)(start_state(variables, tx, seed=0), batch)
+        >>> int(state.step), int(metrics["count"])
+        (1, 2)
     """
+    settings = _Settings(
+        model,
+        tx,
+        normalize,
+        label_smoothing,
+        labels,
+        start,
+        log_gradient_norm,
+        skip_nonfinite,
+        axis_name,
+    )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = batch["image"] if start is not None else normalize(batch["image"])
-        label = batch["label"]
-        all_trained = jax.tree.map(lambda _: TRAINED, state.params)
-        treatments = all_trained if labels is None else labels
-        trainable, frozen = split_params(state.params, treatments)
-        cut: dict[str, Any] = {} if start is None else {"start": start}
-
-        def loss_fn(trainable: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-            logits, updates = model.apply(
-                {"params": merge_params(trainable, frozen), "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": draw_key(state.key, Draw.DROPOUT, state.step)},
-                **cut,
-            )
-            loss = cross_entropy(logits, label, label_smoothing)
-            return jnp.mean(loss), (loss, logits, updates["batch_stats"])
-
-        gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
-        if axis_name is not None:
-            gradients = jax.lax.pmean(gradients, axis_name)
-        nonfinite = find_nonfinite(logits, gradients, batch_stats, axis_name=axis_name)
-        norm = optax.tree.norm(gradients) if log_gradient_norm else 0.0
-        # The optimizer is built for the whole tree. Frozen leaves are not added to, not even zero:
-        # that would turn a -0.0 into 0.0.
-        unmoved = jax.tree.map(jnp.zeros_like, frozen)
-        updates, opt_state = tx.update(
-            merge_params(gradients, unmoved), state.opt_state, state.params
-        )
-        updates, _ = split_params(updates, treatments)
-        changed = (
-            merge_params(optax.apply_updates(trainable, updates), frozen),
-            batch_stats,
-            opt_state,
-        )
-        if skip_nonfinite:
-            unchanged = (state.params, state.batch_stats, state.opt_state)
-            changed = jax.tree.map(partial(jnp.where, nonfinite == 0), changed, unchanged)
-        params, batch_stats, opt_state = changed
-        mask = jnp.ones(label.shape, bool)
-        sums = measure(loss, logits, label, mask, gradient_norm=norm, nonfinite_kinds=nonfinite)
-        if skip_nonfinite:
-            # Or the epoch's loss would not be finite, either.
-            nothing = measure(loss, logits, label, ~mask, nonfinite_kinds=nonfinite)
-            sums = jax.tree.map(partial(jnp.where, nonfinite == 0), sums, nothing)
-        state = TrainState(
-            key=state.key,
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        return state, sums if axis_name is None else total(sums, axis_name)
+        return _train_step(settings, state, batch)
 
     return train_step
+
+
+class _Settings(NamedTuple):
+    """The arguments of `make_train_step`."""
+
+    model: nn.Module
+    tx: optax.GradientTransformation
+    normalize: Normalize
+    label_smoothing: float
+    labels: Labels | None
+    start: str | None
+    log_gradient_norm: bool
+    skip_nonfinite: bool
+    axis_name: str | None
+
+
+def _train_step(settings: _Settings, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    images, label = batch["image"], batch["label"]
+    if settings.start is None:
+        images = settings.normalize(images)
+    labels = settings.labels
+    if labels is None:
+        labels = jax.tree.map(lambda _: TRAINED, state.params)
+    trainable, frozen = split_params(state.params, labels)
+
+    def loss_fn(trainable: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+        logits, updates = settings.model.apply(
+            {"params": merge_params(trainable, frozen), "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": draw_key(state.key, Draw.DROPOUT, state.step)},
+            **_start_of(settings.start),
+        )
+        loss = cross_entropy(logits, label, settings.label_smoothing)
+        return jnp.mean(loss), (loss, logits, updates["batch_stats"])
+
+    gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
+    if settings.axis_name is not None:
+        gradients = jax.lax.pmean(gradients, settings.axis_name)
+    nonfinite = find_nonfinite(logits, gradients, batch_stats, axis_name=settings.axis_name)
+    norm = optax.tree.norm(gradients) if settings.log_gradient_norm else 0.0
+    params, opt_state = _apply_gradients(settings.tx, state, gradients, labels)
+    changed = (params, batch_stats, opt_state)
+    if settings.skip_nonfinite:
+        unchanged = (state.params, state.batch_stats, state.opt_state)
+        changed = jax.tree.map(partial(jnp.where, nonfinite == 0), changed, unchanged)
+    params, batch_stats, opt_state = changed
+    sums = _measure(loss, logits, label, norm, nonfinite, skip_nonfinite=settings.skip_nonfinite)
+    state = TrainState(
+        key=state.key,
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, sums if settings.axis_name is None else total(sums, settings.axis_name)
+
+
+def _apply_gradients(
+    tx: optax.GradientTransformation, state: TrainState, gradients: Any, labels: Labels
+) -> tuple[Any, optax.OptState]:
+    """The parameters and the optimizer's state after a step; `gradients` has no frozen leaves."""
+    trainable, frozen = split_params(state.params, labels)
+    # The optimizer expects the whole tree. But its updates are not added to frozen leaves, not even
+    # zero: that would turn -0.0 into 0.0.
+    zeros = jax.tree.map(jnp.zeros_like, frozen)
+    updates, opt_state = tx.update(merge_params(gradients, zeros), state.opt_state, state.params)
+    updates, _ = split_params(updates, labels)
+    return merge_params(optax.apply_updates(trainable, updates), frozen), opt_state
+
+
+def _measure(
+    loss: jax.Array,
+    logits: jax.Array,
+    label: jax.Array,
+    norm: jax.Array | float,
+    nonfinite: jax.Array,
+    *,
+    skip_nonfinite: bool,
+) -> Metrics:
+    mask = jnp.ones(label.shape, bool)
+    sums = measure(loss, logits, label, mask, gradient_norm=norm, nonfinite_kinds=nonfinite)
+    if skip_nonfinite:
+        # Otherwise the loss of the epoch would not be finite.
+        nothing = measure(loss, logits, label, ~mask, nonfinite_kinds=nonfinite)
+        sums = jax.tree.map(partial(jnp.where, nonfinite == 0), sums, nothing)
+    return sums
 
 
 def make_eval_step(
@@ -115,15 +172,30 @@ def make_eval_step(
 ) -> EvalStep:
     """Build ``(variables, batch) -> metrics`` in evaluation mode, over the images in the mask.
 
-    With `start` the batch's "image" is what that child of the network put out. With `mirror` the
-    logits are the mean over an image and its mirror image, as in airbench (Jordan 2024,
-    arXiv:2404.00498), whose shifted crops are left out.
+    Args:
+        normalize: the batch's images -> the input of the network.
+        start: the batch's "image" is the output of this child of the network, not an image.
+        mirror: the logits are the mean over an image and its mirror image, as in airbench (Jordan
+            2024, arXiv:2404.00498), but without its shifted crops.
 
     Raises:
-        ValueError: `mirror` with `start`: what a child put out has no mirror image.
+        ValueError: `mirror` together with `start`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxcifar import ResNet, make_eval_step
+        >>> model = ResNet(stage_sizes=(), width=4, stem="cifar")
+        >>> images, mask = jnp.zeros((2, 8, 8, 3)), jnp.array([True, False])
+        >>> variables = model.init(jax.random.key(0), images, train=False)
+        >>> step = make_eval_step(model, normalize=lambda images: images)
+        >>> metrics = step(variables, {"image": images, "label": jnp.array([3, 7]), "mask": mask})
+        >>> int(metrics["count"])
+        1
     """
     if mirror and start is not None:
-        raise ValueError(f"mirror needs images, and the batch is what {start} put out")
+        raise ValueError(
+            f"mirror needs images, but the batch is the output of {start}; use only one of them"
+        )
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
         images = batch["image"] if start is not None else normalize(batch["image"])
@@ -142,13 +214,18 @@ def evaluation_logits(
     start: str | None = None,
     mirror: bool = False,
 ) -> jax.Array:
-    """Logits [n, classes] in evaluation mode; `images` are normalised, `start` and `mirror` as in
-    `make_eval_step`.
+    """Logits [n, classes] of normalised images in evaluation mode.
+
+    For `start` and `mirror`, see `make_eval_step`.
     """
-    cut: dict[str, Any] = {} if start is None else {"start": start}
 
     def score(images: jax.Array) -> jax.Array:
-        return jnp.asarray(model.apply(variables, images, train=False, **cut))
+        return jnp.asarray(model.apply(variables, images, train=False, **_start_of(start)))
 
     logits = score(images)
     return (logits + score(images[:, :, ::-1])) / 2 if mirror else logits
+
+
+def _start_of(child: str | None) -> dict[str, Any]:
+    """The keyword `start` for `ResNet`, which other modules may not have."""
+    return {} if child is None else {"start": child}

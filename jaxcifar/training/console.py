@@ -1,57 +1,90 @@
 """What a run prints."""
 
-from jaxcifar.data import Splits
-from jaxcifar.devices.layout import Input, Layout
 from jaxcifar.devices.machine import describe_machine
-from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
-from jaxcifar.runs.transfer import Start
-from jaxcifar.step.freeze import summarize
-from jaxcifar.step.state import TrainState
-from jaxcifar.training.progress import duration
-from jaxcifar.training.run import PartialEpoch, _is_complete
+from jaxcifar.step.summary import summarize
+from jaxcifar.training.plan import RunPlan
+from jaxcifar.training.progress import ProgressBar, duration
+from jaxcifar.training.run import Run
 
-_BN_SAID = {"batch": "of each batch, still moving", "frozen": "frozen, too"}
-
-
-def _print_opening(
-    recipe: Recipe,
-    splits: Splits,
-    state: TrainState,
-    start: Start | None,
-    part: PartialEpoch,
-    files: RunDirectory | None,
-    layout: Layout,
-    place: Input,
-) -> None:
-    machine = describe_machine()
-    print(
-        f"{recipe.architecture} on {splits.name}: {len(splits.train):,} train, "
-        f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
-        f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
-    )
-    if layout.size > 1 or place == "stream":
-        images = "read from the host" if place == "stream" else "on the devices"
-        print(f"{layout.describe()}; images {images}")
-    if start is not None:
-        print(start[1])
-    if part.epoch == 1 and part.sums is None:
-        labels = None if recipe.freeze == "none" else recipe.make_labels()
-        print(summarize(state.params, labels))
-        if labels is not None:
-            print(f"BatchNorm of frozen modules: statistics {_BN_SAID[recipe.bn]}", flush=True)
-    elif files is not None and _is_complete(files, recipe):
-        print(f"{files.path} is complete: {recipe.epochs} epochs; --overwrite trains it again")
-    elif files is not None:
-        where = f"after epoch {part.epoch - 1}"
-        if part.sums is not None:
-            done = int(state.step) - part.complete_steps(recipe)
-            where = f"in epoch {part.epoch}, after {done} of its {recipe.steps_per_epoch} steps"
-        print(f"resuming {files.path} {where}, of {recipe.epochs} epochs", flush=True)
+_FROZEN_STATISTICS = {"batch": "of each batch, still moving", "frozen": "frozen, too"}
 
 
-def _epoch_line(history: History, epochs: int) -> str:
+class Console:
+    """A run's lines and progress bars, or none."""
+
+    def __init__(self, plan: RunPlan, *, enabled: bool) -> None:
+        """Print only if `enabled`."""
+        self.plan, self.enabled = plan, enabled
+
+    def bar(self, label: str, images: int) -> ProgressBar:
+        """A progress bar over this many images."""
+        return ProgressBar(label, images, self.enabled)
+
+    def opening(self, run: Run) -> None:
+        """What is trained, on what, and from where."""
+        if not self.enabled:
+            return
+        recipe, splits, layout = self.plan.recipe, self.plan.splits, self.plan.layout
+        machine = describe_machine()
+        print(
+            f"{recipe.architecture} on {splits.name}: {len(splits.train):,} train, "
+            f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
+            f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
+        )
+        streamed = self.plan.input == "stream"
+        if layout.size > 1 or streamed:
+            images = "read from the host" if streamed else "on the devices"
+            print(f"{layout.describe()}; images {images}")
+        if self.plan.weights is not None:
+            print(self.plan.weights.report)
+        if run.partial.epoch == 1 and run.partial.sums is None:
+            labels = None if recipe.freeze == "none" else recipe.make_labels()
+            print(summarize(run.state.params, labels))
+            if labels is not None:
+                statistics = _FROZEN_STATISTICS[recipe.bn]
+                print(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
+        else:
+            self._resuming(run)
+
+    def _resuming(self, run: Run) -> None:
+        epochs, done, run_dir = self.plan.recipe.epochs, run.partial, self.plan.run_dir
+        assert run_dir is not None
+        if run.disk.is_complete(epochs):
+            print(f"{run_dir.path} is complete: {epochs} epochs; --overwrite trains it again")
+            return
+        where = f"after epoch {done.epoch - 1}"
+        if done.sums is not None:
+            in_epoch = self.plan.recipe.steps_per_epoch
+            steps = int(run.state.step) - done.steps_before(in_epoch)
+            where = f"in epoch {done.epoch}, after {steps} of its {in_epoch} steps"
+        print(f"resuming {run_dir.path} {where}, of {epochs} epochs", flush=True)
+
+    def epoch(self, history: History) -> None:
+        """A line for the last epoch."""
+        if self.enabled:
+            print(epoch_line(history, self.plan.recipe.epochs), flush=True)
+
+    def closing(self) -> None:
+        """The run's scores and files."""
+        run_dir = self.plan.run_dir
+        if not self.enabled or run_dir is None:
+            return
+        summary = run_dir.read_summary()
+        assert summary is not None
+        print(f"trained in {duration(summary['train_seconds'])}")
+        for which in ("best", "last"):
+            scores = summary[which]
+            print(
+                f"{which + ' checkpoint':<16} validation {scores['validation_accuracy']:.4f}"
+                f"  test {scores['test']['accuracy']:.4f}"
+            )
+        files = "figures/curves.png, metrics.jsonl, summary.json, checkpoints/"
+        print(f"wrote {run_dir.path}: {files}")
+
+
+def epoch_line(history: History, epochs: int) -> str:
+    """The last epoch's numbers on one line, and the time left."""
     row = history.rows[-1]
     validated = " " * len("  validation 0.0000 0.0000 best")
     if row["validation_accuracy"] is not None:
@@ -61,25 +94,12 @@ def _epoch_line(history: History, epochs: int) -> str:
             f"{' best' if accuracies[-1] >= max(accuracies) else '     '}"
         )
     recent = history.rows[-3:]
-    a_epoch = sum(r["seconds"] + r["validation_seconds"] for r in recent) / len(recent)
+    an_epoch = sum(r["seconds"] + r["validation_seconds"] for r in recent) / len(recent)
     return (
         f"epoch {row['epoch']:>3}/{epochs}"
         f"  train {row['train_loss']:.4f} {row['train_accuracy']:.4f}"
         f"{validated}"
         f"  lr {row['learning_rate']:.2e}"
         f"  {row['images_per_second']:,.0f} img/s"
-        f"  {duration(a_epoch * (epochs - row['epoch']))} left"
+        f"  {duration(an_epoch * (epochs - row['epoch']))} left"
     )
-
-
-def _print_closing(files: RunDirectory) -> None:
-    summary = files.read_summary()
-    assert summary is not None
-    print(f"trained in {duration(summary['train_seconds'])}")
-    for which in ("best", "last"):
-        part = summary[which]
-        print(
-            f"{which + ' checkpoint':<16} validation {part['validation_accuracy']:.4f}"
-            f"  test {part['test']['accuracy']:.4f}"
-        )
-    print(f"wrote {files.path}: figures/curves.png, metrics.jsonl, summary.json, checkpoints/")

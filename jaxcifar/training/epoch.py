@@ -1,8 +1,9 @@
-"""A whole epoch as one program: the dataset on the device as uint8, a loop over steps inside.
+"""An epoch as one program: a loop over steps, whatever brings their batches.
 
-The loop's length is an argument, so one compiled program serves a whole epoch in one call, or a
-piece of it where a progress bar wants to move: the state's step counter says where the epoch
-stands, and the numbers do not depend on the pieces.
+The loop's length is an argument, so one compiled program serves a whole epoch in one call, or the
+pieces of it between which a progress bar moves: the state's step counter says where the epoch
+stands, and the numbers do not depend on the pieces. `resident` and `streamed` are the two ways to
+bring batches; both give an `Epoch` and a `Scoring`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,42 +19,46 @@ from jaxcifar.step.schedules import steps_per_epoch
 from jaxcifar.step.state import Draw, TrainState, draw_key
 from jaxcifar.step.steps import TrainStep
 
-# image [n h w 3] uint8, label [n] int32; shared out over the devices by rows, see `parallel`.
+# image [n h w 3] uint8, label [n] int32; shared out over the devices by rows, see `devices.layout`.
 Data = Mapping[str, jax.Array]
 Steps = Callable[..., tuple[TrainState, Metrics]]  # (state, data, order, sums, count)
-# (data, order, step within the epoch, view) -> a device's part of the images, labels and indices
+# (data, order, step within the epoch, view) -> a device's images, labels and indices
 Fetch = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
-class TrainEpoch(NamedTuple):
-    """``compile`` before the clock starts, then ``run``. Both donate the state they are given.
+class Epoch(NamedTuple):
+    """Training over data that it holds. All three functions donate the state they are given.
 
-    ``run(state, data, on_piece=None, *, sums=None, allow=always)`` trains from where the state
-    stands to the end of its epoch, or to where `allow` stops it, adding to the `sums` of the part
-    done before. It ends early where a step's numbers were not finite (unless the steps are those
-    of several members): the state is then the one behind that step.
+    ``compile`` comes before the clock starts. ``run(state, on_piece=None, *, sums=None,
+    allow=always)`` trains from where the state stands to the end of its epoch, or to where `allow`
+    stops it, and adds to `sums`, those of the part trained before. It ends early after a step whose
+    numbers were not finite (unless the steps are those of several members).
     """
 
-    compile: Callable[[TrainState, Data], TrainState]
+    compile: Callable[[TrainState], TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]
-    lower: Callable[[TrainState, Data], jax.stages.Lowered]  # the steps over full batches, to study
+    lower: Callable[[TrainState], jax.stages.Lowered]  # the loop over full batches, to study
 
 
-class Evaluation(NamedTuple):
-    """``compile`` before the clock starts, then ``run``, which `allow` can end only by raising."""
+class Scoring(NamedTuple):
+    """Evaluation over data that it holds: ``compile`` before the clock starts, then ``run``.
 
-    compile: Callable[[Mapping[str, Any], Data], None]
-    run: Callable[..., Metrics]  # (variables, data, on_piece=None, *, allow=always)
+    ``run(variables, on_piece=None, *, allow=always)`` returns the sums over every image, or over
+    those scored before `allow` stopped it.
+    """
+
+    compile: Callable[[Mapping[str, Any]], None]
+    run: Callable[..., Metrics]
 
 
-class Plan:
+class EpochPlan:
     """How an epoch divides into steps."""
 
     def __init__(self, size: int, batch_size: int, views: int | None) -> None:
         """Divide an epoch over `size` images.
 
         Raises:
-            ValueError: a batch size that is not.
+            ValueError: `batch_size` is not between 1 and the number of images.
         """
         if not 1 <= batch_size <= size:
             raise ValueError(
@@ -64,7 +69,7 @@ class Plan:
         self.epoch_steps = steps_per_epoch(size, batch_size)
 
 
-def make_draw_order(plan: Plan) -> Callable[[TrainState], jax.Array]:
+def make_draw_order(plan: EpochPlan) -> Callable[[TrainState], jax.Array]:
     """Build ``state -> int32 [size]``: the order of the images in the epoch the state lies in."""
 
     def draw_order(state: TrainState) -> jax.Array:
@@ -75,15 +80,15 @@ def make_draw_order(plan: Plan) -> Callable[[TrainState], jax.Array]:
 
 
 def make_steps(
-    plan: Plan,
+    plan: EpochPlan,
     train_step: TrainStep,
     augment: Augment | None,
     fetch: Fetch,
     stop_at_nonfinite: bool,
 ) -> Steps:
-    """Build the loop over steps, whose batches `fetch` brings; their size is that of the program.
+    """Build the loop over steps: ``(state, data, order, sums, count) -> (state, sums)``.
 
-    ``(state, data, order, sums, count) -> (state, sums)``; `data` and `order` are passed on.
+    `fetch` makes the batches from `data` and `order`; all batches of a program have one size.
     """
 
     def steps(

@@ -13,20 +13,20 @@ from jaxcifar.data.reading import nbytes
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.devices.memory import free_memory, memory_excess, on_host
 from jaxcifar.models.resnet import ResNet
-from jaxcifar.recipes.recipe import load_splits
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_normalize
 from jaxcifar.step.steps import EvalStep, Normalize, make_eval_step
-from jaxcifar.training.epoch import Data, Evaluation
+from jaxcifar.training.epoch import Data, Scoring
 from jaxcifar.training.progress import ProgressBar
 from jaxcifar.training.resident import make_evaluation
 from jaxcifar.training.streamed import make_streamed_evaluation
 
 SplitName = Literal["train", "validation", "test"]
-# Of the memory that is free on a device, what images may take: a training step needs the rest.
+# Of a device's free memory, the share that images may take; a training step needs the rest.
 RESIDENT_SHARE = 0.5
 
 
@@ -34,7 +34,7 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
     """Images (uint8) and labels (int32) on the default device, or shared out over several."""
 
     def read(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        # What has to be decoded is, with a thread for each core.
+        # Images that must be decoded are, with a thread for each core.
         found = Rows(dataset, rows).load() if isinstance(dataset, Rows) else dataset.read(rows)
         return {"image": found.images, "label": found.labels}
 
@@ -57,11 +57,12 @@ def make_scoring(
     batch_size: int,
     streamed: bool,
     layout: Layout = ONE_DEVICE,
-) -> Evaluation:
-    """An evaluation over a source that is on the devices, see `to_device`, or streamed."""
+) -> Scoring:
+    """The scoring of a source: put on the devices, or streamed from the host."""
     if streamed:
         return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
-    return make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
+    evaluation = make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
+    return evaluation.over(to_device(source, layout))
 
 
 def evaluate(
@@ -80,19 +81,29 @@ def evaluate(
 
     Args:
         variables: ``{"params", "batch_stats"}``.
-        normalize: what was used in training: a name in `augment.NORMALIZATIONS` or a function.
-        batch_size: changes the time, not the result beyond rounding of the loss.
-        mirror: score the mean of the logits of an image and its mirror image.
+        normalize: as in training: a name in `augment.NORMALIZATIONS`, or a function.
+        batch_size: changes the time, and the loss only by rounding.
+        mirror: score the mean logits of an image and its mirror image.
         progress: draw a bar, on a terminal.
+
+    Example:
+        >>> import jax
+        >>> from jaxcifar import evaluate, load_dataset, resnet18
+        >>> digits, model = load_dataset("digits", split=(120, 40)), resnet18(width=1)
+        >>> shapes = jax.eval_shape(
+        ...     lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False)
+        ... )
+        >>> variables = jax.tree.map(lambda leaf: jax.numpy.ones(leaf.shape), shapes)
+        >>> evaluate(model, variables, digits.validation, normalize="half")["examples"]
+        40
     """
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
     eval_step = make_eval_step(model, normalize=normalize, mirror=mirror)
     streamed = too_large(dataset) is not None
-    evaluation = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
-    data = {} if streamed else to_device(dataset)
+    scoring = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
     with ProgressBar("evaluate", len(dataset), progress) as bar:
-        return metrics.compute(evaluation.run(variables, data, bar.advance))
+        return metrics.compute(scoring.run(variables, bar.advance))
 
 
 def evaluate_run(
@@ -111,13 +122,13 @@ def evaluate_run(
         split: of the data it was trained on.
         which: of its checkpoints.
         data_dir: where TFDS data lies.
-        mirror: as in `evaluate`; None is what the recipe's `test_mirror` says.
+        mirror: as in `evaluate`; None for the recipe's `test_mirror`.
         progress: draw a bar, on a terminal.
 
     Raises:
-        RunError: not a run; or the data found is not the data it was trained on, so that its
-            train and validation images cannot be told apart.
-        RecipeError, CheckpointError, DataError: what of the run or its data cannot be used.
+        RunError: not a run; or the data found are not those it was trained on, so that its train
+            and validation images cannot be told apart.
+        RecipeError, CheckpointError, DataError: the run or its data cannot be used.
     """
     files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")

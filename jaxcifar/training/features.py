@@ -1,4 +1,4 @@
-"""Cached features: a frozen prefix of the network runs once, and training goes on from its output.
+"""Cached features: a frozen prefix of the network runs once, and training starts from its output.
 
 It is the same run, only faster, where the prefix always gives the same output for an image: its
 BatchNorms run on their stored statistics, and the images are not augmented, or in a fixed number
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxcifar.common.errors import FeatureError
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.devices.memory import free_memory, memory_excess
-from jaxcifar.models.layers import is_below
+from jaxcifar.models.names import is_below
 from jaxcifar.models.resnet import ResNet, batch_norm_names
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.freeze import Labels, frozen_prefix
@@ -23,7 +23,7 @@ from jaxcifar.step.state import Draw, draw_key
 from jaxcifar.step.steps import Normalize
 from jaxcifar.training.epoch import Data
 
-# Of the memory that is free: training needs some, too.
+# Of the free memory; training needs some, too.
 USABLE_SHARE = 0.8
 
 
@@ -57,14 +57,14 @@ def cut_point(model: ResNet, labels: Labels) -> str | None:
 def check_memory(
     model: ResNet, variables: Mapping[str, Any], cut: str, *, images: int, image_size: int
 ) -> int:
-    """The bytes that the features of so many images take.
+    """The bytes that the features of this many images take.
 
     Args:
         variables: arrays or shapes.
         images: views counted.
 
     Raises:
-        FeatureError: more than the device's free memory can spare; nothing has been spent.
+        FeatureError: they do not fit in the device's free memory.
     """
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     one = jax.eval_shape(partial(_prefix, model, cut), variables, image)
@@ -73,7 +73,7 @@ def check_memory(
     if excess is not None:
         raise FeatureError(
             f"the features after {cut} of {images:,} images take {excess}: take fewer views or "
-            "images, freeze more, use bfloat16, or do without cached features"
+            "images, freeze more, use bfloat16, or use --no-cache-features"
         )
     return needed
 
@@ -92,21 +92,21 @@ def cache_features(
     layout: Layout = ONE_DEVICE,
     size: int | None = None,
 ) -> Data:
-    """What the network puts out after `cut`, for every image, on the device that holds the image.
+    """The network's output after `cut` for every image, on the device that holds the image.
 
     Args:
         data: "image" uint8 [n, h, w, 3] and "label" [n].
-        batch_size: changes the time alone.
+        batch_size: changes only the time.
         augment, views, key: view v of image i is augmented as in epoch v (from 0) of the run with
-            this key, see `epoch.make_train_epoch`; without `augment` there is one view.
-        layout, size: where the data are and how many images there are, if on several devices.
+            this key, see `resident.make_train_epoch`; without `augment` there is one view.
+        layout, size: the devices, and the number of images where there are several devices.
 
     Returns:
-        "image" [views * n, ...] in the dtype the network passes on, view by view; "label" [n]. On
-        several devices each holds the views of its own rows, see `parallel.Layout.take`.
+        "image" [views * n, ...] in the network's compute dtype, view by view; "label" [n]. On
+        several devices each holds the views of its own rows, see `devices.layout.Layout.take`.
     """
     if augment is not None and key is None:
-        raise ValueError("augmented views are drawn at random: give the run's key")
+        raise ValueError("augmented views are drawn at random: pass the run's key")
     share = layout.share(len(data["image"]) if size is None else size)
     batch_size = min(batch_size, share)
     batches = -(-share // batch_size)

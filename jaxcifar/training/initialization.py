@@ -1,7 +1,7 @@
 """Initial weights of fast training, from Jordan 2024 (arXiv:2404.00498, "airbench").
 
-Convolutions that begin by handing on what they are given, and a first layer that begins by
-decorrelating the patches it sees. Both change random weights before training and nothing after.
+Identity (Dirac) convolutions, and a first layer that whitens the patches of the training images.
+Both change the random weights before training and nothing afterwards.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,12 @@ _IMAGES_AT_ONCE = 100  # 10 MB of patches at 32x32
 def make_adjust(
     init: Init, whitened: Source | None, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[[PyTree], PyTree] | None:
-    """Build ``random params -> initial params``, or None where the random ones are wanted.
+    """Build ``random params -> initial params``, or None where the random ones stay.
 
     Args:
         init: "dirac" is `begin_as_identity`, "kaiming" the random weights.
-        whitened: the images that the first layer whitens, see `whitening_filters`; None leaves it.
+        whitened: the images whose patches the first layer whitens, see `whitening_filters`; None
+            leaves the layer random.
         normalize: of the images, as in training.
     """
     if init == "kaiming" and whitened is None:
@@ -48,10 +49,10 @@ def make_adjust(
 
 
 def begin_as_identity(params: PyTree) -> PyTree:
-    """The parameters with the first filters of every convolution in the stages set to hand on one
-    channel each, as many as there are channels on both sides (torch's `dirac_` on those filters).
+    """Set the first filters of every convolution in the stages to the identity of one channel each.
 
-    The stem, the head, BatchNorms and the further filters are left as they are.
+    There are as many as the smaller number of channels, in or out (torch's `dirac_` on these
+    filters). The stem, the head, BatchNorms and the other filters stay random.
     """
 
     def of_leaf(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -69,9 +70,10 @@ def _begin_one_as_identity(kernel: jax.Array) -> jax.Array:
 
 
 def begin_whitening(params: PyTree, filters: NDArray[np.float32]) -> PyTree:
-    """The parameters with the first filters of `conv1` [3, 3, 3, width] set to those given.
+    """Set the first filters of `conv1` [3, 3, 3, width].
 
-    A layer too narrow for all of them takes the first ones; what it has more stays random.
+    A layer too narrow for all of them takes the first ones; the filters of a wider one that are
+    left over stay random.
     """
     kernel = params["conv1"]["kernel"]
     count = min(kernel.shape[-1], filters.shape[-1])
@@ -82,12 +84,13 @@ def begin_whitening(params: PyTree, filters: NDArray[np.float32]) -> PyTree:
 def whitening_filters(
     source: Source, normalize: Callable[[jax.Array], jax.Array]
 ) -> NDArray[np.float32]:
-    """The filters [3, 3, 3, 54] whose outputs on the source's first images are uncorrelated and of
-    variance one: the principal components of their 3x3 patches, each over the square root of its
-    variance plus `WHITENING_EPSILON`, and behind each its negative, which a ReLU does not lose.
+    """The filters [3, 3, 3, 54] whose outputs on the source's first images are uncorrelated and
+    have variance one.
 
-    The components of largest variance come first. A function of the images alone (up to the last
-    bits of the machine's eigensolver, which of several processes the first one uses).
+    They are the principal components of the 3x3 patches, each divided by the square root of its
+    variance plus `WHITENING_EPSILON` and followed by its negative, so that a ReLU loses neither.
+    The components of largest variance come first. They depend only on the images (up to the last
+    bits of the eigensolver; of several processes the first one computes them).
     """
     values, vectors = np.linalg.eigh(patch_covariance(source, normalize))
     whitening = (vectors / np.sqrt(np.maximum(values, 0) + WHITENING_EPSILON))[:, ::-1]
@@ -98,8 +101,8 @@ def whitening_filters(
 def patch_covariance(
     source: Source, normalize: Callable[[jax.Array], jax.Array]
 ) -> NDArray[np.float64]:
-    """The covariance [27, 27] of the normalised 3x3 patches (row, column, colour) of the first
-    `WHITENED_IMAGES` images, those that lie inside the image.
+    """The covariance [27, 27] of the normalised 3x3 patches (row, column, colour) inside the first
+    `WHITENED_IMAGES` images.
     """
     count, total, products = 0, np.zeros(27), np.zeros((27, 27))
     size = min(len(source), WHITENED_IMAGES)

@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM as a wish that the run looks at between pieces of an epoch.
+"""SIGINT and SIGTERM set a flag, which a run polls between the pieces of an epoch.
 
-Python runs a signal's handler only when the interpreter is next at work, and a training process
-spends seconds at a time inside a compiled program. So the first signal is only noted (by Python's
-own C handler, which writes its number to a pipe), and a thread watching the pipe ends the process
-at once on a second SIGINT.
+Python runs a signal's handler only when the interpreter runs again, and a training process spends
+seconds at a time inside a compiled program. So the first signal only sets the flag (Python's own C
+handler writes its number to a pipe), and a thread that reads the pipe ends the process at once on a
+second SIGINT.
 """
 
 import os
@@ -18,28 +18,28 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop, and did; the message says where, and how to go on.
+    """A run that was asked to stop, and did; the message says where, and how to continue.
 
     Attributes:
-        signal_number: what asked; a script exits with 128 more, as shells have it.
+        signal_number: of the signal; a command exits with 128 plus this number, as shells do.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
-        """Note why the run stopped."""
+        """Keep the signal's number beside the message."""
         super().__init__(message)
         self.signal_number = signal_number
 
 
 class Interruption:
-    """Whether a signal has come.
+    """Whether a signal was received.
 
     Attributes:
-        signal_number: which one this process heard first, 0 for none.
-        agreed: which one all processes of the run stop for, 0 for none.
+        signal_number: the first that this process received, 0 for none.
+        agreed: the one that all processes of the run stop for, 0 for none.
     """
 
     def __init__(self) -> None:
-        """None has."""
+        """Start with no signal received."""
         self.signal_number = 0
         self.agreed = 0
 
@@ -51,12 +51,12 @@ class Interruption:
 
 @contextmanager
 def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
-    """Note SIGINT and SIGTERM in place of acting on them; a second SIGINT exits at once.
+    """Record SIGINT and SIGTERM instead of acting on them; a second SIGINT exits at once.
 
-    Outside the main thread, where Python hands out no signals, nothing is watched.
+    Outside the main thread, where Python delivers no signals, nothing is watched.
 
     Args:
-        announce: say on standard error that the first one was heard.
+        announce: print on standard error that the first one was received.
     """
     found = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -78,7 +78,7 @@ def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    # One that is ignored, as SIGINT is in a job in a shell's background, stays so.
+    # A signal that is ignored, as SIGINT is in a shell's background job, stays ignored.
     heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _nothing) for number in heeded}
     outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)

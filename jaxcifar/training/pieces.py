@@ -1,4 +1,4 @@
-"""A pass in pieces, between which a progress bar moves and a signal is heard."""
+"""A pass in pieces: between two of them a progress bar moves and the run may stop."""
 
 import time
 from collections.abc import Callable
@@ -8,16 +8,16 @@ import jax
 from jaxcifar.step.metrics import Metrics
 
 OnPiece = Callable[[int, Metrics], None]  # (examples just done, sums so far)
-# Asked before each piece of so many steps: how many to do now, 0 to stop. See `in_pieces`.
+# (steps of the next piece) -> how many of them to do now, 0 to stop. See `in_pieces`.
 Allow = Callable[[int], int]
-# A piece of an epoch between two looks at the progress bar. Each call takes its temporary memory
-# from the system anew: on the CPU ResNet-18 paid 0.1 s of page faults for it, so that pieces of one
-# or two steps (0.5 s) trained 30 % slower than the whole epoch in one call.
+# Each call of a program takes its temporary memory from the system anew. On the CPU ResNet-18 paid
+# 0.1 s of page faults for it: pieces of one or two steps (0.5 s) trained 30 % slower than the whole
+# epoch in one call.
 SECONDS_PER_PIECE = 3.0
 
 
 def always(count: int) -> int:
-    """Allow every piece: never stop."""
+    """The `Allow` that never stops."""
     return count
 
 
@@ -30,14 +30,14 @@ def in_pieces(
     allow: Allow = always,
     limit: Callable[[int], int] | None = None,
 ) -> bool:
-    """Call `advance` in pieces that add up to `total` steps, reporting each when it is done.
+    """Call `advance` in pieces that add up to `total` steps, and report each when it is done.
 
     The next piece is handed to the device before the last one's numbers are waited for, so the
     device never idles. Without `on_piece` it is one piece.
 
     Args:
-        allow: is told the size of the next piece and gives the size it is to have, 0 to stop.
-        limit: the largest piece there can be after so many steps.
+        allow: gets the size of the next piece and returns the size it may have, 0 to stop.
+        limit: the largest piece possible after this many steps.
 
     Returns:
         Whether all steps were done.

@@ -1,40 +1,97 @@
-"""What is refused before a run costs anything: data, devices and memory that do not fit."""
+"""What a run will do, checked before it costs anything: data, devices, memory, weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from jaxcifar.common.errors import DeviceError
 from jaxcifar.data import Splits
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
+from jaxcifar.devices.processes import DeviceOptions, make_layout
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import make_stage
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.opening import check_origin
+from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.state import state_shapes
 from jaxcifar.training.evaluation import too_large
 from jaxcifar.training.features import check_memory, cut_point
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is made of.
+
+    Attributes:
+        recipe: every setting.
+        splits: the data.
+        layout: the devices.
+        input: whether the images are kept on the devices ("resident") or read from the host.
+        weights: those the run starts from; None for random ones, and for a run that is resumed.
+        run_dir: where it is written, or None.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    layout: Layout = ONE_DEVICE
+    input: Input = "resident"
+    weights: StartingWeights | None = None
+    run_dir: RunDirectory | None = None
+
+
+def plan_run(
+    recipe: Recipe,
+    splits: Splits,
+    devices: DeviceOptions | None = None,
+    workdir: str | Path | None = None,
+    *,
+    resume: bool = False,
+) -> RunPlan:
+    """Check everything that can be checked before anything is written, in this order.
+
+    Raises:
+        ValueError: data that are not those of the recipe.
+        DeviceError, FeatureError: devices or memory that are not there.
+        RunError, WeightsError, RecipeError: weights that are not available or do not fit.
+    """
+    devices = devices or DeviceOptions()
+    check_splits(recipe, splits)
+    layout = make_layout(devices, recipe.batch_size)
+    input = choose_input(recipe, splits, devices.input, layout)
+    check_stages(recipe, splits, layout)
+    # Before the directory is touched: weights that do not fit leave everything as it was.
+    run_dir = None if workdir is None else RunDirectory(Path(workdir))
+    if run_dir is not None:
+        check_origin(run_dir, recipe)
+    weights = None if recipe.weights is None or resume else starting_weights(recipe)
+    return RunPlan(recipe, splits, layout, input, weights, run_dir)
 
 
 def check_splits(recipe: Recipe, splits: Splits) -> None:
     """Refuse data that are not those of the recipe.
 
     Raises:
-        ValueError: saying what was given and what is wanted.
+        ValueError: with the data's values and the recipe's.
     """
-    given = (
+    data = (
         splits.name,
         (len(splits.train), len(splits.validation)),
         splits.seed,
         splits.stratified,
     )
-    wanted = (recipe.dataset, recipe.split_sizes, recipe.split_seed, recipe.stratified)
-    if given != wanted:
+    expected = (recipe.dataset, recipe.split_sizes, recipe.split_seed, recipe.stratified)
+    if data != expected:
         raise ValueError(
-            f"the data (name, sizes, seed, stratified) is {given}, the recipe wants {wanted}: "
+            f"the data (name, sizes, seed, stratified) is {data}, the recipe wants {expected}: "
             "load it with load_splits(recipe)"
         )
 
 
 def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) -> None:
-    """Refuse a run that its devices cannot do, before anything is spent on it.
+    """Refuse a run that its devices cannot do.
 
     Raises:
-        FeatureError: cached features do not fit, naming what they need and what there is.
+        FeatureError: cached features do not fit; the message says what they need and what there is.
         DeviceError: BatchNorm groups that pmap cannot share out.
     """
     groups = recipe.batch_norm_groups
@@ -45,47 +102,46 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
         )
     epoch = 1
     while recipe.cache_features and epoch <= recipe.epochs:
-        _, last_epoch = recipe.stage_of(epoch)
-        model = recipe.make_model(epoch)
-        cut = cut_point(model, recipe.make_labels(epoch))
+        stage = make_stage(recipe, epoch)
+        cut = cut_point(stage.model, stage.labels)
         if cut is not None:
-            shapes = state_shapes(model, recipe.make_optimizer(epoch), image_size=recipe.image_size)
-            images = _views(recipe) * len(splits.train) + len(splits.validation)
+            shapes = state_shapes(stage.model, stage.tx, image_size=recipe.image_size)
+            images = count_views(recipe) * len(splits.train) + len(splits.validation)
             check_memory(
-                model,
+                stage.model,
                 shapes.variables,
                 cut,
                 images=images if on_host() else layout.share(images),
                 image_size=recipe.image_size,
             )
-        epoch = last_epoch + 1
+        epoch = stage.last_epoch + 1
 
 
-def choose_input(recipe: Recipe, splits: Splits, wanted: Input, layout: Layout) -> Input:
+def choose_input(recipe: Recipe, splits: Splits, asked: Input, layout: Layout) -> Input:
     """Whether the images are kept on the devices ("resident") or read as needed ("stream").
 
     Raises:
-        DeviceError: what is asked for cannot be.
+        DeviceError: what is asked for is not possible.
     """
-    if wanted == "stream" and recipe.cache_features:
+    if asked == "stream" and recipe.cache_features:
         raise DeviceError(
             "--input stream: cached features are kept on the device; use --no-cache-features"
         )
     reason = too_large(splits.train, splits.validation, layout=layout)
     somewhere = any(too_much for (too_much,) in layout.agree(int(reason is not None)))
-    if wanted == "resident" and somewhere:
+    if asked == "resident" and somewhere:
         why = reason or "the images do not fit on the devices of another process"
         raise DeviceError(f"--input resident: {why}; use --input stream")
-    if wanted != "auto":
-        return wanted
+    if asked != "auto":
+        return asked
     return "stream" if somewhere and not recipe.cache_features else "resident"
 
 
 def stored_views(recipe: Recipe) -> int | None:
     """How many augmentations of an image there are, or None where each epoch has a new one."""
-    return None if recipe.views is None else _views(recipe)
+    return None if recipe.views is None else count_views(recipe)
 
 
-def _views(recipe: Recipe) -> int:
+def count_views(recipe: Recipe) -> int:
     """Stored augmentations of an image; a run has no use for more than its epochs."""
     return min(recipe.views or 1, recipe.epochs)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, one line an epoch elsewhere."""
+"""The progress bar of a pass over images, and durations in words."""
 
 import sys
 from types import TracebackType
@@ -10,24 +10,26 @@ from jaxcifar.step.metrics import Metrics
 class ProgressBar:
     """A bar over the images of one pass: images per second, time left, loss and accuracy so far.
 
-    Draws only where standard error is a terminal, so that log files stay readable.
+    It is drawn only while it is entered, and only where standard error is a terminal, so that log
+    files stay readable.
     """
 
     def __init__(self, label: str, images: int, enabled: bool = True) -> None:
-        """Begin a pass over `images` images."""
+        """A pass over `images` images."""
+        self._label, self._images, self._enabled = label, images, enabled
+
+    def __enter__(self) -> "ProgressBar":
         from tqdm import tqdm
 
         self._bar = tqdm(
-            desc=label,
-            total=images,
+            desc=self._label,
+            total=self._images,
             unit="img",
             leave=False,
             mininterval=0,  # it is moved every few seconds at most
             dynamic_ncols=True,
-            disable=not (enabled and sys.stderr.isatty()),
+            disable=not (self._enabled and sys.stderr.isatty()),
         )
-
-    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(
@@ -39,7 +41,7 @@ class ProgressBar:
         self._bar.close()
 
     def advance(self, images: int, sums: Metrics) -> None:
-        """Move by `images`, showing the metrics so far (already computed: no wait)."""
+        """Move by `images` and show the metrics so far, which are computed already: no wait."""
         if not self._bar.disable and int(sums["count"]):  # every step may have been skipped
             means = metrics.compute(sums)
             text = f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.3f}"
@@ -48,7 +50,7 @@ class ProgressBar:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "42s", "3m05s", "1h02m"."""
+    """Seconds in short words: "42s", "3m05s", "1h02m"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -1,8 +1,11 @@
-"""Epochs over images that stay on the device."""
+"""Epochs over images, or cached features, that stay on the device: one of two ways, see `epoch`.
+
+The programs are built without data, so that runs over other data share them; `over` binds them.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +20,52 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import EvalStep, TrainStep
 from jaxcifar.training.epoch import (
     Data,
-    Evaluation,
+    Epoch,
+    EpochPlan,
     Fetch,
-    Plan,
+    Scoring,
     Steps,
-    TrainEpoch,
     make_draw_order,
     make_steps,
 )
 from jaxcifar.training.pieces import Allow, OnPiece, always, in_pieces
+
+
+class TrainEpoch(NamedTuple):
+    """The functions of an `epoch.Epoch`, with the data as their second argument."""
+
+    compile: Callable[[TrainState, Data], TrainState]
+    run: Callable[..., tuple[TrainState, Metrics]]
+    lower: Callable[[TrainState, Data], jax.stages.Lowered]
+
+    def over(self, data: Data) -> Epoch:
+        """The epoch over these data."""
+
+        def run(
+            state: TrainState, on_piece: OnPiece | None = None, **more: Any
+        ) -> tuple[TrainState, Metrics]:
+            return self.run(state, data, on_piece, **more)
+
+        return Epoch(
+            lambda state: self.compile(state, data), run, lambda state: self.lower(state, data)
+        )
+
+
+class Evaluation(NamedTuple):
+    """The functions of an `epoch.Scoring`, with the data as their second argument."""
+
+    compile: Callable[[Mapping[str, Any], Data], None]
+    run: Callable[..., Metrics]
+
+    def over(self, data: Data) -> Scoring:
+        """The scoring of these data."""
+
+        def run(
+            variables: Mapping[str, Any], on_piece: OnPiece | None = None, **more: Any
+        ) -> Metrics:
+            return self.run(variables, data, on_piece, **more)
+
+        return Scoring(lambda variables: self.compile(variables, data), run)
 
 
 def make_train_epoch(
@@ -41,24 +81,38 @@ def make_train_epoch(
 ) -> TrainEpoch:
     """Build the program that takes a state to the end of the epoch its step counter lies in.
 
-    Every image is used once, in an order drawn from (run key, epoch); the last batch is smaller if
-    the size says so. Image i is augmented with a key drawn from (run key, epoch, i), or from (run
+    Every image is used once, in an order drawn from (run key, epoch); the last batch may be
+    smaller. Image i is augmented with a key drawn from (run key, epoch, i), or from (run
     key, epoch modulo `views`, i). The state is donated: use the returned one.
 
     Args:
         size: images in the data.
         batch_size: at most `size`; of all devices together.
         augment: ``(keys [n], images) -> images``, see `augment.make_augment`.
-        views: how many different augmentations of an image there are, taken in turn epoch by epoch.
-            Without `augment` the data holds them all, one view of every image after the other.
-        layout: the devices. A last batch that they cannot share evenly is computed by each.
-        axis_step: under pmap, the same step with its axis named, see `layout.axis_name`.
-        stop_at_nonfinite: end the epoch behind a step whose numbers were not finite.
+        views: how many different augmentations of an image there are, one an epoch in turn. Without
+            `augment` the data hold them all: the first view of every image, then the second, ...
+        layout: the devices. Each computes the whole of a last batch that they cannot share evenly.
+        axis_step: under pmap, the same step with its axis named, see `Layout.axis_name`.
+        stop_at_nonfinite: end the epoch after a step whose numbers were not finite.
 
     Raises:
-        ValueError: a batch size that is not.
+        ValueError: `batch_size` is not between 1 and the number of images.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from jaxcifar import make_train_epoch, start_state
+        >>> from jaxcifar.step import metrics
+        >>> def count_steps(state, batch):
+        ...     return state.replace(step=state.step + 1), metrics.zeros()
+        >>> epoch = make_train_epoch(count_steps, size=10, batch_size=4)
+        >>> state = start_state({"params": {}, "batch_stats": {}}, optax.identity(), seed=0)
+        >>> data = {"image": jnp.zeros((10, 8, 8, 3), jnp.uint8), "label": jnp.zeros(10, jnp.int32)}
+        >>> state, sums = epoch.run(state, data)
+        >>> int(state.step)
+        3
     """
-    plan = Plan(size, batch_size, views)
+    plan = EpochPlan(size, batch_size, views)
 
     def compile_steps(length: int) -> Steps:
         shared = layout.axis_name is not None and layout.divides(length)
@@ -81,17 +135,17 @@ def make_epoch_of_members(
     batch_size: int,
     views: int | None = None,
 ) -> TrainEpoch:
-    """Build `make_train_epoch`'s program for several runs side by side, that differ in a number.
+    """Build `make_train_epoch`'s program for several runs that differ in one number.
 
-    Every leaf of the state and of the sums has the members in front, [m, ...]; all of them stand at
-    the same step. The data are shared. Each member's order, augmentation and dropout are its own,
-    those of its key. A member whose numbers are no longer finite goes on, like the others.
+    Every leaf of the state and of the sums has the members in front, [m, ...]; all members are at
+    the same step. They share the data; each draws its own order, augmentation and dropout, from its
+    own key. A member whose numbers are no longer finite continues, like the others.
 
     Args:
         build: a member's train step and augmentation, from its value (traced, []).
         values: [m].
     """
-    plan = Plan(size, batch_size, views)
+    plan = EpochPlan(size, batch_size, views)
 
     def compile_steps(length: int) -> Steps:
         def of_member(value: jax.Array, *arguments: Any) -> tuple[TrainState, Metrics]:
@@ -105,8 +159,8 @@ def make_epoch_of_members(
     return _compiled_epoch(plan, compile_steps, jax.vmap(make_draw_order(plan)))
 
 
-def _make_fetch(plan: Plan, length: int, augment: Augment | None, layout: Layout) -> Fetch:
-    """Batches of `length` images out of data on the devices, by the epoch's order."""
+def _make_fetch(plan: EpochPlan, length: int, augment: Augment | None, layout: Layout) -> Fetch:
+    """Batches of `length` images of the data on the devices, in the epoch's order."""
     stored = plan.views if augment is None and plan.views is not None else 1
 
     def fetch(
@@ -115,17 +169,17 @@ def _make_fetch(plan: Plan, length: int, augment: Augment | None, layout: Layout
         index = jax.lax.dynamic_slice(order, (place * plan.batch_size,), (length,))
         of_view = view if stored > 1 else 0
         images = layout.take(data["image"], index, view=of_view, views=stored)
-        return images, layout.take(data["label"], index), layout.part(index)
+        return images, layout.take(data["label"], index), layout.own_share(index)
 
     return fetch
 
 
 def _compiled_epoch(
-    plan: Plan,
+    plan: EpochPlan,
     compile_steps: Callable[[int], Steps],
     draw_order: Callable[[TrainState], jax.Array],
 ) -> TrainEpoch:
-    # Apart from the steps: it took 25 ms for 40,000 images on the CPU, for each piece anew.
+    # Not in the steps' program: it took 25 ms for 40,000 images on the CPU, in every piece again.
     draw_order = jax.jit(draw_order)
     whole = compile_steps(plan.batch_size)
     last = compile_steps(plan.rest) if plan.rest else None
@@ -173,8 +227,19 @@ def make_evaluation(
 ) -> Evaluation:
     """Build the program that evaluates variables on every image exactly once.
 
-    Each device scores the images it holds. Its last batch is padded by repeating the last image,
+    Each device scores the images it holds. Its last batch is padded with the last image, which is
     masked out of the sums.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxcifar import make_evaluation
+        >>> from jaxcifar.step import metrics
+        >>> def count_images(variables, batch):
+        ...     return metrics.zeros() | {"count": batch["mask"].sum(dtype=jnp.int32)}
+        >>> evaluation = make_evaluation(count_images, size=10, batch_size=4)
+        >>> data = {"image": jnp.zeros((10, 8, 8, 3), jnp.uint8), "label": jnp.zeros(10, jnp.int32)}
+        >>> int(evaluation.run({}, data)["count"])
+        10
     """
     share = layout.share(size)
     own_batch = min(layout.share(batch_size), share)

@@ -1,210 +1,299 @@
-"""What a run does around its loop: stopping, checking, recording."""
+"""A run while it lasts: what it holds, and what it does around the loop of `fit`."""
 
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import jax
-import numpy as np
-import optax
 
 from jaxcifar.devices.layout import Layout
-from jaxcifar.devices.machine import describe_machine
-from jaxcifar.models.names import count_params
-from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.devices.processes import explain_lost_process
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History, Row
+from jaxcifar.runs.opening import hold_directory
 from jaxcifar.step import metrics
-from jaxcifar.step.freeze import split_params
-from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.state import TrainState, all_finite
-from jaxcifar.training.interruption import Interrupted, Interruption
+from jaxcifar.training.closing import make_test_scoring, write_closing
+from jaxcifar.training.disk import Disk, NoDisk
+from jaxcifar.training.interruption import Interrupted, Interruption, watch_signals
+from jaxcifar.training.partial import PartialEpoch
 from jaxcifar.training.pieces import Allow
+from jaxcifar.training.plan import RunPlan
+from jaxcifar.training.progress import ProgressBar
+from jaxcifar.training.stage import Stage, begin_stage
+from jaxcifar.training.start import begin
 
 
-@dataclass(frozen=True)
-class PartialEpoch:
-    """What has been done of an epoch: what a checkpoint in its middle holds besides the state."""
-
-    epoch: int
-    sums: Metrics | None = None
-    seconds: float = 0.0
-
-    def later(self, seconds: float, sums: Metrics | None = None) -> "PartialEpoch":
-        """So much time later, with the sums up to there."""
-        return PartialEpoch(self.epoch, self.sums if sums is None else sums, self.seconds + seconds)
-
-    @property
-    def known_sums(self) -> Metrics:
-        """The sums of an epoch that has begun."""
-        assert self.sums is not None
-        return self.sums
-
-    def complete_steps(self, recipe: Recipe) -> int:
-        """The steps of the epochs before this one, which alone have their rows."""
-        return (self.epoch - 1) * recipe.steps_per_epoch
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; float32 and int32 survive JSON exactly."""
-        sums = {name: value.item() for name, value in jax.device_get(self.known_sums).items()}
-        return {"epoch": self.epoch, "sums": sums, "seconds": self.seconds}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PartialEpoch":
-        """What `to_dict` made."""
-        zeros, stored = metrics.zeros(), values["sums"]
-        sums = jax.tree.map(lambda zero, value: np.asarray(value, zero.dtype), zeros, stored)
-        return cls(int(values["epoch"]), sums, float(values["seconds"]))
+class StopRequested(Exception):
+    """A signal was heard; the `Run` holds what is done."""
 
 
-def make_allow(layout: Layout, interruption: Interruption) -> Allow:
-    """Build the allow of the first process, until any of them hears a signal."""
+class Validated(NamedTuple):
+    """Scores of a validation; None in an epoch that has none."""
+
+    loss: float | None
+    accuracy: float | None
+    seconds: float
+
+
+class Heard(NamedTuple):
+    """What a process says to the others before a piece."""
+
+    steps: int  # that it would do next
+    signal_number: int  # 0 for none
+
+
+@contextmanager
+def open_run(
+    plan: RunPlan, name: str, *, resume: bool = False, overwrite: bool = False
+) -> Iterator["Run"]:
+    """Hold the directory, the checkpoints and the signals for as long as a run lasts.
+
+    Raises:
+        RunError, CheckpointError: the directory cannot be used.
+        Interrupted: inside, a signal was heard; what was done is saved.
+    """
+    with ExitStack() as opened:
+        opened.enter_context(explain_lost_process())
+        signals = opened.enter_context(watch_signals(announce=plan.layout.is_main))
+        disk = _open_disk(plan, name, opened, resume=resume, overwrite=overwrite)
+        # The state: new, or where an earlier process left it, perhaps in the middle of an epoch.
+        state, partial_epoch = begin(plan, disk, resume=resume)
+        history = History()
+        if resume and isinstance(disk, Disk):
+            steps = partial_epoch.steps_before(plan.recipe.steps_per_epoch)
+            plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
+            history = disk.read_history()
+        run = Run(plan, disk, signals, state, partial_epoch, history)
+        try:
+            yield run
+        except StopRequested:
+            raise run.save_and_explain() from None
+
+
+def _open_disk(
+    plan: RunPlan, name: str, opened: ExitStack, *, resume: bool, overwrite: bool
+) -> NoDisk:
+    run_dir = plan.run_dir
+    if run_dir is None:
+        return NoDisk()
+    hold = partial(hold_directory, run_dir, plan.recipe, plan.splits, name, plan.weights)
+    plan.layout.on_main(lambda: opened.enter_context(hold(resume=resume, overwrite=overwrite)))
+    checkpoints = opened.enter_context(Checkpoints(run_dir.checkpoints))
+    if resume:
+        plan.layout.on_main(checkpoints.set_damaged_aside)
+    return Disk(run_dir, checkpoints)
+
+
+class Run:
+    """A run between two epochs, or in the middle of one.
+
+    Attributes:
+        plan: what it is made of.
+        disk: where it is kept.
+        state: after the last step; its memory goes to the next one.
+        history: a row for each complete epoch.
+        partial: what is done of the epoch it is in.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        disk: NoDisk,
+        signals: Interruption,
+        state: TrainState,
+        partial_epoch: PartialEpoch,
+        history: History,
+    ) -> None:
+        """Take it up where the state and the part of its epoch stand."""
+        self.plan, self.disk, self.state, self.history = plan, disk, state, history
+        self.partial = partial_epoch
+        self._signals = signals
+        self.allow = make_allow(plan.layout, signals)
+        self._schedule = plan.recipe.make_schedule()
+
+    def remaining_epochs(self) -> Iterator[int]:
+        """The epochs that are left, the first perhaps only in part.
+
+        Raises:
+            StopRequested: between two epochs.
+        """
+        epochs = self.plan.recipe.epochs
+        for epoch in range(self.partial.epoch, epochs + 1):
+            if epoch != self.partial.epoch:
+                self.partial = PartialEpoch(epoch)
+            if self.allow(1) == 0:
+                raise StopRequested
+            yield epoch
+        self.partial = PartialEpoch(epochs + 1)
+
+    def begin_stage(self, epoch: int, *, verbose: bool = False) -> Stage:
+        """Compile the stage that `epoch` lies in; see `stage.begin_stage`."""
+        stage, self.state = begin_stage(self.plan, self.state, epoch, verbose=verbose)
+        self.partial = self.partial.later(stage.caching_seconds)
+        return stage
+
+    def train(self, stage: Stage, bar: ProgressBar) -> None:
+        """Train to the epoch's end.
+
+        Raises:
+            StopRequested: before it; `state` and `partial` are where it stopped.
+            FloatingPointError: the numbers are no longer finite.
+        """
+        end = self.partial.epoch * self.plan.recipe.steps_per_epoch
+        if int(self.state.step) < end:  # a resumed run may stand at the end
+            started = time.perf_counter()
+            with bar:
+                self.state, sums = stage.train(
+                    self.state, bar.advance, sums=self.partial.sums, allow=self.allow
+                )
+            self.partial = self.partial.later(time.perf_counter() - started, sums)
+        self.check_finite()  # before what is done is saved
+        if int(self.state.step) < end:
+            raise StopRequested
+
+    def validate(self, stage: Stage, bar: ProgressBar) -> Validated:
+        """Score the validation images, if the epoch has a validation.
+
+        Raises:
+            StopRequested: before the end.
+        """
+        started = time.perf_counter()
+        if not self.plan.recipe.validates(self.partial.epoch):
+            return Validated(None, None, time.perf_counter() - started)
+        with bar:
+            sums = stage.validate(self.state.variables, bar.advance, allow=self.allow)
+        self._check_not_stopped()
+        scores = metrics.compute(sums)
+        return Validated(scores["loss"], scores["accuracy"], time.perf_counter() - started)
+
+    def record(self, validated: Validated) -> Row:
+        """Keep the epoch: its row, then its checkpoint.
+
+        A crash between the two leaves a row too many, which resuming drops, and never one too few.
+        """
+        row = self._make_row(validated)
+        self.history.rows.append(row)
+        self.plan.layout.on_main(partial(self.disk.append_row, row))
+        self.disk.save(self.state, validation_accuracy=validated.accuracy)
+        return row
+
+    def _make_row(self, validated: Validated) -> Row:
+        """The epoch's row of the history, see `fit`."""
+        recipe, step, sums = self.plan.recipe, int(self.state.step), self.partial.known_sums
+        trained = metrics.compute(sums)
+        row = {
+            "epoch": step // recipe.steps_per_epoch,
+            "step": step,
+            "learning_rate": self._rate_before(step),
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            "validation_loss": validated.loss,
+            "validation_accuracy": validated.accuracy,
+            "seconds": self.partial.seconds,
+            "validation_seconds": validated.seconds,
+            "images_per_second": recipe.split_sizes[0] / self.partial.seconds,
+        }
+        if recipe.log_gradient_norm:
+            row["gradient_norm"] = metrics.mean_gradient_norm(sums)
+        if recipe.on_nonfinite == "skip":
+            row["skipped_steps"] = int(sums["nonfinite"])
+        return row
+
+    def finish(self, name: str, *, verbose: bool = False) -> None:
+        """Score the test images with the best and the last checkpoint; write curves and summary.
+
+        Nothing is done without a directory, or where that was done before.
+
+        Raises:
+            StopRequested: before the end; the run is as it was.
+        """
+        disk, plan = self.disk, self.plan
+        if not isinstance(disk, Disk) or disk.is_complete(plan.recipe.epochs):
+            return
+        disk.wait()
+        scoring = make_test_scoring(plan)
+        # The first process deletes checkpoints that are superfluous: what it finds is there.
+        found = [disk.checkpoints.find(w) if plan.layout.is_main else 0 for w in ("best", "last")]
+        best, last = plan.layout.agree(*found)[0]
+        scores = {}
+        for step in {best, last}:
+            variables = disk.checkpoints.restore_weights(
+                self.state.variables, step, sharding=plan.layout.replicated
+            )
+            with ProgressBar(f"test, step {step}", len(plan.splits.test), verbose) as bar:
+                sums = scoring.run(variables, bar.advance, allow=self.allow)
+            self._check_not_stopped()
+            scores[step] = {
+                "step": step,
+                "validation_accuracy": disk.checkpoints.validation_accuracy(step),
+                "test": metrics.compute(sums),
+            }
+        if plan.layout.is_main:
+            both = {"best": scores[best], "last": scores[last]}
+            write_closing(plan, disk.run_dir, name, self.state, self.history, both)
+
+    def check_finite(self) -> None:
+        """Refuse to continue from numbers that are no longer finite.
+
+        Raises:
+            FloatingPointError: with what it was, where, and what may help.
+        """
+        recipe, epoch = self.plan.recipe, self.partial.epoch
+        step, sums = int(self.state.step), jax.device_get(self.partial.known_sums)
+        skips = recipe.on_nonfinite == "skip"
+        broken = [] if skips else metrics.nonfinite_names(sums)
+        if skips and step == epoch * recipe.steps_per_epoch and int(sums["count"]) == 0:
+            broken = ["numbers of every step of the epoch"]
+        elif not broken and not all_finite(self.state.variables):
+            broken = ["weights"]
+        if not broken:
+            return
+        self.disk.wait()
+        saved = self.disk.saved_steps()
+        kept = f"; the last good checkpoint is that of step {saved[-1]}" if saved else ""
+        advice = "try a lower learning rate, a warm-up or --clip-norm"
+        if not skips and broken != ["weights"]:
+            advice += ", or skip such steps by --on-nonfinite skip"
+        raise FloatingPointError(
+            f"the {', '.join(broken)} are not finite after step {step} (epoch {epoch}, learning "
+            f"rate {self._rate_before(step):.3g}){kept}: {advice}"
+        )
+
+    def _rate_before(self, step: int) -> float:
+        """The learning rate of the step that led to `step`."""
+        return float(self._schedule(step - 1))
+
+    def _check_not_stopped(self) -> None:
+        if self._signals.agreed:
+            raise StopRequested
+
+    def save_and_explain(self) -> Interrupted:
+        """Save what is done of the epoch; the error that ends the run says where it stands."""
+        recipe, step, number = self.plan.recipe, int(self.state.step), self._signals.agreed
+        done = self.partial.epoch > recipe.epochs
+        doing = "scoring the test images" if done else f"in epoch {self.partial.epoch}"
+        where = f"{signal.Signals(number).name} {doing}, after step {step}"
+        if not self.disk.saves:
+            return Interrupted(f"{where}; nothing was saved: the run has no directory", number)
+        if step == 0:
+            return Interrupted(f"{where}: nothing was trained yet; --resume starts it", number)
+        if step > self.partial.steps_before(recipe.steps_per_epoch):
+            self.disk.save(self.state, validation_accuracy=None, progress=self.partial.to_dict())
+        self.disk.wait()
+        return Interrupted(f"{where}, which is saved; --resume continues from there", number)
+
+
+def make_allow(layout: Layout, signals: Interruption) -> Allow:
+    """Build the `Allow` of all processes: the first one's steps, until any hears a signal."""
 
     def allow(count: int) -> int:
-        said = layout.agree(count, interruption.signal_number)
+        heard = [Heard(*values) for values in layout.agree(count, signals.signal_number)]
         # Kept apart from what this process has heard, which may have come meanwhile.
-        interruption.agreed = max(number for _, number in said)
-        return 0 if interruption.agreed else said[0][0]
+        signals.agreed = max(process.signal_number for process in heard)
+        return 0 if signals.agreed else heard[0].steps
 
     return allow
-
-
-def or_stop(allow: Allow) -> Allow:
-    """The allow that raises where the other one stops."""
-
-    def pace_or_stop(count: int) -> int:
-        allowed = allow(count)
-        if allowed == 0:
-            raise StopEarly
-        return allowed
-
-    return pace_or_stop
-
-
-class StopEarly(Exception):
-    """Validation was interrupted."""
-
-
-def stop(
-    interruption: Interruption,
-    recipe: Recipe,
-    state: TrainState,
-    part: PartialEpoch,
-    checkpoints: Checkpoints | None,
-) -> NoReturn:
-    """Save what is done of the epoch and end the run.
-
-    Raises:
-        Interrupted: always.
-    """
-    step, number = int(state.step), interruption.agreed
-    doing = f"in epoch {part.epoch}" if part.epoch <= recipe.epochs else "scoring the test images"
-    where = f"{signal.Signals(number).name} {doing}, after step {step}"
-    if checkpoints is None:
-        raise Interrupted(f"{where}; nothing was saved, for want of a run directory", number)
-    if step == 0:
-        raise Interrupted(f"{where}: nothing was trained yet; --resume begins", number)
-    if step > part.complete_steps(recipe):
-        checkpoints.save(state, validation_accuracy=None, progress=part.to_dict())
-    checkpoints.wait()
-    raise Interrupted(f"{where}, which is saved; --resume goes on from there", number)
-
-
-def make_row(
-    recipe: Recipe,
-    step: int,
-    sums: Metrics,
-    validated: Mapping[str, float | None],
-    *,
-    seconds: float,
-    validation_seconds: float,
-) -> Row:
-    """An epoch's row of the history, see `fit`.
-
-    Args:
-        step: at the epoch's end.
-        sums: of the epoch, as it trained.
-        validated: "loss" and "accuracy".
-        seconds: of training, and of caching features.
-        validation_seconds: of validation.
-    """
-    trained = metrics.compute(sums)
-    row = {
-        "epoch": step // recipe.steps_per_epoch,
-        "step": step,
-        "learning_rate": float(recipe.make_schedule()(step - 1)),
-        "train_loss": trained["loss"],
-        "train_accuracy": trained["accuracy"],
-        "validation_loss": validated["loss"],
-        "validation_accuracy": validated["accuracy"],
-        "seconds": seconds,
-        "validation_seconds": validation_seconds,
-        "images_per_second": recipe.split_sizes[0] / seconds,
-    }
-    if recipe.log_gradient_norm:
-        row["gradient_norm"] = metrics.mean_gradient_norm(sums)
-    if recipe.on_nonfinite == "skip":
-        row["skipped_steps"] = int(sums["nonfinite"])
-    return row
-
-
-def check_finite(
-    part: PartialEpoch,
-    state: TrainState,
-    schedule: optax.Schedule,
-    recipe: Recipe,
-    checkpoints: Checkpoints | None,
-) -> None:
-    """Refuse to go on from numbers that are no longer finite.
-
-    Raises:
-        FloatingPointError: saying what it was, where, and what may help.
-    """
-    step, sums = int(state.step), jax.device_get(part.known_sums)
-    skipped = recipe.on_nonfinite == "skip"
-    found = [] if skipped else metrics.nonfinite_names(sums)
-    ended = step == part.epoch * recipe.steps_per_epoch
-    if skipped and ended and int(sums["count"]) == 0:
-        found = ["numbers of every step of the epoch"]
-    elif not found and not all_finite(state.variables):
-        found = ["weights"]
-    if not found:
-        return
-    saved = []
-    if checkpoints is not None:
-        checkpoints.wait()
-        saved = checkpoints.steps()
-    kept = f"; the last good checkpoint is that of step {saved[-1]}" if saved else ""
-    advice = "try a lower learning rate, a warm-up or --clip-norm"
-    if not skipped and found != ["weights"]:
-        advice += ", or skip such steps by --on-nonfinite skip"
-    raise FloatingPointError(
-        f"the {', '.join(found)} are not finite after step {step} (epoch {part.epoch}, learning "
-        f"rate {float(schedule(step - 1)):.3g}){kept}: {advice}"
-    )
-
-
-def _is_complete(files: RunDirectory, recipe: Recipe) -> bool:
-    summary = files.read_summary()
-    return summary is not None and summary.get("epochs") == recipe.epochs
-
-
-def _summarize(
-    recipe: Recipe, name: str, state: TrainState, history: History, files: RunDirectory
-) -> dict[str, Any]:
-    """The summary, but for the scores of its checkpoints."""
-    trained, _ = split_params(state.params, recipe.make_labels(recipe.epochs))
-    return {
-        "experiment": name,
-        "epochs": recipe.epochs,
-        "parameters": count_params(state.params),
-        "trainable_parameters": count_params(trained),
-        "weights": files.read_config().get("weights"),
-        "train_accuracy": history.rows[-1]["train_accuracy"],
-        "train_seconds": sum(history.column("seconds")),
-        "validation_seconds": sum(history.column("validation_seconds")),
-        "images_per_second": float(np.median(history.column("images_per_second"))),
-        "machine": describe_machine(),
-    }

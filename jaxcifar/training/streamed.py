@@ -1,8 +1,8 @@
-"""Epochs over data that stay on the host: the same batches as of data on the device, read ahead.
+"""Epochs over images that stay on the host and are read ahead: one of two ways, see `epoch`.
 
-What is read is decided here, by the run's key and step, and not by the reader: any step can be the
-first one, so a resumed run needs no state of the stream. Several batches go to the device at once,
-as one chunk, and one program loops over them.
+The batches are those of images on the device. The run's key and step decide here what is read, not
+the reader: any step can be the first one, so a resumed run needs no state of the stream. Several
+batches go to the device at once, as one chunk, and one program loops over them.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -24,20 +24,17 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import EvalStep, TrainStep
 from jaxcifar.training.epoch import (
     Data,
-    Evaluation,
-    Plan,
+    Epoch,
+    EpochPlan,
+    Scoring,
     Steps,
-    TrainEpoch,
     make_draw_order,
     make_steps,
 )
 from jaxcifar.training.pieces import Allow, OnPiece, always, in_pieces
 
-# Of a chunk on the device, of which there are two or three at a time.
-CHUNK_BYTES = 32 * 2**20
-# Read on the host meanwhile, each by a thread.
-CHUNKS_AHEAD = 4
-NOT_READ: Data = {}
+CHUNK_BYTES = 32 * 2**20  # on the device, where there are two or three at a time
+CHUNKS_AHEAD = 4  # read on the host meanwhile, each by a thread
 
 
 def make_streamed_epoch(
@@ -50,16 +47,28 @@ def make_streamed_epoch(
     layout: Layout = ONE_DEVICE,
     axis_step: TrainStep | None = None,
     stop_at_nonfinite: bool = True,
-) -> TrainEpoch:
-    """`epoch.make_train_epoch` over a source that is read as the epoch goes on.
+) -> Epoch:
+    """Build `resident.make_train_epoch`'s epoch over a source that is read while it trains.
 
-    Its ``compile`` and ``run`` ignore what they are given as data. Each process reads the images
-    that its devices compute.
+    Each process reads the images that its devices train on.
 
     Raises:
-        ValueError: a batch size that is not.
+        ValueError: `batch_size` is not between 1 and the number of images.
+
+    Example:
+        >>> import optax
+        >>> from jaxcifar import load_dataset, make_streamed_epoch, start_state
+        >>> from jaxcifar.step import metrics
+        >>> def count_steps(state, batch):
+        ...     return state.replace(step=state.step + 1), metrics.zeros()
+        >>> images = load_dataset("digits", split=(120, 40)).train
+        >>> epoch = make_streamed_epoch(count_steps, images, batch_size=50)
+        >>> state = start_state({"params": {}, "batch_stats": {}}, optax.identity(), seed=0)
+        >>> state, sums = epoch.run(state)
+        >>> int(state.step)
+        3
     """
-    plan = Plan(len(source), batch_size, views)
+    plan = EpochPlan(len(source), batch_size, views)
     chunk_steps = _chunk_steps(source, batch_size, plan.whole_steps)
     draw_order = jax.jit(make_draw_order(plan))
 
@@ -76,7 +85,7 @@ def make_streamed_epoch(
     whole = compile_steps(batch_size)
     last = compile_steps(plan.rest) if plan.rest else None
 
-    def compile(state: TrainState, data: Data = NOT_READ) -> TrainState:
+    def compile(state: TrainState) -> TrainState:
         for steps, length, count in ((whole, batch_size, chunk_steps), (last, plan.rest, 1)):
             if steps is not None:
                 chunk = _empty_chunk(source, layout, count, length)
@@ -85,7 +94,6 @@ def make_streamed_epoch(
 
     def run(
         state: TrainState,
-        data: Data = NOT_READ,
         on_piece: OnPiece | None = None,
         *,
         sums: Metrics | None = None,
@@ -109,17 +117,17 @@ def make_streamed_epoch(
             train(last, order[None, plan.whole_steps * batch_size :], plan.whole_steps, 1)
         return carry
 
-    def lower(state: TrainState, data: Data = NOT_READ) -> jax.stages.Lowered:
+    def lower(state: TrainState) -> jax.stages.Lowered:
         chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
         return whole.lower(state, chunk, 0, metrics.zeros(), 0)  # type: ignore[attr-defined]
 
-    return TrainEpoch(compile, run, lower)
+    return Epoch(compile, run, lower)
 
 
 def make_streamed_evaluation(
     eval_step: EvalStep, source: Source, *, batch_size: int, layout: Layout = ONE_DEVICE
-) -> Evaluation:
-    """`epoch.make_evaluation` over a source that is read as it goes on; given data are ignored."""
+) -> Scoring:
+    """Build `resident.make_evaluation`'s scoring of a source that is read meanwhile."""
     size = len(source)
     batch_size = layout.share(min(batch_size, size)) * layout.size
     batches = steps_per_epoch(size, batch_size)
@@ -140,13 +148,12 @@ def make_streamed_evaluation(
 
     program = layout.compile(steps, shared=(1,))
 
-    def compile(variables: Mapping[str, Any], data: Data = NOT_READ) -> None:
+    def compile(variables: Mapping[str, Any]) -> None:
         chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
         jax.block_until_ready(program(variables, chunk, metrics.zeros(), 0, 0))
 
     def run(
         variables: Mapping[str, Any],
-        data: Data = NOT_READ,
         on_piece: OnPiece | None = None,
         *,
         allow: Allow = always,
@@ -162,7 +169,7 @@ def make_streamed_evaluation(
         _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
         return sums
 
-    return Evaluation(compile, run)
+    return Scoring(compile, run)
 
 
 def _over_chunks(
@@ -174,7 +181,7 @@ def _over_chunks(
     on_piece: OnPiece | None,
     allow: Allow,
 ) -> bool:
-    """`epoch.in_pieces` over the batches of `index` [steps, n], no piece reaching into two chunks.
+    """`in_pieces` over the batches of `index` [steps, n]; no piece reaches into two chunks.
 
     Args:
         advance: ``(chunk, its first step, step to begin at, steps to do) -> sums so far``.
@@ -202,7 +209,7 @@ def _over_chunks(
 
 
 def _chunk_steps(source: Source, batch_size: int, steps: int) -> int:
-    """Batches of a chunk: as many as its bytes allow, at least one."""
+    """Batches in a chunk: as many as its bytes allow, at least one."""
     batch_bytes = batch_size * source.side**2 * 3
     return max(1, min(steps, CHUNK_BYTES // batch_bytes))
 
@@ -210,7 +217,7 @@ def _chunk_steps(source: Source, batch_size: int, steps: int) -> int:
 def _from_chunk(
     chunk: Data, first: jax.Array, place: jax.Array, view: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A step's batch out of a chunk whose first batch is that of the step `first`."""
+    """A step's batch in a chunk whose first batch is that of the step `first`."""
     i = place - first
     return chunk["image"][i], chunk["label"][i], chunk["index"][i]
 
@@ -218,7 +225,7 @@ def _from_chunk(
 def _chunks(
     source: Source, layout: Layout, index: NDArray[np.int64], chunk_steps: int
 ) -> Generator[Data, None, None]:
-    """The batches of `index` [steps, n] on the device, so many at a time; the last is filled up.
+    """The batches of `index` [steps, n] on the device, a chunk at a time; the last one is padded.
 
     Rows beyond the source's end read its last image.
     """
@@ -243,14 +250,14 @@ def _chunks(
 
 
 def _shaped(rows: NDArray[Any], filled: int, n: int) -> NDArray[Any]:
-    """[steps * n, ...] and so many rows of nothing as [steps, n, ...]."""
+    """[steps * n, ...] and `filled` rows of zeros, as [steps, n, ...]."""
     if filled:
         rows = np.concatenate([rows, np.zeros((filled, *rows.shape[1:]), rows.dtype)])
     return rows.reshape(-1, n, *rows.shape[1:])
 
 
 def _empty_chunk(source: Source, layout: Layout, steps: int, images: int) -> Data:
-    """To compile with."""
+    """A chunk of zeros to compile with."""
     own = layout.own_rows(np.zeros((steps, images), np.int32))
     side = source.side
     return layout.place_batches(

@@ -1,4 +1,4 @@
-"""What the layers of a network put out for given images, by torchvision's names."""
+"""The outputs of a network's layers, by torchvision's names."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,8 +9,8 @@ import jax
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.models.resnet import ResNet
 
-# Three layers of keras.applications' ResNet50 as the course report names them. The last ends its
-# block, whose basic form has two convolutions and not three.
+# The names that the course report uses for three layers of keras.applications' ResNet50. The last
+# one ends its block, which has two convolutions instead of three in a basic block.
 KERAS_NAMES = {
     "conv1_conv": "conv1",
     "conv2_block1_1_conv": "layer1.0.conv1",
@@ -19,7 +19,7 @@ KERAS_NAMES = {
 
 
 def torchvision_name(model: ResNet, layer: str) -> str:
-    """The torchvision name of a layer that may be named as Keras does (`KERAS_NAMES`)."""
+    """The torchvision name of a layer, which may be given by its Keras name (`KERAS_NAMES`)."""
     if layer not in KERAS_NAMES:
         return layer
     return KERAS_NAMES[layer].format(last=3 if model.bottleneck else 2)
@@ -31,33 +31,45 @@ def capture(
     """The outputs of `layers` in evaluation mode.
 
     Args:
+        model: the network.
         variables: ``{"params", "batch_stats"}``.
         images: float32 [n, h, w, 3], normalised.
-        layers: names as in torchvision: "conv1", "layer1.0.conv1", "layer1.0.bn2", "layer1.0" (a
-            block, after its last ReLU), "layer1", "avgpool", "fc"; and after the ReLUs inside
-            "relu" (of the stem), "layer1.0.relu1". "bn1" is before its ReLU, where a torch hook
-            would see the ReLU done in place. The names in `KERAS_NAMES` will do, too.
+        layers: torchvision's names: "conv1", "layer1.0.conv1", "layer1.0.bn2", "layer1.0" (a block,
+            after its last ReLU), "layer1", "avgpool", "fc". The inner ReLUs are "relu" (of the
+            stem), "layer1.0.relu1" and so on. "bn1" is the output before the ReLU; a torch hook
+            would see the output after it, because that ReLU works in place. The names in
+            `KERAS_NAMES` are accepted, too.
 
     Returns:
-        Name -> [n, h, w, channels] ([n, features] from "avgpool" on), in the order asked for.
+        Name -> [n, h, w, channels] ([n, features] from "avgpool" on), in the order of `layers`.
 
     Raises:
-        ValueError: an unknown layer, with the nearest names.
+        ValueError: an unknown layer; the message has the nearest names.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxcifar import capture, resnet18
+        >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        >>> layers = ["conv1", "layer1.0.relu1"]
+        >>> outputs = jax.eval_shape(lambda v: capture(model, v, images, layers), variables)
+        >>> outputs["conv1"].shape, outputs["layer1.0.relu1"].shape
+        ((2, 16, 16, 4), (2, 8, 8, 4))
     """
-    found = list_layers(model, variables, images)
-    wanted = {name: torchvision_name(model, name) for name in layers}
-    for name, path in wanted.items():
-        if path not in found:
+    known = list_layers(model, variables, images)
+    names = {name: torchvision_name(model, name) for name in layers}
+    for name, path in names.items():
+        if path not in known:
             hint = f": the network has no {path}"
             if path == name:
-                hint = did_you_mean(name, [*found, *KERAS_NAMES], others=model.children, count=3)
+                hint = did_you_mean(name, [*known, *KERAS_NAMES], others=model.children, count=3)
             raise ValueError(f"unknown layer {name!r}{hint}")
 
-    captured = _capture(model, tuple(wanted.values()), variables, images)
-    return {name: captured[path] for name, path in wanted.items()}
+    captured = _capture(model, tuple(names.values()), variables, images)
+    return {name: captured[path] for name, path in names.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # of the module, so that a second call compiles nothing
+@partial(jax.jit, static_argnums=(0, 1))  # at module level: a second call compiles nothing
 def _capture(
     model: ResNet, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
@@ -69,11 +81,11 @@ def list_layers(
     model: ResNet, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Every layer that `capture` knows, with the shape of its output; nothing is computed."""
-    return _everything.eval_shape(model, variables, images)
+    return _all_outputs.eval_shape(model, variables, images)
 
 
-@partial(jax.jit, static_argnums=0)  # of the module, so that shapes asked for again trace nothing
-def _everything(
+@partial(jax.jit, static_argnums=0)  # at module level: a second call traces nothing
+def _all_outputs(
     model: ResNet, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     return _outputs(model, variables, images)
@@ -87,7 +99,7 @@ def _outputs(
 
     def walk(prefix: tuple[str, ...], tree: Mapping[str, Any]) -> None:
         for name, value in tree.items():
-            if isinstance(value, tuple):  # sow keeps a tuple of the values sown
+            if isinstance(value, tuple):  # flax's `sow` stores a tuple of values
                 path = prefix if name == "output" else (*prefix, name)
                 outputs[".".join(path)] = value[0]
             else:

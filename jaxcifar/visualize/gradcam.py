@@ -1,4 +1,4 @@
-"""Where in an image a class was found: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391)."""
+"""Grad-CAM: where in an image a class was found (Selvaraju et al. 2017, arXiv:1610.02391)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,8 +11,8 @@ from jaxcifar.common.messages import did_you_mean
 from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.resnet import ResNet
 
-# Fewer rows of a map can hardly say where something is: at 32x32 with the ImageNet stem the last
-# stage's map is 1x1, and its Grad-CAM the same for every image.
+# A smaller map hardly shows where something is: at 32x32 with the ImageNet stem, the last stage's
+# map is 1x1, and its Grad-CAM is the same for every image.
 SMALLEST_MAP = 4
 
 
@@ -23,66 +23,77 @@ def grad_cam(
     classes: jax.Array,
     layer: str,
 ) -> jax.Array:
-    """The parts of a layer's map that speak for a class, in evaluation mode.
+    """The parts of a layer's feature maps that raise the logit of a class, in evaluation mode.
 
-    The channels are weighted by the mean over the map of the class logit's gradient, summed, and
-    what is negative set to 0. The network is cut behind the layer, so that the gradient is that of
-    the logit and passes no normalisation of probabilities.
+    Each channel is weighted by the gradient of the class logit, averaged over the map. The weighted
+    channels are summed, and negative values become 0. The gradient is that of the logit, not of a
+    probability: the network is split after the layer, and only its second part is differentiated.
 
     Args:
+        model: the network.
         variables: ``{"params", "batch_stats"}``.
         images: float32 [n, h, w, 3], normalised.
         classes: int32 [n], the class to explain in each image.
-        layer: a child of the network with a map, see `map_children`.
+        layer: a child of the network whose output is maps, see `map_children`.
 
     Returns:
-        float32 [n, h, w] in [0, 1], the layer's resolution: each divided by its largest value, and
-        0 everywhere where nothing speaks for the class.
+        float32 [n, h, w] in [0, 1], at the layer's resolution: each map divided by its maximum, or
+        0 everywhere if no value is positive.
 
     Raises:
-        ValueError: the layer is no such child.
+        ValueError: the layer is not such a child.
+
+    Example:
+        >>> from jaxcifar import grad_cam, resnet18
+        >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        >>> classes = jnp.array([3, 5])
+        >>> jax.eval_shape(
+        ...     lambda v: grad_cam(model, v, images, classes, "layer1"), variables
+        ... ).shape
+        (2, 8, 8)
     """
     children = map_children(model)
     if layer not in children:
         raise ValueError(
-            f"Grad-CAM is of a child of the network that has a map, not {layer!r}"
+            f"Grad-CAM needs a child of the network whose output is maps, not {layer!r}"
             f"{did_you_mean(layer, children)}"
         )
     return _grad_cam(model, layer, variables, images, jnp.asarray(classes, jnp.int32))
 
 
 def map_children(model: ResNet) -> tuple[str, ...]:
-    """The children that put out a map, in the order they run: conv1 to the last stage."""
+    """The children of the network whose output is maps, in order: conv1 to the last stage."""
     return model.children[: model.children.index("avgpool")]
 
 
 def default_layer(model: ResNet, image_size: int) -> str:
-    """The last stage whose map of an image of `image_size` pixels a side is at least 4x4.
+    """The last stage whose map is at least 4x4, for an image of `image_size` pixels per side.
 
     Raises:
-        ValueError: no stage has one.
+        ValueError: there is no such stage.
     """
-    side, found = image_size, None
+    side, layer = image_size, None
     for child in map_children(model):
         if child == "maxpool" or (child == "conv1" and model.stem == "imagenet"):
-            side = -(-side // 2)  # every layer pads so that an odd side is rounded up
+            side = -(-side // 2)  # every layer pads: an odd side is rounded up
         elif child.startswith("layer"):
             side = side if child == "layer1" else -(-side // 2)
-            found = child if side >= SMALLEST_MAP else found
-    if found is None:
+            layer = child if side >= SMALLEST_MAP else layer
+    if layer is None:
         raise ValueError(
             f"no stage has a map of {SMALLEST_MAP}x{SMALLEST_MAP} for an image of {image_size} "
-            "pixels a side: name an earlier layer or give a larger image"
+            "pixels per side: name an earlier layer or use a larger image"
         )
-    return found
+    return layer
 
 
 def upsample(maps: jax.Array, height: int, width: int) -> jax.Array:
-    """Maps [n, h, w] over an image: bilinear, [n, height, width]."""
+    """Resize maps [n, h, w] bilinearly to the size of an image: [n, height, width]."""
     return jax.image.resize(maps, (len(maps), height, width), "bilinear")
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # of the module, so that a second call compiles nothing
+@partial(jax.jit, static_argnums=(0, 1))  # at module level: a second call compiles nothing
 def _grad_cam(
     model: ResNet,
     layer: str,
@@ -92,11 +103,11 @@ def _grad_cam(
 ) -> jax.Array:
     maps = jnp.asarray(model.apply(variables, images, train=False, stop=layer))
 
-    def sum_of_logits(maps: jax.Array) -> jax.Array:  # an image's logit depends on its own map only
+    def sum_of_logits(maps: jax.Array) -> jax.Array:  # each logit depends on its own map only
         logits = jnp.asarray(model.apply(variables, maps, train=False, start=layer))
         return jnp.sum(jnp.take_along_axis(logits, classes[:, None], axis=1))
 
     weights = jnp.mean(at_least_float32(jax.grad(sum_of_logits)(maps)), axis=(1, 2))
-    found = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", at_least_float32(maps), weights))
-    peak = jnp.max(found, axis=(1, 2), keepdims=True)
-    return jnp.where(peak == 0, 0, found / peak)
+    heat = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", at_least_float32(maps), weights))
+    peak = jnp.max(heat, axis=(1, 2), keepdims=True)
+    return jnp.where(peak == 0, 0, heat / peak)

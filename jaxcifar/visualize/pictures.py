@@ -1,11 +1,12 @@
 """Pictures of a trained network at work. Each is written as a PNG, whose path is returned.
 
-All take a run's directory or a `Subject` (`subject.weights_subject` makes one of a file of
-weights), and write into the run's figures unless `out` says otherwise; of another checkpoint than
-the best under names that end in it. What is asked for is checked before anything is compiled.
+All take a run's directory or a `TrainedNetwork` (see `network.network_of_weights` for a file of
+weights). They write into the run's figures unless `out` names another file. Pictures of another
+checkpoint than the best have names that end in it. Arguments are checked before anything is
+compiled.
 
-Raised besides what each says: RunError, CheckpointError, DataError for what of the run or its data
-cannot be used, RecipeError for anything asked for that cannot be.
+In addition to what each function lists, they raise RunError, CheckpointError or DataError if the
+run or its data cannot be used, and RecipeError for an invalid argument.
 """
 
 import json
@@ -16,21 +17,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.common.files import write_atomically
 from jaxcifar.common.messages import did_you_mean
-from jaxcifar.data import Dataset, Rows
-from jaxcifar.data.image_file import make_square
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import read_object
+from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.activations import KERAS_NAMES, capture, list_layers, torchvision_name
 from jaxcifar.visualize.gradcam import default_layer, grad_cam, map_children, upsample
-from jaxcifar.visualize.images import _check_size, _see, _View
-from jaxcifar.visualize.network import Subject, batch_of, run_subject
+from jaxcifar.visualize.images import InputImage, check_size, load_image
+from jaxcifar.visualize.network import TrainedNetwork, network_of_run
 from jaxcifar.visualize.plots import (
     Overlay,
     plot_activations,
@@ -43,17 +42,23 @@ from jaxcifar.visualize.predictions import (
     confusion_matrix,
     most_confident_mistakes,
     per_class_accuracy,
-    predict,
+)
+from jaxcifar.visualize.scoring import (
+    check_finite,
+    confident_images,
+    counted,
+    describe_prediction,
+    describe_scoring,
+    score_split,
 )
 
 # An early convolution, the first of the first block, and a later one of the same stage.
 REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
-MOST_IMAGES = 100  # in one picture
-CONFIDENT = 0.9
+MAX_IMAGES = 100  # in one picture
 
 
 def draw_activations(
-    run: str | Path | Subject,
+    run: str | Path | TrainedNetwork,
     layers: Sequence[str] = REPORT_LAYERS,
     image: str | int = "0",
     *,
@@ -63,48 +68,63 @@ def draw_activations(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Path:
-    """Feature maps of `layers` for one image: activations_IMAGE.png, or activations_IMAGE_SIZE.png.
+    """Draw feature maps for one image: activations_IMAGE.png, or activations_IMAGE_SIZE.png.
 
     Args:
-        layers: names as `activations.capture` knows them, of layers that put out maps.
+        run: a run directory, or a network.
+        layers: names that `activations.capture` knows, of layers whose output is feature maps.
         image: a class name (its first test image; names win over indices), the index of a test
-            image (as text or a number), or an image file.
+            image (text or a number), or an image file.
         size: show the image at this height and width: its central square, resized bilinearly.
-            Without it a file is shown at its own size, a test image at the one trained on.
+            Without it a file is shown at its own size, a test image at the training size.
         channels: how many maps of each layer to draw.
+        which: the checkpoint of the run.
+        out: the PNG to write.
+        data_dir: where TFDS keeps its data.
 
     Raises:
         RecipeError: no such image or layer.
         ImageFileError: the image file cannot be used.
     """
-    subject = _subject(run, which, data_dir)
+    network = _network(run, which, data_dir)
     suffix = "" if size is None else f"_{size}"
-    path = _png(subject, f"activations_{Path(str(image)).name}{suffix}", out, [image])
+    path = _png(network, f"activations_{Path(str(image)).name}{suffix}", out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
-    view = _see(subject, image, size)
-    names = {layer: torchvision_name(subject.model, layer) for layer in layers}
-    shapes = list_layers(subject.model, subject.variables, view.inputs)
+    loaded = load_image(network, image, size)
+    maps, probabilities = _feature_maps(network, layers, loaded.inputs)
+    input_size, size_shown = loaded.inputs.shape[1:3], loaded.pixels.shape[:2]
+    at = "" if input_size == size_shown else f", seen at {input_size[0]}x{input_size[1]}"
+    title = f"{loaded.name}{at}, {describe_prediction(network, probabilities)}; {network.name}"
+    return save_figure(plot_activations(loaded.pixels, maps, title=title, channels=channels), path)
+
+
+def _feature_maps(
+    network: TrainedNetwork, layers: Sequence[str], inputs: jax.Array
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """The maps of one image by layer, and its class probabilities."""
+    names = {layer: torchvision_name(network.model, layer) for layer in layers}
+    shapes = list_layers(network.model, network.variables, inputs)
     flat = [layer for layer, name in names.items() if name in shapes and shapes[name].ndim != 4]
     if flat:
-        raise RecipeError(f"layer {flat[0]!r} puts out a vector, not maps: nothing to draw")
-    try:  # with the logits, so that one program gives both
-        outputs = capture(subject.model, subject.variables, view.inputs, [*layers, "fc"])
+        raise RecipeError(
+            f"the output of layer {flat[0]!r} is a vector, not feature maps; choose a layer before "
+            "avgpool"
+        )
+    try:  # with the logits, so that one program computes both
+        outputs = capture(network.model, network.variables, inputs, [*layers, "fc"])
     except ValueError as error:
         raise RecipeError(f"{error} (--list-layers prints them all)") from None
     maps = {
         layer if layer == name else f"{layer} ({name})": np.asarray(outputs[layer][0], np.float32)
         for layer, name in names.items()
     }
-    probabilities = _finite(subject, jax.nn.softmax(outputs["fc"].astype(jnp.float32)))[0]
-    seen, shown = view.inputs.shape[1:3], view.pixels.shape[:2]
-    at = "" if seen == shown else f", seen at {seen[0]}x{seen[1]}"
-    title = f"{view.name}{at}, {_prediction(subject, probabilities)}; {subject.name}"
-    return save_figure(plot_activations(view.pixels, maps, title=title, channels=channels), path)
+    probabilities = jax.nn.softmax(outputs["fc"].astype(jnp.float32))
+    return maps, check_finite(network, probabilities)[0]
 
 
 def draw_grad_cam(
-    run: str | Path | Subject,
+    run: str | Path | TrainedNetwork,
     *,
     images: Sequence[str | int] | None = None,
     count: int = 10,
@@ -115,41 +135,81 @@ def draw_grad_cam(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Path:
-    """Where the network finds the class it predicts, by Grad-CAM: grad_cam.png.
+    """Draw where the network finds the class it predicts, by Grad-CAM: grad_cam.png.
 
     Args:
-        images: each as in `draw_activations`. Without them nothing is picked: they are the first
-            `count` test images, in the order of their indices, that are predicted correctly with a
-            probability of at least 0.9 at `size`, or as many as there are.
-        layer: a child of the network; without it the last stage with a map of at least 4x4.
-        target: the class to explain in place of the predicted one.
+        run, which, out, data_dir: as in `draw_activations`.
+        images: each as in `draw_activations`. By default they are not picked: they are the first
+            `count` test images, by index, that are predicted correctly with a probability of at
+            least 0.9 at `size`, or all of them if there are fewer.
+        count: how many images, if `images` is not given.
+        layer: a child of the network; by default the last stage with a map of at least 4x4.
+        target: the class to explain instead of the predicted one.
         size: as in `draw_activations`.
 
     Raises:
         RecipeError: no such image, layer or class, or no test image is predicted like that.
         ImageFileError: an image file cannot be used.
     """
-    subject = _subject(run, which, data_dir)
-    path = _png(subject, "grad_cam", out, images or ())
+    network = _network(run, which, data_dir)
+    path = _png(network, "grad_cam", out, images or ())
     _check_count(count)
-    layer = _grad_cam_layer(subject, layer)
-    if target is not None and target not in subject.class_names:
-        raise RecipeError(f"unknown target {target!r}{did_you_mean(target, subject.class_names)}")
+    layer = _grad_cam_layer(network, layer)
+    if target is not None and target not in network.class_names:
+        raise RecipeError(f"unknown target {target!r}{did_you_mean(target, network.class_names)}")
     if images is None:
-        images, choice = _confident_images(subject, count, size)
+        images, choice = confident_images(network, count, size)
     else:
-        choice = f"{_number(len(images), 'image')} as named"
+        choice = f"{counted(len(images), 'image')} chosen by hand"
     if not images:
-        raise RecipeError("no images to explain")
-    found = [_explain(subject, _see(subject, image, size), layer, target) for image in images]
-    layers = list(dict.fromkeys(explained for _, explained in found))
+        raise RecipeError("there are no images to explain")
+    explained = [
+        _explain(network, load_image(network, image, size), layer, target) for image in images
+    ]
+    layers = list(dict.fromkeys(used_layer for _, used_layer in explained))
     of = "the predicted class" if target is None else f"class {target}"
-    title = f"Grad-CAM of {of} at {' and '.join(layers)}, {choice}; {subject.name}"
-    return save_figure(plot_grad_cam([overlay for overlay, _ in found], title=title), path)
+    title = f"Grad-CAM of {of} at {' and '.join(layers)}, {choice}; {network.name}"
+    return save_figure(plot_grad_cam([overlay for overlay, _ in explained], title=title), path)
+
+
+def _grad_cam_layer(network: TrainedNetwork, layer: str | None) -> str | None:
+    if layer is None:
+        return None
+    name, children = torchvision_name(network.model, layer), map_children(network.model)
+    if name not in children:
+        raise RecipeError(
+            f"Grad-CAM needs a child of the network whose output is maps, not {layer!r}"
+            f"{did_you_mean(name, children)}"
+        )
+    return name
+
+
+def _explain(
+    network: TrainedNetwork, image: InputImage, layer: str | None, target: str | None
+) -> tuple[Overlay, str]:
+    """The Grad-CAM of one image, and the layer and size of its map."""
+    model, variables = network.model, network.variables
+    if layer is None:
+        try:
+            layer = default_layer(model, min(image.inputs.shape[1:3]))
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+    probabilities = check_finite(network, class_probabilities(model, variables, image.inputs))[0]
+    label = int(probabilities.argmax())
+    caption = [image.name, describe_prediction(network, probabilities)]
+    if target is not None:
+        label = network.class_names.index(target)
+        caption.append(f"map of {target} (p = {probabilities[label]:.3f})")
+    maps = grad_cam(model, variables, image.inputs, jnp.array([label]), layer)
+    if not maps.any():
+        caption.append("the map is 0 everywhere")
+    heat = np.asarray(upsample(maps, *image.pixels.shape[:2]))[0]
+    used_layer = f"{layer} ({maps.shape[1]}x{maps.shape[2]})"
+    return Overlay(image.pixels, heat, tuple(caption)), used_layer
 
 
 def draw_mistakes(
-    run: str | Path | Subject,
+    run: str | Path | TrainedNetwork,
     *,
     count: int = 16,
     split: SplitName = "test",
@@ -157,69 +217,80 @@ def draw_mistakes(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Path:
-    """The wrongly predicted images that the network is surest of: mistakes.png.
+    """Draw the wrongly predicted images with the highest probabilities: mistakes.png.
+
+    Args:
+        run, which, out, data_dir: as in `draw_activations`.
+        count: how many images, at most.
+        split: the images to predict.
 
     Raises:
         RecipeError: the network's classes are not the dataset's, or it makes no mistake.
     """
-    subject = _subject(run, which, data_dir)
-    path = _png(subject, "mistakes", out)
+    network = _network(run, which, data_dir)
+    path = _png(network, "mistakes", out)
     _check_count(count)
-    dataset, probabilities = _score(subject, split)
+    dataset, probabilities = score_split(network, split)
     predicted = probabilities.argmax(axis=1)
     wrong = int(np.sum(predicted != dataset.labels))
     if not wrong:
-        raise RecipeError(f"{subject.name} makes no mistake on the {split} images")
+        raise RecipeError(f"{network.name} makes no mistake on the {split} images")
     rows = most_confident_mistakes(probabilities, dataset.labels, count)
     captions = [
         (
-            f"{split} image {row}: {subject.class_names[dataset.labels[row]]}",
-            _prediction(subject, probabilities[row]),
+            f"{split} image {row}: {network.class_names[dataset.labels[row]]}",
+            describe_prediction(network, probabilities[row]),
         )
         for row in rows
     ]
     title = (
-        f"The {_number(len(rows), 'most confident mistake')} among {wrong:,} on {len(dataset):,} "
-        f"{split} images; {_scored_by(subject)}"
+        f"The {len(rows)} most confident of {counted(wrong, 'mistake')} on {len(dataset):,} "
+        f"{split} images; {describe_scoring(network)}"
     )
     return save_figure(plot_images(list(dataset.read(rows).images), captions, title=title), path)
 
 
 def draw_confusion(
-    run: str | Path | Subject,
+    run: str | Path | TrainedNetwork,
     *,
     split: SplitName = "test",
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Path:
-    """Which classes are taken for which, and the accuracy of each: confusion.png.
+    """Draw the confusion matrix and the accuracy of each class: confusion.png.
 
-    Beside it, in a JSON file of the same name: split, examples, accuracy, class_names, confusion
-    ([true][predicted] counts) and per_class_accuracy (null for a class without images).
+    Writes the numbers into a JSON file of the same name: split, examples, accuracy, class_names,
+    confusion ([true][predicted] counts) and per_class_accuracy (null for a class without images).
+
+    Args:
+        run, which, out, data_dir: as in `draw_activations`.
+        split: the images to predict.
 
     Raises:
         RecipeError: the network's classes are not the dataset's.
     """
-    subject = _subject(run, which, data_dir)
-    path = _png(subject, "confusion", out)
+    network = _network(run, which, data_dir)
+    path = _png(network, "confusion", out)
     counts = path.with_suffix(".json")
     if counts.exists() and "confusion" not in read_object(counts):
-        raise RecipeError(f"{counts} holds something else: name another file by --out")
-    dataset, probabilities = _score(subject, split)
-    names = subject.class_names
+        raise RecipeError(
+            f"{counts} exists and holds no confusion matrix: name another file with --out"
+        )
+    dataset, probabilities = score_split(network, split)
+    names = network.class_names
     confusion = confusion_matrix(dataset.labels, probabilities.argmax(axis=1), len(names))
     accuracy = per_class_accuracy(confusion)
-    right = int(np.trace(confusion))
+    correct = int(np.trace(confusion))
     title = (
-        f"{split} accuracy {right / len(dataset):.4f} ({right:,} of {len(dataset):,} images); "
-        f"{_scored_by(subject)}"
+        f"{split} accuracy {correct / len(dataset):.4f} ({correct:,} of {len(dataset):,} images); "
+        f"{describe_scoring(network)}"
     )
     save_figure(plot_confusion(confusion, accuracy, names, title=title), path)
     numbers = {
         "split": split,
         "examples": len(dataset),
-        "accuracy": right / len(dataset),
+        "accuracy": correct / len(dataset),
         "class_names": list(names),
         "confusion": confusion.tolist(),
         "per_class_accuracy": [None if np.isnan(share) else share for share in accuracy.tolist()],
@@ -229,20 +300,22 @@ def draw_confusion(
 
 
 def describe_layers(
-    run: str | Path | Subject, *, size: int | None = None, which: Which = "best"
+    run: str | Path | TrainedNetwork, *, size: int | None = None, which: Which = "best"
 ) -> str:
-    """A line for every layer: its name, the shape it puts out for an image, its Keras name if any.
+    """List the layers, one per line: name, output shape for one image, and Keras name if any.
 
     Args:
-        size: of the image, pixels a side; without it as the network's test images have.
+        run: a run directory, or a network.
+        size: of the image, pixels per side; by default that of the network's test images.
+        which: the checkpoint of the run.
     """
-    subject = _subject(run, which, None)
-    _check_size(size)
-    side = size or subject.image_size
+    network = _network(run, which, None)
+    check_size(size)
+    side = size or network.image_size
     image = jnp.zeros((1, side, side, 3), jnp.float32)
-    shapes = list_layers(subject.model, subject.variables, image)
-    keras = {torchvision_name(subject.model, name): name for name in KERAS_NAMES}
-    order = {child: place for place, child in enumerate(subject.model.children)}
+    shapes = list_layers(network.model, network.variables, image)
+    keras = {torchvision_name(network.model, name): name for name in KERAS_NAMES}
+    order = {child: position for position, child in enumerate(network.model.children)}
     lines = []
     for name in sorted(shapes, key=lambda name: (order[name.split(".")[0]], name)):
         shape = "x".join(map(str, shapes[name].shape[1:]))
@@ -251,146 +324,27 @@ def describe_layers(
     return "\n".join(lines)
 
 
-def _explain(
-    subject: Subject, view: _View, layer: str | None, target: str | None
-) -> tuple[Overlay, str]:
-    """The Grad-CAM of one image, and the layer and size of its map."""
-    model, variables = subject.model, subject.variables
-    if layer is None:
-        try:
-            layer = default_layer(model, min(view.inputs.shape[1:3]))
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-    probabilities = _finite(subject, class_probabilities(model, variables, view.inputs))[0]
-    explained = int(probabilities.argmax())
-    caption = [view.name, _prediction(subject, probabilities)]
-    if target is not None:
-        explained = subject.class_names.index(target)
-        caption.append(f"map of {target} (p = {probabilities[explained]:.3f})")
-    maps = grad_cam(model, variables, view.inputs, jnp.array([explained]), layer)
-    if not maps.any():
-        caption.append("nothing speaks for it: map 0")
-    heat = np.asarray(upsample(maps, *view.pixels.shape[:2]))[0]
-    at = f"{layer} ({maps.shape[1]}x{maps.shape[2]})"
-    return Overlay(view.pixels, heat, tuple(caption)), at
-
-
-def _grad_cam_layer(subject: Subject, layer: str | None) -> str | None:
-    if layer is None:
-        return None
-    name, children = torchvision_name(subject.model, layer), map_children(subject.model)
-    if name not in children:
-        raise RecipeError(
-            f"Grad-CAM is of a child of the network that has a map, not {layer!r}"
-            f"{did_you_mean(name, children)}"
-        )
-    return name
-
-
-def _confident_images(subject: Subject, count: int, size: int | None) -> tuple[list[int], str]:
-    """The test images that Grad-CAM shows unasked, and the words that say how they were chosen."""
-    _check_classes(subject)
-    _check_size(size)
-    test = subject.split("test")
-    batch_size = subject.batch_size
-    if size is not None:
-        batch_size = min(batch_size, batch_of(size))
-    found: list[int] = []
-    for first in range(0, len(test), batch_size):  # no further than need be
-        rows = np.arange(first, min(first + batch_size, len(test)))
-        probabilities = _predict(subject, test.read(rows), size)
-        confident = probabilities[np.arange(len(rows)), test.labels[rows]] >= CONFIDENT
-        found += rows[confident].tolist()
-        if len(found) >= count:
-            break
-    so = f"predicted correctly with a probability of at least {CONFIDENT}"
-    if not found:
-        raise RecipeError(f"{subject.name}: no test image is {so}; name the images to explain")
-    if len(found) < count:
-        choice = f"{_number(len(found), 'test image')}, all that are {so} ({count} were asked for)"
-    else:
-        choice = (
-            f"the first {_number(count, 'test image')} in the order of their index that are {so}"
-        )
-    return found[:count], choice
-
-
-def _score(subject: Subject, split: SplitName) -> tuple[Dataset | Rows, NDArray[np.float32]]:
-    """A split, and the probabilities by which `evaluate_run` would score its images."""
-    _check_classes(subject)
-    dataset = subject.split(split)
-    return dataset, _predict(subject, dataset, None, mirror=subject.mirror)
-
-
-def _scored_by(subject: Subject) -> str:
-    return f"{subject.name}, mean with the mirror image" if subject.mirror else subject.name
-
-
-def _predict(
-    subject: Subject, dataset: Dataset | Rows, size: int | None, *, mirror: bool = False
-) -> NDArray[np.float32]:
-    normalize = subject.preprocess
-    if size is not None:
-        normalize = subject.normalize
-        resized = np.stack([make_square(image, size) for image in dataset.load().images])
-        dataset = Dataset(resized, dataset.labels)
-    return _finite(
-        subject,
-        predict(
-            subject.model,
-            subject.variables,
-            dataset,
-            normalize=normalize,
-            batch_size=subject.batch_size,
-            mirror=mirror,
-        ),
-    )
-
-
-def _finite(subject: Subject, probabilities: ArrayLike) -> NDArray[np.float32]:
-    """Of NaNs the first would be the predicted class, and its map empty."""
-    values = np.asarray(probabilities)
-    if not np.isfinite(values).all():
-        raise RecipeError(f"{subject.name}: what the network puts out is not finite")
-    return values
-
-
-def _prediction(subject: Subject, probabilities: NDArray[np.float32]) -> str:
-    said = int(probabilities.argmax())
-    return f"predicted {subject.class_names[said]} (p = {probabilities[said]:.3f})"
-
-
-def _subject(run: str | Path | Subject, which: Which, data_dir: str | Path | None) -> Subject:
-    return run if isinstance(run, Subject) else run_subject(run, which, data_dir)
+def _network(
+    run: str | Path | TrainedNetwork, which: Which, data_dir: str | Path | None
+) -> TrainedNetwork:
+    return run if isinstance(run, TrainedNetwork) else network_of_run(run, which, data_dir)
 
 
 def _png(
-    subject: Subject, name: str, out: str | Path | None, images: Sequence[str | int] = ()
+    network: TrainedNetwork, name: str, out: str | Path | None, images: Sequence[str | int] = ()
 ) -> Path:
-    """Where the picture goes; an image that is to be shown must not be replaced by it."""
-    path = Path(out) if out else subject.figures / f"{name}{subject.tag}.png"
+    """The file for the picture, which must not be one of the images to show."""
+    path = Path(out) if out else network.figures / f"{name}{network.file_suffix}.png"
     if path.suffix != ".png":
-        raise RecipeError(f"the picture is a PNG file: let --out end in .png, not {path.name!r}")
+        raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")
     if path.is_dir():
-        raise RecipeError(f"{path} is a directory: name a file by --out")
+        raise RecipeError(f"{path} is a directory: name a file with --out")
     # Not Path.resolve, which fails on a loop of links.
     if any(os.path.realpath(path) == os.path.realpath(str(image)) for image in images):
-        raise RecipeError(f"{path} is the image to be shown: name another file by --out")
+        raise RecipeError(f"{path} is an image to show: name another file with --out")
     return path
 
 
 def _check_count(count: int) -> None:
-    if not 1 <= count <= MOST_IMAGES:
-        raise RecipeError(f"count must lie between 1 and {MOST_IMAGES}, not {count}")
-
-
-def _check_classes(subject: Subject) -> None:
-    if subject.class_names != subject.dataset.class_names:
-        raise RecipeError(
-            f"{subject.name} has {len(subject.class_names)} classes, not those of "
-            f"{subject.dataset.name}: what it says cannot be counted as right or wrong"
-        )
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    if not 1 <= count <= MAX_IMAGES:
+        raise RecipeError(f"count must lie between 1 and {MAX_IMAGES}, not {count}")

@@ -1,4 +1,4 @@
-"""What a network says of a dataset's images, and the counts of where it is right and wrong."""
+"""The class probabilities of a dataset's images, and counts of correct and wrong predictions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -26,14 +26,24 @@ def predict(
     """The probability of each class for every image, in evaluation mode: float32 [n, classes].
 
     Args:
+        model: the network.
         variables: ``{"params", "batch_stats"}``.
-        normalize: uint8 images to what the network sees.
-        batch_size: changes the time only. The last batch is filled up with its last image, whose
-            copies are left out of the result, so that one program serves all.
-        mirror: of the mean of the logits of an image and its mirror image.
+        dataset: uint8 images [n, h, w, 3].
+        normalize: uint8 images -> the network's input.
+        batch_size: changes only the time. The last batch is filled up with copies of its last
+            image, which are dropped from the result, so that all batches share one program.
+        mirror: use the mean of the logits of each image and its mirror image.
 
     Raises:
         ValueError: there are no images.
+
+    Example:
+        >>> from jaxcifar import ResNet, load_dataset, predict
+        >>> model = ResNet(stage_sizes=(), width=4)  # nothing but stem and head: it compiles fast
+        >>> test = load_dataset("digits", split=(120, 40)).test
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+        >>> predict(model, variables, test, normalize=lambda images: images / 255).shape
+        (360, 10)
     """
     size = len(dataset)
     if size == 0:
@@ -47,24 +57,34 @@ def predict(
     return np.concatenate([np.asarray(part) for part in parts])[:size]
 
 
-@partial(jax.jit, static_argnums=(0, 3))  # of the module: a second call compiles nothing
+@partial(jax.jit, static_argnums=(0, 3))  # at module level: a second call compiles nothing
 def class_probabilities(
     model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
-    """Float32 [n, classes] of one batch of normalised images [n, h, w, 3], in evaluation mode."""
+    """The probabilities of one batch, in evaluation mode: float32 [n, classes].
+
+    Args:
+        model: the network.
+        variables: ``{"params", "batch_stats"}``.
+        images: float32 [n, h, w, 3], normalised.
+        mirror: as in `predict`.
+    """
     return jax.nn.softmax(evaluation_logits(model, variables, images, mirror=mirror))
 
 
 def confusion_matrix(
     labels: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """How often the class of the row was taken for that of the column: int64 [true, predicted].
+    """How often each class (row) was predicted as each class (column): int64 [true, predicted].
 
     Raises:
-        ValueError: lengths that differ or a class outside 0 to `num_classes` - 1.
+        ValueError: the lengths differ, or a class is outside 0 to `num_classes` - 1.
     """
     if labels.shape != predicted.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape} and predicted {predicted.shape} must be one row")
+        raise ValueError(
+            f"labels and predicted must have one dimension and the same length, not the shapes "
+            f"{labels.shape} and {predicted.shape}"
+        )
     for name, values in (("labels", labels), ("predicted", predicted)):
         if values.size and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(f"{name} must lie in 0 to {num_classes - 1}")
@@ -73,18 +93,18 @@ def confusion_matrix(
 
 
 def per_class_accuracy(confusion: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The share of each class's images that were taken for it; NaN for a class without images."""
+    """The fraction of each class's images predicted correctly; NaN for a class without images."""
     totals = confusion.sum(axis=1)
-    right = np.diag(confusion).astype(np.float64)
-    return np.divide(right, totals, out=np.full(len(totals), np.nan), where=totals > 0)
+    correct = np.diag(confusion).astype(np.float64)
+    return np.divide(correct, totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 
 def most_confident_mistakes(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], count: int
 ) -> NDArray[np.int64]:
-    """The indices of up to `count` wrongly predicted images, the most confidently wrong first.
+    """The indices of up to `count` wrongly predicted images, highest probability first.
 
-    Of equals the earlier image comes first.
+    Among equals, the earlier image comes first.
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")

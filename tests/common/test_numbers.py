@@ -15,6 +15,6 @@ def test_narrow_floats_become_float32_and_keep_their_values(dtype):
     )
 
 
-def test_float64_is_left_alone():
+def test_float64_is_kept():
     with jax.enable_x64(True):
         assert at_least_float32(jnp.ones(1, "float64")).dtype == "float64"

@@ -1,10 +1,10 @@
-"""Archives of made-up images, and folders that no test shares with another or with the user."""
+"""Archives of made-up images, and folders of a test's own, apart from those of the user."""
 
 from pathlib import Path
 
 import pytest
 
-from jaxcifar.data.cifar10 import Source
+from jaxcifar.data.cifar10 import ArchiveSource
 from jaxcifar.data.dataset import Dataset
 from tests.data import made_archives as made
 
@@ -35,8 +35,8 @@ def archives(
 
 
 @pytest.fixture
-def source(archives: dict[str, Path]) -> Source:
-    """Both archives as the known ones, to be had nowhere."""
+def source(archives: dict[str, Path]) -> ArchiveSource:
+    """Both archives as the known ones, without a mirror."""
     return made.source(*(made.remote(path) for path in archives.values()))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcifar.data.archive import CifarFormat
-from jaxcifar.data.cifar10 import CLASS_NAMES, Source
+from jaxcifar.data.cifar10 import CLASS_NAMES, ArchiveSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.download import Remote
 
@@ -20,15 +20,15 @@ Edit = Callable[[tarfile.TarFile], None]
 
 
 def made_images(seed: int = 0) -> tuple[Dataset, Dataset]:
-    """100 training and 20 test images of noise, each class equally often in each batch."""
+    """100 training and 20 test images of noise; every batch has equally many of each class."""
     generator = np.random.default_rng(seed)
 
-    def some(n: int) -> Dataset:
+    def noise(n: int) -> Dataset:
         labels = np.concatenate([generator.permutation(10) for _ in range(n // 10)])
         images = generator.integers(0, 256, (n, 32, 32, 3), np.uint8)
         return Dataset(images, labels.astype(np.int32))
 
-    return some(FORM.train_records), some(FORM.records)
+    return noise(FORM.train_records), noise(FORM.records)
 
 
 def planes(dataset: Dataset) -> np.ndarray:
@@ -93,7 +93,7 @@ def _int(value: int) -> bytes:
 
 
 def write_archive(path: Path, members: Members, edit: Edit | None = None) -> Path:
-    """A gzip-compressed tar of `members` in a folder, then whatever `edit` adds."""
+    """A gzip-compressed tar of `members` in a folder; `edit` may add more."""
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         folder = tarfile.TarInfo("cifar-10-batches")
         folder.type = tarfile.DIRTYPE
@@ -122,5 +122,5 @@ def remote(path: Path, *urls: str) -> Remote:
     return Remote(path.name, path.stat().st_size, sha256(path), urls)
 
 
-def source(*archives: Remote) -> Source:
-    return Source(FORM, archives)
+def source(*archives: Remote) -> ArchiveSource:
+    return ArchiveSource(FORM, archives)

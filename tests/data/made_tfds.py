@@ -1,4 +1,4 @@
-"""Small datasets as TFDS itself prepares them, with a builder of our own and no TensorFlow."""
+"""Small datasets prepared by TFDS itself, with our own builder and without TensorFlow."""
 
 import io
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ def prepare(
     features: dict[str, Any] | None = None,
     file_format: str = "array_record",
 ) -> Path:
-    """Writes pictures with labels and returns the directory of `dataset_info.json`."""
+    """Write pictures with labels and return the directory of `dataset_info.json`."""
     import tensorflow_datasets as tfds
 
-    known = {"names": classes} if not isinstance(classes, int) else {"num_classes": classes}
-    usual = {
+    class_label = {"names": classes} if not isinstance(classes, int) else {"num_classes": classes}
+    default = {
         "image": tfds.features.Image(shape=shape, dtype=dtype),
-        "label": tfds.features.ClassLabel(**known),
+        "label": tfds.features.ClassLabel(**class_label),
     }
     dataset_name = name
     with tfds.core.registered.skip_registration():
@@ -46,7 +46,7 @@ def prepare(
 
             def _info(self):
                 return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(features or usual)
+                    builder=self, features=tfds.features.FeaturesDict(features or default)
                 )
 
             def _split_generators(self, dl_manager):

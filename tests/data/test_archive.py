@@ -18,7 +18,7 @@ def read(path):
     return read_archive(path, made.FORM)
 
 
-def test_both_kinds_give_the_images_they_were_made_of(archives, images):
+def test_both_kinds_of_archive_give_their_images(archives, images):
     for path in archives.values():
         contents = read(path)
         for name, expected in zip(("train", "test"), images, strict=True):
@@ -85,21 +85,21 @@ def test_a_sparse_member_is_refused(tmp_path, images):
 
 
 @pytest.mark.parametrize("kind", ["binary", "python"])
-def test_a_member_too_large_is_refused_before_it_is_read(tmp_path, images, kind):
+def test_too_large_a_member_is_refused_before_it_is_read(tmp_path, images, kind):
     members = getattr(made, f"{kind}_members")(*images)
     name = min(members)
     members[name] = members[name] + b"\0" * (1 << 21)
     path = made.write_archive(tmp_path / "a.tar.gz", members)
     with pytest.raises(
-        DataError, match=rf"{name}' in .* bytes, where at most [0-9,]+ can be right"
+        DataError, match=rf"{name}' in .* bytes, more than the limit of [0-9,]+; refused"
     ):
         read(path)
 
 
-def test_a_large_member_that_is_none_of_ours_is_refused(tmp_path, images):
+def test_a_large_unknown_member_is_refused(tmp_path, images):
     members = made.binary_members(*images) | {"notes.txt": b"\0" * (1 << 17)}
     with pytest.raises(
-        DataError, match=r"notes.txt' in .* has 131,072 bytes, where at most 65,536"
+        DataError, match=r"notes.txt' in .* has 131,072 bytes, more than the limit of 65,536"
     ):
         read(made.write_archive(tmp_path / "a.tar.gz", members))
 
@@ -114,7 +114,7 @@ def test_a_large_member_that_is_none_of_ours_is_refused(tmp_path, images):
 def test_a_decompression_bomb_costs_little_time_and_memory(tmp_path, bomb, message):
     path = tmp_path / "bomb.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
-        if bomb == "extended header":  # tarfile reads these whole, before a member is seen
+        if bomb == "extended header":  # tarfile reads these completely, before the first member
             header = tarfile.TarInfo("././@PaxHeader")
             header.type, header.size = tarfile.XHDTYPE, 1 << 28
             file.write(header.tobuf())
@@ -144,7 +144,7 @@ def test_an_archive_cut_short_is_refused(tmp_path, archives, kind, keep):
         read(path)
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
     path = tmp_path / "page.tar.gz"
     path.write_text("<html>We are sorry.</html>")
     with pytest.raises(DataError, match="cannot be read as a gzip-compressed tar archive"):
@@ -175,7 +175,7 @@ def test_a_missing_member_is_named(tmp_path, images, name):
         read(repack(tmp_path, images, drop=[name]))
 
 
-def test_a_member_that_is_there_twice_is_refused(tmp_path, images):
+def test_a_repeated_member_is_refused(tmp_path, images):
     twice = made.binary_members(*images)["test_batch.bin"]
     with pytest.raises(DataError, match=r"holds test_batch\.bin twice"):
         read(
@@ -212,7 +212,7 @@ def test_other_class_names_are_refused(tmp_path, images):
 
 
 class Runs:
-    """Would create a file when unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -265,7 +265,7 @@ def test_a_pickle_that_is_no_batch_is_refused(tmp_path, images, bad):
         read(repack(tmp_path, images, "python", test_batch=bad))
 
 
-def test_a_memo_of_any_number_costs_no_memory(tmp_path, images):
+def test_a_huge_memo_index_costs_no_memory(tmp_path, images):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match="a memo of 134,217,727 entries"):
         read(repack(tmp_path, images, "python", test_batch=b"\x80\x02}r\xff\xff\xff\x07."))
@@ -280,20 +280,20 @@ def test_a_pickle_runs_nothing(tmp_path, images):
             read(repack(tmp_path, images, "python", test_batch=bad))
     assert not made_by_pickle.exists()
     pickle.loads(bad)
-    assert made_by_pickle.exists()  # the pickle does work where nobody guards
+    assert made_by_pickle.exists()  # the pickle does work with an unguarded unpickler
 
 
-def test_the_made_pickles_are_what_pickle_reads(images):
-    # The stand-ins in the reader are only right if NumPy's own unpickling agrees with them.
+def test_the_made_pickles_are_valid(images):
+    # The reader's stand-ins are correct only if NumPy's own unpickling agrees with them.
     batch = pickle.load(io.BytesIO(made.pickled(images[1])), encoding="bytes")
     np.testing.assert_array_equal(batch[b"data"], made.planes(images[1]))
     assert batch[b"labels"] == images[1].labels.tolist()
 
 
-def longs(*, at):
-    """A dictionary with as many long integers of one hash for keys: quadratic, hours for these."""
+def longs(*, count):
+    """A dictionary whose keys are long integers of one hash: quadratic, hours for this many."""
     keys = b"".join(
-        b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(1, at)
+        b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(1, count)
     )
     return b"\x80\x02}(" + keys + b"u."
 
@@ -311,9 +311,9 @@ def longs(*, at):
             "more than 20 tuples",
             id="a doubled tuple as key",
         ),
-        pytest.param(longs(at=4_000), "a huge number", id="keys with one hash"),
+        pytest.param(longs(count=4_000), "a huge number", id="keys with one hash"),
         pytest.param(
-            # The product of a number and a string: 6 GB.
+            # A number times a string: 6 GB.
             made.pickled_batch(PIXELS, (2**31 - 1, 3), LABELS).replace(
                 made._int(3), b"U\x03abc", 1
             ),
@@ -324,7 +324,7 @@ def longs(*, at):
         pytest.param(b"c\x1b[2J\nx\n.", r"it asks for \\x1b\[2J", id="control characters"),
     ],
 )
-def test_a_pickle_that_would_take_all_there_is_costs_little(tmp_path, images, bad, message):
+def test_a_pickle_made_to_exhaust_time_or_memory_is_refused_quickly(tmp_path, images, bad, message):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     with pytest.raises(DataError, match=message):
@@ -342,7 +342,7 @@ def header(kind, body=b""):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        # tarfile searches these digits from each of them on: minutes.
+        # tarfile searches these digits once from each digit: minutes.
         pytest.param(
             header(tarfile.XHDTYPE, b"9" * 500_000), "a header of 500,000 bytes", id="digits"
         ),
@@ -354,12 +354,12 @@ def header(kind, body=b""):
         pytest.param(header(tarfile.XHDTYPE, b"5 \xff\xff="), "cannot be read", id="no UTF-8"),
         pytest.param(
             header(tarfile.XHDTYPE, b"12 size=\xc2\xb2\n") + header(tarfile.REGTYPE),
-            "DataError|cannot be read|holds no CIFAR-10",
+            "cannot be read|holds no CIFAR-10",
             id="a size of another alphabet",
         ),
     ],
 )
-def test_headers_that_would_take_all_there_is_cost_little(tmp_path, data, message):
+def test_headers_made_to_exhaust_time_are_refused_quickly(tmp_path, data, message):
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data + b"\0" * 1024, 1))
     start = time.perf_counter()
     with pytest.raises(DataError, match=message):

@@ -19,7 +19,7 @@ KEY, OTHER = "a" * 64, "b" * 64
 
 
 class Decoder:
-    """Decodes made-up images and counts how often."""
+    """Decodes made-up images and counts the calls."""
 
     def __init__(self, seed=0):
         self.train, self.test = made.made_images(seed)
@@ -30,28 +30,28 @@ class Decoder:
         return {"train": self.train, "test": self.test}
 
 
-def check(found, decoder):
+def check(datasets, decoder):
     for split in ("train", "test"):
-        np.testing.assert_array_equal(found[split].images, getattr(decoder, split).images)
-        np.testing.assert_array_equal(found[split].labels, getattr(decoder, split).labels)
+        np.testing.assert_array_equal(datasets[split].images, getattr(decoder, split).images)
+        np.testing.assert_array_equal(datasets[split].labels, getattr(decoder, split).labels)
 
 
-def kept_in(tmp_path: Path) -> Path:
+def cache_in(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "data" / KEY / "v1"
 
 
 def test_images_are_decoded_once_and_then_mapped(tmp_path):
     decoder = Decoder()
     for _ in range(3):
-        found = cached(KEY, decoder)
-        check(found, decoder)
-        assert isinstance(found["train"].images, np.memmap)
-        assert not found["train"].images.flags.writeable
+        datasets = cached(KEY, decoder)
+        check(datasets, decoder)
+        assert isinstance(datasets["train"].images, np.memmap)
+        assert not datasets["train"].images.flags.writeable
     assert decoder.calls == 1
-    assert [file.name for file in kept_in(tmp_path).parent.iterdir()] == ["v1"]
+    assert [file.name for file in cache_in(tmp_path).parent.iterdir()] == ["v1"]
 
 
-def test_other_data_has_another_cache():
+def test_other_data_is_cached_separately():
     one, other = Decoder(0), Decoder(1)
     cached(KEY, one)
     check(cached(OTHER, other), other)
@@ -77,27 +77,27 @@ def damage(path: Path, how: str) -> None:
     "name",
     ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "checks.json"],
 )
-def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, name, how):
+def test_a_damaged_cache_is_noticed_and_rebuilt(tmp_path, name, how):
     decoder = Decoder()
     cached(KEY, decoder)
-    damage(kept_in(tmp_path) / name, how)
+    damage(cache_in(tmp_path) / name, how)
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2
-    assert [file.name for file in kept_in(tmp_path).parent.iterdir()] == ["v1"]
+    assert [file.name for file in cache_in(tmp_path).parent.iterdir()] == ["v1"]
 
 
 @pytest.mark.parametrize("checks", ["{}", "[]", "null", '{"train_images.npy": 0}'])
-def test_checks_that_say_nothing_are_damage(tmp_path, checks):
+def test_useless_checks_count_as_damage(tmp_path, checks):
     decoder = Decoder()
     cached(KEY, decoder)
-    (kept_in(tmp_path) / "checks.json").write_text(checks)
+    (cache_in(tmp_path) / "checks.json").write_text(checks)
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2
 
 
-def test_a_failed_write_leaves_nothing_and_the_images_are_used(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing_and_the_images_are_still_returned(tmp_path, monkeypatch):
     decoder = Decoder()
     real, calls = np.save, []
 
@@ -110,28 +110,28 @@ def test_a_failed_write_leaves_nothing_and_the_images_are_used(tmp_path, monkeyp
     monkeypatch.setattr(np, "save", full)
     with pytest.warns(UserWarning, match="cannot be kept in .*No space left"):
         check(cached(KEY, decoder), decoder)
-    assert list(kept_in(tmp_path).parent.iterdir()) == []
+    assert list(cache_in(tmp_path).parent.iterdir()) == []
 
 
-def test_without_a_place_to_write_the_images_are_used_with_a_warning(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_a_warning_and_the_images_are_returned(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path / "file" / "cache"))
     decoder = Decoder()
-    with pytest.warns(UserWarning, match="Set JAXCIFAR_CACHE_DIR"):
+    with pytest.warns(UserWarning, match="set JAXCIFAR_CACHE_DIR to a writable folder"):
         check(cached(KEY, decoder), decoder)
 
 
-def test_two_at_once_both_get_the_images(tmp_path):
+def test_concurrent_loads_all_get_the_images(tmp_path):
     decoders = [Decoder() for _ in range(4)]
     barrier = threading.Barrier(len(decoders))
-    found = {}
+    loaded = {}
 
     def load(i):
         def decode():
-            barrier.wait(10)  # all have seen that nothing is kept
+            barrier.wait(10)  # none has found anything in the cache
             return decoders[i]()
 
-        found[i] = cached(KEY, decode)
+        loaded[i] = cached(KEY, decode)
 
     threads = [threading.Thread(target=load, args=(i,)) for i in range(len(decoders))]
     for thread in threads:
@@ -139,15 +139,15 @@ def test_two_at_once_both_get_the_images(tmp_path):
     for thread in threads:
         thread.join()
     for i, decoder in enumerate(decoders):
-        check(found[i], decoder)
+        check(loaded[i], decoder)
     again = Decoder()
     check(cached(KEY, again), again)
     assert again.calls == 0
-    assert [file.name for file in kept_in(tmp_path).parent.iterdir()] == ["v1"]
+    assert [file.name for file in cache_in(tmp_path).parent.iterdir()] == ["v1"]
 
 
-def test_what_a_killed_process_left_is_swept_after_a_while(tmp_path):
-    home = kept_in(tmp_path).parent
+def test_folders_of_killed_processes_are_removed_after_a_while(tmp_path):
+    home = cache_in(tmp_path).parent
     old, new = home / f"{cache._BUILDING}old", home / f"{cache._BUILDING}new"
     old.mkdir(parents=True)
     new.mkdir()
@@ -156,7 +156,7 @@ def test_what_a_killed_process_left_is_swept_after_a_while(tmp_path):
     assert sorted(file.name for file in home.iterdir()) == [new.name, "v1"]
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_names_the_cache_folder(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("JAXCIFAR_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
@@ -165,11 +165,11 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "home" / ".cache" / "jaxcifar"
 
 
-def keep_instead(place: Path, name: str, data: bytes) -> None:
-    """Another file, with the checksum that it has."""
-    (place / name).write_bytes(data)
-    checks = json.loads((place / "checks.json").read_text())
-    (place / "checks.json").write_text(json.dumps(checks | {name: zlib.crc32(data)}))
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file, and its checksum with the right one."""
+    (folder / name).write_bytes(data)
+    checks = json.loads((folder / "checks.json").read_text())
+    (folder / "checks.json").write_text(json.dumps(checks | {name: zlib.crc32(data)}))
 
 
 def npy(header: str) -> bytes:
@@ -186,10 +186,10 @@ def npy(header: str) -> bytes:
         "{'descr': '<i4', 'fortran_order': False, 'shape': (-1,), }",
     ],
 )
-def test_a_header_that_cannot_be_is_damage(tmp_path, header):
+def test_an_impossible_header_counts_as_damage(tmp_path, header):
     decoder = Decoder()
     cached(KEY, decoder)
-    keep_instead(kept_in(tmp_path), "train_labels.npy", npy(header))
+    replace_file(cache_in(tmp_path), "train_labels.npy", npy(header))
     tracemalloc.start()
     check(cached(KEY, decoder), decoder)
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
@@ -198,11 +198,11 @@ def test_a_header_that_cannot_be_is_damage(tmp_path, header):
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "checks.json"])
-def test_a_pipe_in_the_cache_is_not_waited_for(tmp_path, name):
+def test_a_pipe_in_the_cache_does_not_block(tmp_path, name):
     decoder = Decoder()
     cached(KEY, decoder)
-    (kept_in(tmp_path) / name).unlink()
-    os.mkfifo(kept_in(tmp_path) / name)
+    (cache_in(tmp_path) / name).unlink()
+    os.mkfifo(cache_in(tmp_path) / name)
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2
 
@@ -210,6 +210,6 @@ def test_a_pipe_in_the_cache_is_not_waited_for(tmp_path, name):
 def test_checks_that_are_nested_without_end_are_damage(tmp_path):
     decoder = Decoder()
     cached(KEY, decoder)
-    (kept_in(tmp_path) / "checks.json").write_text("[" * 100_000)
+    (cache_in(tmp_path) / "checks.json").write_text("[" * 100_000)
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2

@@ -18,7 +18,7 @@ QUICK = Patience(timeout=5, give_up=60, slow=0, slow_after=60)
 
 @dataclass
 class Mirror:
-    """What a local server does, and what it was asked."""
+    """How a local server behaves, and the ranges it was asked for."""
 
     data: bytes = DATA
     cut_after: int | None = None  # bytes of each answer after which it hangs up
@@ -57,7 +57,7 @@ class Mirror:
 
 @pytest.fixture
 def serve():
-    """Starts a server for a `Mirror`; all are stopped at the end."""
+    """Start a server for a `Mirror`; all are stopped at the end."""
     servers = []
 
     def start(mirror: Mirror) -> Mirror:
@@ -118,7 +118,7 @@ def test_a_later_call_resumes_an_earlier_one(tmp_path, serve):
     assert mirror.asked == ["bytes=70000-"]
 
 
-def test_another_mirror_goes_on_where_the_first_stopped(tmp_path, serve):
+def test_another_mirror_continues_where_the_first_stopped(tmp_path, serve):
     first, second = serve(Mirror(cut_after=100_000)), serve(Mirror())
     first.answer = once(first.answer)
     assert get(tmp_path, first, second) == DATA
@@ -137,7 +137,7 @@ def once(answer):
     return answer_once
 
 
-def test_a_server_that_ignores_ranges_sends_all_of_it_again(tmp_path, serve):
+def test_a_server_that_ignores_ranges_sends_everything_again(tmp_path, serve):
     mirror = serve(Mirror(cut_after=100_000, cuts=1, ranges=False))
     assert get(tmp_path, mirror) == DATA
     assert mirror.asked == [None, "bytes=100000-"]
@@ -149,14 +149,14 @@ def test_a_server_that_ignores_ranges_and_always_cuts_is_left(tmp_path, serve):
     assert len(bad.asked) == 2
 
 
-def test_what_a_server_sends_from_the_start_replaces_what_was_there(tmp_path, serve):
+def test_bytes_sent_from_the_start_replace_earlier_ones(tmp_path, serve):
     (tmp_path / "file.bin.part").write_bytes(b"x" * 150_000)
     first, second = serve(Mirror(cut_after=100_000, ranges=False)), serve(Mirror())
     assert get(tmp_path, first, second) == DATA
     assert second.asked == ["bytes=100000-"]
 
 
-def test_a_page_that_says_sorry_does_not_cost_what_had_arrived(tmp_path, serve):
+def test_an_error_page_does_not_cost_the_bytes_received(tmp_path, serve):
     (tmp_path / "file.bin.part").write_bytes(DATA[:70_000])
     sorry, good = serve(Mirror(data=b"<html>We are sorry.</html>", ranges=False)), serve(Mirror())
     assert get(tmp_path, sorry, good) == DATA
@@ -176,8 +176,8 @@ def test_a_server_that_answers_with_another_range_is_left(tmp_path, serve):
     [
         pytest.param(Mirror(data=DATA[:-1] + b"x"), id="one byte"),
         pytest.param(Mirror(data=b"<html>We are sorry.</html>"), id="a page"),
-        pytest.param(Mirror(data=DATA + b"x", length=False), id="too long, size unsaid"),
-        pytest.param(Mirror(data=DATA[:1000], length=False), id="too short, size unsaid"),
+        pytest.param(Mirror(data=DATA + b"x", length=False), id="too long, no size given"),
+        pytest.param(Mirror(data=DATA[:1000], length=False), id="too short, no size given"),
         pytest.param(Mirror(status=404), id="404"),
         pytest.param(Mirror(status=503), id="503"),
     ],
@@ -204,7 +204,7 @@ def test_a_part_as_long_as_the_file_is_checked_first(tmp_path, serve, left):
     assert mirror.asked == ([] if left == DATA else [None])
 
 
-def test_a_mirror_of_cut_wrong_bytes_does_not_go_on_forever(tmp_path, serve):
+def test_a_mirror_of_cut_wrong_bytes_is_not_tried_forever(tmp_path, serve):
     bad = serve(Mirror(data=b"x" * len(DATA), cut_after=200_000))
     assert get(tmp_path, bad, serve(Mirror())) == DATA
     assert len(bad.asked) == 4
@@ -214,7 +214,7 @@ def test_a_slow_mirror_is_left_for_a_faster_one(tmp_path, serve):
     slow, fast = serve(Mirror(delay=0.05)), serve(Mirror())
     patience = Patience(timeout=5, give_up=60, slow=1e6, slow_after=0.2)
     assert get(tmp_path, slow, fast, patience=patience) == DATA
-    assert fast.asked[0] not in (None, "bytes=0-")  # what the slow one sent is kept
+    assert fast.asked[0] not in (None, "bytes=0-")  # the slow one's bytes are kept
 
 
 def test_a_slow_mirror_is_better_than_none(tmp_path, serve):
@@ -223,7 +223,7 @@ def test_a_slow_mirror_is_better_than_none(tmp_path, serve):
     assert get(tmp_path, slow, dead, patience=patience) == DATA
 
 
-def test_when_no_mirror_has_it_each_reason_is_given_quickly(tmp_path, serve):
+def test_if_no_mirror_has_it_each_reason_is_given_quickly(tmp_path, serve):
     silent = serve(Mirror(delay=3))
     silent.answer = lambda handler: time.sleep(3)
     gone, wrong = serve(Mirror(status=404)), serve(Mirror(data=b"x" * len(DATA)))
@@ -237,21 +237,21 @@ def test_when_no_mirror_has_it_each_reason_is_given_quickly(tmp_path, serve):
             progress=False,
         )
     assert time.monotonic() - start < 3  # the silent one would take that long
-    for reason in ("timed out", "HTTP 404", "what it sent has SHA-256", "refused"):
+    for reason in ("timed out", "HTTP 404", "the file it sent has SHA-256", "refused"):
         assert reason in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_silent_mirrors_share_one_limit_of_time(tmp_path, serve):
+def test_silent_mirrors_share_one_time_limit(tmp_path, serve):
     silent = [serve(Mirror()) for _ in range(4)]
     for mirror in silent:
         mirror.answer = lambda handler: time.sleep(2)
     patience = Patience(timeout=0.2, give_up=0.3)
-    with pytest.raises(DataError, match="not asked, as 0 s had passed"):
+    with pytest.raises(DataError, match="not tried, as 0 s had passed"):
         fetch(remote(*silent), tmp_path, patience=patience, progress=False)
 
 
-def test_what_arrived_is_kept_for_the_next_call(tmp_path, serve):
+def test_received_bytes_are_kept_for_the_next_call(tmp_path, serve):
     mirror = serve(Mirror(cut_after=100_000))
     mirror.answer = once(mirror.answer)
     with pytest.raises(DataError, match="HTTP 503"):
@@ -260,15 +260,15 @@ def test_what_arrived_is_kept_for_the_next_call(tmp_path, serve):
 
 
 @pytest.mark.parametrize(
-    "place", ["http://[::1", "http://a..b/", "file:///etc/passwd", "http://x:y/"]
+    "target", ["http://[::1", "http://a..b/", "file:///etc/passwd", "http://x:y/"]
 )
-def test_a_mirror_that_leads_astray_is_a_failure_like_any_other(tmp_path, serve, place):
-    class Astray(Mirror):
+def test_a_mirror_that_redirects_elsewhere_has_failed(tmp_path, serve, target):
+    class Redirecting(Mirror):
         def answer(self, handler):
             handler.send_response(302)
-            handler.send_header("Location", place)
+            handler.send_header("Location", target)
             handler.end_headers()
 
-    remote = Remote("x", 3, "0" * 64, (serve(Astray()).url,))
+    remote = Remote("x", 3, "0" * 64, (serve(Redirecting()).url,))
     with pytest.raises(DataError, match="x could not be downloaded"):
         fetch(remote, tmp_path, patience=QUICK, progress=False)

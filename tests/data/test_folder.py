@@ -10,13 +10,14 @@ from PIL import Image, ImageOps
 from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset
 from jaxcifar.data.folder import FolderSource, find_folder
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 
 SIDE = 12
 
 
 def write(path: Path, size: tuple[int, int] = (16, 16), seed: int = 0, **options: object) -> Path:
-    """A smooth picture, different for every seed, of the kind that the name says."""
+    """Write a smooth picture, different for every seed, in the format of the file name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, **options)
@@ -24,16 +25,16 @@ def write(path: Path, size: tuple[int, int] = (16, 16), seed: int = 0, **options
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Twenty pictures to train on, of two classes, and three to test on."""
-    place = tmp_path / "pets"
+def pets(tmp_path: Path) -> Path:
+    """Twenty pictures of two classes to train on, and three to test on."""
+    folder = tmp_path / "pets"
     kinds = ("png", "JPG", "jpeg", "bmp", "webp", "gif", "tiff", "tif")
     for i in range(20):
         size = (13 + 3 * i, 40 - i)
-        write(place / "train" / ("dog", "cat")[i % 2] / f"{i}.{kinds[i % 8]}", size, i)
+        write(folder / "train" / ("dog", "cat")[i % 2] / f"{i}.{kinds[i % 8]}", size, i)
     for i, name in enumerate(("cat", "dog", "dog")):
-        write(place / "test" / name / f"{i}.png", seed=100 + i)
-    return place
+        write(folder / "test" / name / f"{i}.png", seed=100 + i)
+    return folder
 
 
 def as_torchvision(path: Path, side: int) -> np.ndarray:
@@ -49,122 +50,122 @@ def as_torchvision(path: Path, side: int) -> np.ndarray:
     return np.asarray(image)[top : top + side, left : left + side]
 
 
-def test_what_is_known_without_reading_a_picture(place, monkeypatch):
+def test_dataset_info_reads_no_picture(pets, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("read"))
-    info = dataset_info(f"folder:{place}")
+    info = dataset_info(f"folder:{pets}")
     assert info.class_names == ("cat", "dog")
     assert (info.pool, info.test, info.default_split, info.side) == (20, 3, (16, 4), None)
 
 
-def test_pictures_are_those_of_torchvision_in_its_order(place):
-    found = find_folder(f"folder:{place}")
+def test_pictures_are_as_in_torchvision_in_its_order(pets):
+    listed = find_folder(f"folder:{pets}")
     expected = [
         path
         for name in ("cat", "dog")
-        for path in sorted((place / "train" / name).iterdir(), key=lambda path: path.name)
+        for path in sorted((pets / "train" / name).iterdir(), key=lambda path: path.name)
     ]
-    part = found.parts["train"]
-    assert [part.root / file for file in part.files] == expected
-    assert part.labels.tolist() == [0] * 10 + [1] * 10
+    train = listed.splits["train"]
+    assert [train.root / file for file in train.files] == expected
+    assert train.labels.tolist() == [0] * 10 + [1] * 10
     rows = np.random.default_rng(0).permutation(20)
-    read = FolderSource(part, SIDE).read(rows)
-    assert read.labels.tolist() == part.labels[rows].tolist()
+    read = FolderSource(train, SIDE).read(rows)
+    assert read.labels.tolist() == train.labels[rows].tolist()
     for image, row in zip(read.images, rows, strict=True):
         np.testing.assert_array_equal(image, as_torchvision(expected[row], SIDE), str(row))
 
 
 @pytest.mark.parametrize("size", [(12, 12), (12, 13), (15, 12), (7, 30), (301, 100), (24, 24)])
 @pytest.mark.parametrize("side", [12, 17])
-def test_the_centre_of_the_scaled_picture_is_cut_out(tmp_path, size, side):
-    for part in ("train", "test"):
-        path = write(tmp_path / part / "a" / "x.png", size)
-    source = FolderSource(find_folder(f"folder:{tmp_path}").parts["test"], side)
+def test_the_centre_of_the_scaled_picture_is_cropped(tmp_path, size, side):
+    for split in ("train", "test"):
+        path = write(tmp_path / split / "a" / "x.png", size)
+    source = FolderSource(find_folder(f"folder:{tmp_path}").splits["test"], side)
     np.testing.assert_array_equal(source.read(np.array([0])).images[0], as_torchvision(path, side))
 
 
-def only(tmp_path, image, name="x.png", **options):
-    """The one training image of a folder with this picture."""
+def only_image(tmp_path, image, name="x.png", **options):
+    """The training image of a folder with this one picture."""
     write(tmp_path / "test" / "a" / "x.png")
     path = tmp_path / "train" / "a" / name
     path.parent.mkdir(parents=True)
     image.save(path, **options)
-    return load_dataset_rows(tmp_path, "train").images[0]
+    return read_split(tmp_path, "train").images[0]
 
 
-def load_dataset_rows(place, part, side=SIDE):
-    source = FolderSource(find_folder(f"folder:{place}").parts[part], side)
+def read_split(folder, split, side=SIDE):
+    source = FolderSource(find_folder(f"folder:{folder}").splits[split], side)
     return source.read(np.arange(len(source)))
 
 
-def test_the_orientation_of_a_camera_is_followed(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    found = only(tmp_path, Image.fromarray(pixels), exif=exif)
-    np.testing.assert_array_equal(found, np.rot90(pixels, -1))
+    image = only_image(tmp_path, Image.fromarray(pixels), exif=exif)
+    np.testing.assert_array_equal(image, np.rot90(pixels, -1))
 
 
 def test_transparency_is_dropped_as_pillow_converts(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), np.uint8)
-    np.testing.assert_array_equal(only(tmp_path, Image.fromarray(pixels)), pixels[..., :3])
+    np.testing.assert_array_equal(only_image(tmp_path, Image.fromarray(pixels)), pixels[..., :3])
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_grey_becomes_rgb(tmp_path, depth):
     grey = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), np.uint8)
     scaled = grey.astype(depth) * (256 if depth is np.uint16 else 1)
-    found = only(tmp_path, Image.fromarray(scaled))
-    np.testing.assert_array_equal(found, np.stack([grey] * 3, axis=-1))
+    image = only_image(tmp_path, Image.fromarray(scaled))
+    np.testing.assert_array_equal(image, np.stack([grey] * 3, axis=-1))
 
 
-def test_val_is_the_test_data_where_there_is_no_test(place):
-    (place / "test").rename(place / "val")
-    assert dataset_info(f"folder:{place}").test == 3
+def test_val_is_the_test_data_if_there_is_no_test(pets):
+    (pets / "test").rename(pets / "val")
+    assert dataset_info(f"folder:{pets}").test == 3
 
 
-def test_folders_within_a_class_belong_to_it_and_other_files_do_not(place):
-    write(place / "train" / "cat" / "more" / "z.png")
-    write(place / "train" / "cat" / ".hidden" / "z.png")
-    write(place / "train" / "cat" / "._z.png")
-    write(place / "train" / "stray.png")
-    (place / "train" / "cat" / "notes.txt").write_text("")
-    (place / "train" / ".git").mkdir()
-    found = find_folder(f"folder:{place}")
-    assert found.class_names == ("cat", "dog")
-    assert found.parts["train"].labels.tolist() == [0] * 11 + [1] * 10
-    assert found.parts["train"].files[10] == "train/cat/more/z.png"
+def test_subfolders_belong_to_their_class_and_other_files_are_ignored(pets):
+    write(pets / "train" / "cat" / "more" / "z.png")
+    write(pets / "train" / "cat" / ".hidden" / "z.png")
+    write(pets / "train" / "cat" / "._z.png")
+    write(pets / "train" / "stray.png")
+    (pets / "train" / "cat" / "notes.txt").write_text("")
+    (pets / "train" / ".git").mkdir()
+    listed = find_folder(f"folder:{pets}")
+    assert listed.class_names == ("cat", "dog")
+    assert listed.splits["train"].labels.tolist() == [0] * 11 + [1] * 10
+    assert listed.splits["train"].files[10] == "train/cat/more/z.png"
 
 
-def test_a_path_may_begin_at_home_or_here(place, monkeypatch):
-    monkeypatch.setenv("HOME", str(place.parent))
+def test_a_path_may_be_relative_to_home_or_the_working_directory(pets, monkeypatch):
+    monkeypatch.setenv("HOME", str(pets.parent))
     assert dataset_info("folder:~/pets").pool == 20
-    monkeypatch.chdir(place.parent)
+    monkeypatch.chdir(pets.parent)
     assert dataset_info("folder:pets").pool == 20
 
 
-def test_the_fingerprint_is_of_names_and_sizes(place, tmp_path):
-    first = find_folder(f"folder:{place}").fingerprint
-    moved = place.rename(tmp_path / "elsewhere")
+def test_the_fingerprint_depends_on_names_and_sizes(pets, tmp_path):
+    first = find_folder(f"folder:{pets}").fingerprint
+    moved = pets.rename(tmp_path / "elsewhere")
     os.utime(moved / "train" / "cat" / "1.JPG", (0, 0))
     assert find_folder(f"folder:{moved}").fingerprint == first
     for i, change in enumerate(
         (
-            lambda place: (place / "test/dog/1.png").rename(place / "test/dog/9.png"),
-            lambda place: (place / "test/dog/9.png").open("ab").write(b"x"),
+            lambda folder: (folder / "test/dog/1.png").rename(folder / "test/dog/9.png"),
+            lambda folder: (folder / "test/dog/9.png").open("ab").write(b"x"),
         )
     ):
         change(moved)
-        moved = moved.rename(tmp_path / f"changed{i}")  # a place is listed once in a process
+        moved = moved.rename(tmp_path / f"changed{i}")  # a folder is listed once in a process
         other = find_folder(f"folder:{moved}").fingerprint
         assert other != first
         first = other
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_lazy_and_eager_are_the_same_images_in_the_same_order(place, stratified):
+def test_lazy_and_eager_are_the_same_images_in_the_same_order(pets, stratified):
     arguments = {"split": (9, 6), "seed": 3, "side": SIDE, "stratified": stratified}
-    eager = load_dataset(f"folder:{place}", **arguments)
-    lazy = load_dataset(f"folder:{place}", **arguments, lazy=True)
+    eager = load_dataset(f"folder:{pets}", **arguments)
+    lazy = load_dataset(f"folder:{pets}", **arguments, lazy=True)
     assert lazy.fingerprint == eager.fingerprint
     assert lazy.class_names == eager.class_names == ("cat", "dog")
     for name in ("train", "validation", "test"):
@@ -180,50 +181,42 @@ def test_lazy_and_eager_are_the_same_images_in_the_same_order(place, stratified)
     assert (len(lazy.train), len(lazy.validation), len(lazy.test)) == (9, 6, 3)
 
 
-def test_lazily_no_picture_is_read_before_it_is_asked_for(place, monkeypatch):
+def test_lazy_loading_reads_a_picture_only_when_asked(pets, monkeypatch):
     opened = []
     monkeypatch.setattr(
         "jaxcifar.data.image_file.decode_square",
         lambda data, side, name: opened.append(name) or np.zeros((side, side, 3), np.uint8),
     )
-    splits = load_dataset(f"folder:{place}", side=SIDE, lazy=True)
+    splits = load_dataset(f"folder:{pets}", side=SIDE, lazy=True)
     assert not opened
     splits.train.read(np.array([3, 5]))
     assert len(opened) == 2
 
 
-def test_decoded_pictures_are_kept_for_each_side_and_forgotten_when_a_file_changes(
-    place, monkeypatch
-):
+def test_decoded_pictures_are_cached_for_each_side_until_a_file_changes(pets, monkeypatch):
     from jaxcifar.data import image_file
 
     calls = []
     real = image_file.decode_square
     monkeypatch.setattr(image_file, "decode_square", lambda *a: calls.append(a[1]) or real(*a))
 
-    def decoded(side):
+    def decoded_count(side):
         before = len(calls)
-        load_dataset(f"folder:{place}", side=side)
+        load_dataset(f"folder:{pets}", side=side)
         return len(calls) - before
 
-    assert [decoded(SIDE), decoded(SIDE), decoded(8), decoded(8), decoded(SIDE)] == [
-        23,
-        0,
-        23,
-        0,
-        0,
-    ]
-    # Of the same size, so that only the time tells.
-    path = place / "test" / "cat" / "0.png"
+    assert [decoded_count(side) for side in (SIDE, SIDE, 8, 8, SIDE)] == [23, 0, 23, 0, 0]
+    # The size stays the same, so only the time shows the change.
+    path = pets / "test" / "cat" / "0.png"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
     from jaxcifar.data import folder
 
     folder._list_folder.cache_clear()  # as another process would
-    assert decoded(SIDE) == 23
+    assert decoded_count(SIDE) == 23
 
 
-def test_a_recipe_names_it_and_survives_its_json(place):
-    recipe = Recipe(dataset=f"folder:{place}", resize=SIDE, batch_size=8, normalization="half")
+def test_a_recipe_can_name_a_folder_and_survives_json(pets):
+    recipe = Recipe(dataset=f"folder:{pets}", resize=SIDE, batch_size=8, normalization="half")
     assert (recipe.split_sizes, recipe.image_size) == ((16, 4), SIDE)
     assert recipe.make_model().num_classes == 2
     assert Recipe.from_dict(recipe.to_dict()) == recipe
@@ -232,72 +225,72 @@ def test_a_recipe_names_it_and_survives_its_json(place):
     assert isinstance(load_splits(recipe, lazy=True).train, Rows)
 
 
-def test_a_recipe_without_a_size_is_refused(place):
+def test_a_recipe_without_a_size_is_refused(pets):
     with pytest.raises(RecipeError, match=r"several sizes: say by --resize"):
-        Recipe(dataset=f"folder:{place}")
+        Recipe(dataset=f"folder:{pets}")
 
 
-def test_so_is_loading_without_a_side(place):
-    with pytest.raises(DataError, match="say the side to bring them to"):
-        load_dataset(f"folder:{place}")
-    with pytest.raises(DataError, match="at least one pixel, got 0"):
-        load_dataset(f"folder:{place}", side=0)
+def test_loading_without_a_side_is_refused(pets):
+    with pytest.raises(DataError, match="give the side to scale them to"):
+        load_dataset(f"folder:{pets}")
+    with pytest.raises(DataError, match="at least one pixel, not 0"):
+        load_dataset(f"folder:{pets}", side=0)
 
 
-def remove(path: Path) -> None:
+def empty(path: Path) -> None:
     for file in path.iterdir():
         file.unlink()
 
 
-def link(place: Path, name: str, target: str | Path) -> None:
-    (place / "train" / "cat" / name).symlink_to(target)
+def link(pets: Path, name: str, target: str | Path) -> None:
+    (pets / "train" / "cat" / name).symlink_to(target)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: p.rename(p.parent / "gone"), "There is no folder"),
+        (lambda p: p.rename(p.parent / "gone"), "there is no folder"),
         (lambda p: (p / "train").rename(p / "training"), "has no folder train"),
-        (lambda p: (p / "test").rename(p / "testing"), "has no folder val. It must hold"),
-        (lambda p: remove(p / "test" / "cat"), "test/cat has no pictures"),
-        (lambda p: remove(p / "train" / "dog"), "train/dog has no pictures"),
+        (lambda p: (p / "test").rename(p / "testing"), "has no folder val; it must hold"),
+        (lambda p: empty(p / "test" / "cat"), "test/cat has no pictures"),
+        (lambda p: empty(p / "train" / "dog"), "train/dog has no pictures"),
         (lambda p: (p / "test" / "cat").rename(p / "test" / "car"), "lacks the class cat"),
-        (lambda p: write(p / "test" / "emu" / "x.png"), "train lacks, the class emu"),
+        (lambda p: write(p / "test" / "emu" / "x.png"), "has a class that train lacks: emu"),
         (lambda p: link(p, "x.png", "/etc/hostname"), "is a link that leaves"),
         (lambda p: link(p, "x", p.parent), "is a link that leaves"),
         (lambda p: link(p, "x", p / "train"), "is a link to a folder"),
         (lambda p: link(p, "x.png", p / "none.png"), "is a link to nothing"),
         (lambda p: link(p, "x.png", "x.png"), "is a link to nothing"),
-        (lambda p: os.mkfifo(p / "train" / "cat" / "x.png"), "is no plain file"),
+        (lambda p: os.mkfifo(p / "train" / "cat" / "x.png"), "is not a regular file"),
         (
             lambda p: (p / "test").rename(p / "t") and (p / "test").symlink_to(p / "t"),
             "test is a link",
         ),
         (
             lambda p: os.truncate(write(p / "train" / "cat" / "x.png"), 200_000_000),
-            "200,000,000 bytes, more than 100,000,000",
+            "200,000,000 bytes, more than the limit of 100,000,000",
         ),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_one_clear_error(place, spoil, message):
-    spoil(place)
+def test_an_unusable_folder_is_one_clear_error(pets, spoil, message):
+    spoil(pets)
     with pytest.raises(DataError, match=message) as caught:
-        dataset_info(f"folder:{place}")
+        dataset_info(f"folder:{pets}")
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_train_folder_and_no_path_are_said_so(tmp_path):
+def test_an_empty_train_folder_and_an_empty_path_are_refused(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
-    with pytest.raises(DataError, match="train has no folder of a class"):
+    with pytest.raises(DataError, match="train has no class folder"):
         dataset_info(f"folder:{tmp_path}")
-    with pytest.raises(DataError, match="named folder:PATH"):
+    with pytest.raises(DataError, match="name a folder of pictures folder:PATH"):
         dataset_info("folder:")
 
 
-def test_a_link_within_the_folder_is_followed(place):
-    link(place, "z.png", place / "test" / "cat" / "0.png")
-    assert dataset_info(f"folder:{place}").pool == 21
+def test_a_link_within_the_folder_is_followed(pets):
+    link(pets, "z.png", pets / "test" / "cat" / "0.png")
+    assert dataset_info(f"folder:{pets}").pool == 21
 
 
 def bomb() -> bytes:
@@ -319,23 +312,23 @@ def bomb() -> bytes:
     ],
 )
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_picture_that_cannot_be_read_is_named(place, content, message, lazy):
-    path = write(place / "train" / "cat" / "0.png", (64, 64))
+def test_an_unreadable_picture_is_named(pets, content, message, lazy):
+    path = write(pets / "train" / "cat" / "0.png", (64, 64))
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(DataError, match=message) as caught:
-        load_dataset(f"folder:{place}", side=SIDE, lazy=lazy, split=(20, 1)).train.load()
+        load_dataset(f"folder:{pets}", side=SIDE, lazy=lazy, split=(20, 1)).train.load()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_that_scaling_would_make_enormous_is_refused(place):
-    write(place / "train" / "cat" / "0.png", (60_000, 1))
+def test_a_picture_that_would_become_huge_when_scaled_is_refused(pets):
+    write(pets / "train" / "cat" / "0.png", (60_000, 1))
     with pytest.raises(DataError, match=r"60000x1 pixels: too narrow"):
-        load_dataset_rows(place, "train", side=224)
+        read_split(pets, "train", side=224)
 
 
-def test_a_picture_that_went_away_is_named(place):
-    splits = load_dataset(f"folder:{place}", side=SIDE, lazy=True)
-    (place / "test" / "cat" / "0.png").unlink()
+def test_a_deleted_picture_is_named(pets):
+    splits = load_dataset(f"folder:{pets}", side=SIDE, lazy=True)
+    (pets / "test" / "cat" / "0.png").unlink()
     with pytest.raises(DataError, match=r"cannot be read: .*0\.png"):
         splits.test.load()

@@ -18,19 +18,19 @@ SIZE = 50
 
 
 class Watched:
-    """A source of images that tell their row, and what was asked of it."""
+    """A source whose images hold their row number; it records the rows and threads of each read."""
 
     side = 2
 
     def __init__(self, *, seconds=0.0, bad=None):
         self.seconds, self.bad = seconds, bad
-        self.begun, self.threads = [], set()
+        self.started, self.threads = [], set()
 
     def __len__(self):
         return SIZE
 
     def read(self, rows):
-        self.begun.append(int(rows[0]))
+        self.started.append(int(rows[0]))
         self.threads.add(threading.current_thread())
         time.sleep(self.seconds)
         if self.bad in rows:
@@ -56,60 +56,60 @@ def ended(source):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    parts=st.lists(st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=6), max_size=12),
+    chunks=st.lists(st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=6), max_size=12),
     threads=st.integers(1, 4),
     prefetch=st.integers(1, 6),
 )
-def test_parts_come_whole_and_in_order(parts, threads, prefetch):
-    rows = [np.array(part) for part in parts]
-    found = list(open_stream(Watched(), rows, threads=threads, prefetch=prefetch))
-    assert [part.labels.tolist() for part in found] == parts
-    assert [part.images[:, 0, 0, 0].tolist() for part in found] == parts
+def test_chunks_come_complete_and_in_order(chunks, threads, prefetch):
+    rows = [np.array(chunk) for chunk in chunks]
+    read = list(open_stream(Watched(), rows, threads=threads, prefetch=prefetch))
+    assert [chunk.labels.tolist() for chunk in read] == chunks
+    assert [chunk.images[:, 0, 0, 0].tolist() for chunk in read] == chunks
 
 
-def test_a_slow_part_does_not_overtake():
+def test_a_slow_chunk_is_not_overtaken():
     class Uneven(Watched):
         def read(self, rows):
             time.sleep(0.05 if rows[0] % 3 == 0 else 0)
             return super().read(rows)
 
-    found = open_stream(Uneven(), one_by_one(12), threads=4, prefetch=6)
-    assert [int(part.labels[0]) for part in found] == list(range(12))
+    stream = open_stream(Uneven(), one_by_one(12), threads=4, prefetch=6)
+    assert [int(chunk.labels[0]) for chunk in stream] == list(range(12))
 
 
-def test_any_step_on_can_be_asked_for():
+def test_reading_can_start_at_any_step():
     rows = np.random.default_rng(0).permutation(SIZE).reshape(10, 5)
-    whole = [part.labels for part in open_stream(Watched(), rows)]
-    rest = [part.labels for part in open_stream(Watched(), rows[7:], threads=1)]
+    whole = [chunk.labels for chunk in open_stream(Watched(), rows)]
+    rest = [chunk.labels for chunk in open_stream(Watched(), rows[7:], threads=1)]
     np.testing.assert_array_equal(rest, whole[7:])
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (2, 3), (4, 2)])
-def test_no_more_than_asked_for_is_read_ahead(threads, prefetch):
+def test_no_more_than_prefetch_is_read_ahead(threads, prefetch):
     source = Watched()
     stream = open_stream(source, one_by_one(30), threads=threads, prefetch=prefetch)
     for taken in range(1, 6):
         next(stream)
         most = taken + prefetch
-        assert wait_for(lambda most=most: len(source.begun) == most)
+        assert wait_for(lambda most=most: len(source.started) == most)
         time.sleep(0.05)
-        assert len(source.begun) == most
+        assert len(source.started) == most
     assert len(source.threads) <= min(threads, prefetch)
     stream.close()
 
 
-def test_reading_goes_on_while_the_caller_is_busy():
+def test_reading_continues_while_the_caller_is_busy():
     source = Watched(seconds=0.05)
     stream = open_stream(source, one_by_one(5), threads=4, prefetch=4)
     next(stream)
-    assert wait_for(lambda: len(source.begun) == 5)
+    assert wait_for(lambda: len(source.started) == 5)
     time.sleep(0.15)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     assert len(list(stream)) == 4
-    assert time.perf_counter() - begun < 0.04  # less than one part takes
+    assert time.perf_counter() - start < 0.04  # less than one chunk takes
 
 
-def test_an_error_is_the_one_that_was_raised_after_the_parts_before_it():
+def test_an_error_is_raised_unchanged_after_the_chunks_before_it():
     source = Watched(bad=3)
     stream = open_stream(source, one_by_one(40), threads=2, prefetch=2)
     for _ in range(3):
@@ -117,12 +117,12 @@ def test_an_error_is_the_one_that_was_raised_after_the_parts_before_it():
     with pytest.raises(DataError, match="^picture 3 is damaged$"):
         next(stream)
     assert ended(source)
-    assert max(source.begun) <= 3 + 2
+    assert max(source.started) <= 3 + 2
     assert list(stream) == []
 
 
-@pytest.mark.parametrize("how", ["break", "error", "interruption", "close", "forgotten"])
-def test_however_it_is_left_its_threads_end(how):
+@pytest.mark.parametrize("how", ["break", "error", "interruption", "close", "unreferenced"])
+def test_threads_end_however_the_loop_is_left(how):
     source = Watched(seconds=0.02)
     stream = open_stream(source, one_by_one(40), threads=3, prefetch=6)
 
@@ -136,20 +136,20 @@ def test_however_it_is_left_its_threads_end(how):
 
     with suppress(KeyError, KeyboardInterrupt):
         use()
-    if how == "forgotten":
+    if how == "unreferenced":
         del stream, use
         gc.collect()
     else:
         stream.close()
     assert ended(source)
-    assert len(source.begun) <= 1 + 6
+    assert len(source.started) <= 1 + 6
 
 
-def test_a_program_that_forgets_to_close_ends():
+def test_a_program_that_does_not_close_the_stream_ends():
     code = """
 import numpy as np
 from jaxcifar.data import Dataset
-from jaxcifar.stream import open_stream
+from jaxcifar.data.reading import open_stream
 class Source:
     side = 2
     def __len__(self): return 9
@@ -165,24 +165,24 @@ print("done")
 
 
 @pytest.mark.parametrize(("cores", "threads", "ahead"), [(1, 1, 2), (3, 3, 3), (64, 16, 16)])
-def test_unasked_there_is_a_thread_for_each_core(monkeypatch, cores, threads, ahead):
+def test_by_default_there_is_a_thread_for_each_core(monkeypatch, cores, threads, ahead):
     monkeypatch.setattr("jaxcifar.data.reading.cores", lambda: cores)
     source = Watched(seconds=0.01)
     stream = open_stream(source, one_by_one(50))
     next(stream)
-    assert wait_for(lambda: len(source.begun) == 1 + ahead)
+    assert wait_for(lambda: len(source.started) == 1 + ahead)
     time.sleep(0.05)
-    assert len(source.begun) == 1 + ahead
+    assert len(source.started) == 1 + ahead
     assert len(source.threads) <= threads
     stream.close()
 
 
-def test_nothing_to_read_is_nothing():
+def test_no_chunks_give_an_empty_stream():
     assert list(open_stream(Watched(), [])) == []
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"prefetch": 0}, {"threads": -1}])
-def test_numbers_that_are_none_are_refused_at_once(wrong):
+def test_numbers_below_one_are_refused_at_once(wrong):
     with pytest.raises(ValueError, match="must be at least 1"):
         open_stream(Watched(), one_by_one(3), **wrong)
 
@@ -194,15 +194,9 @@ def test_a_lazy_split_streams_the_images_of_the_eager_one():
         mine, theirs = getattr(lazy, name), getattr(eager, name)
         assert isinstance(mine, Rows)
         order = np.random.default_rng(0).permutation(len(theirs))
-        parts = list(open_stream(mine, np.split(order, range(50, len(order), 50)), threads=2))
-        images = np.concatenate([part.images for part in parts])
+        chunks = list(open_stream(mine, np.split(order, range(50, len(order), 50)), threads=2))
+        images = np.concatenate([chunk.images for chunk in chunks])
         np.testing.assert_array_equal(images, theirs.images[order])
-        labels = np.concatenate([part.labels for part in parts])
+        labels = np.concatenate([chunk.labels for chunk in chunks])
         np.testing.assert_array_equal(labels, theirs.labels[order])
         assert nbytes(mine) == nbytes(theirs) == theirs.images.nbytes
-
-
-def test_importing_it_does_not_import_grain():
-    code = "import sys, jaxcifar.stream; print({'grain', 'jax', 'PIL'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

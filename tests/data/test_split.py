@@ -20,7 +20,7 @@ def requests(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int], bool]:
 
 
 @given(requests(), SEEDS)
-def test_parts_are_disjoint_sorted_and_as_large_as_asked(request_, seed):
+def test_splits_are_disjoint_sorted_and_of_the_requested_size(request_, seed):
     labels, sizes, stratified = request_
     train, validation = split_indices(labels, sizes, seed=seed, stratified=stratified)
     assert (len(train), len(validation)) == sizes
@@ -58,8 +58,8 @@ def test_stratified_counts_of_equally_frequent_classes_differ_by_at_most_one(
     train = data.draw(st.integers(classes, n - classes))
     validation = data.draw(st.integers(classes, n - train))
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), each))
-    for part in split_indices(labels, (train, validation), seed=seed, stratified=True):
-        counts = np.bincount(labels[part], minlength=classes)
+    for rows in split_indices(labels, (train, validation), seed=seed, stratified=True):
+        counts = np.bincount(labels[rows], minlength=classes)
         assert counts.max() - counts.min() <= 1
 
 
@@ -68,14 +68,14 @@ def test_stratified_counts_stay_within_two_of_the_exact_share(counts, data, seed
     labels = np.repeat(np.arange(len(counts)), counts)
     train = data.draw(st.integers(len(counts), len(labels) - len(counts)))
     validation = data.draw(st.integers(len(counts), len(labels) - train))
-    for part in split_indices(labels, (train, validation), seed=seed, stratified=True):
-        found = np.bincount(labels[part], minlength=len(counts))
-        share = np.array(counts) * len(part) / len(labels)
-        assert np.abs(found - share).max() <= 2
+    for rows in split_indices(labels, (train, validation), seed=seed, stratified=True):
+        split_counts = np.bincount(labels[rows], minlength=len(counts))
+        share = np.array(counts) * len(rows) / len(labels)
+        assert np.abs(split_counts - share).max() <= 2
 
 
 def test_a_split_is_the_same_under_every_numpy():
-    # Written down once with NumPy 2.4; a change here would change every user's validation data.
+    # Recorded with NumPy 2.4; a change here would change every user's validation data.
     labels = np.tile(np.arange(10), 5)
     train, validation = split_indices(labels, (10, 5), seed=0, stratified=False)
     assert train.tolist() == [2, 3, 11, 13, 15, 20, 21, 32, 46, 48]
@@ -89,10 +89,10 @@ def test_a_split_is_the_same_under_every_numpy():
     ("sizes", "stratified", "message"),
     [
         ((90, 11), False, r"90 \+ 11 = 101 images does not fit into the 100"),
-        ((0, 10), False, "training split must have at least one image, got 0"),
-        ((-5, 10), False, "training split must have at least one image, got -5"),
-        ((90, 0), False, "validation split must have at least one image, got 0"),
-        ((90, -1), False, "validation split must have at least one image, got -1"),
+        ((0, 10), False, "training split must have at least one image, not 0"),
+        ((-5, 10), False, "training split must have at least one image, not -5"),
+        ((90, 0), False, "validation split must have at least one image, not 0"),
+        ((90, -1), False, "validation split must have at least one image, not -1"),
         ((90, 9), True, r"cannot hold all 10 classes"),
         ((90.0, 10), False, "two integers"),
         ((True, 10), False, "two integers"),
@@ -111,13 +111,13 @@ def test_a_seed_is_a_non_negative_integer(seed):
 
 
 def numbered(labels: np.ndarray) -> Dataset:
-    """Each image says in its first two pixels which row it is."""
+    """The first two pixels of each image hold its row number."""
     images = np.zeros((len(labels), 2, 2, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 1, 0] = np.divmod(np.arange(len(labels)), 256)
     return Dataset(images, labels.astype(np.int32))
 
 
-def rows(dataset: Dataset) -> list[int]:
+def row_numbers(dataset: Dataset) -> list[int]:
     return (dataset.images[:, 0, 0, 0].astype(int) * 256 + dataset.images[:, 0, 1, 0]).tolist()
 
 
@@ -127,18 +127,18 @@ def test_a_balanced_subset_has_each_class_equally_often(labels, data, seed):
     classes, counts = np.unique(labels, return_counts=True)
     size = data.draw(st.integers(len(classes), counts.min() * len(classes)))
     subset = balanced_subset(dataset, size, seed=seed)
-    found = np.bincount(subset.labels, minlength=5)[classes]
+    subset_counts = np.bincount(subset.labels, minlength=5)[classes]
     assert len(subset) == size
-    assert found.max() - found.min() <= 1
-    assert len(set(rows(subset))) == size
-    np.testing.assert_array_equal(dataset.labels[rows(subset)], subset.labels)
+    assert subset_counts.max() - subset_counts.min() <= 1
+    assert len(set(row_numbers(subset))) == size
+    np.testing.assert_array_equal(dataset.labels[row_numbers(subset)], subset.labels)
 
 
 def test_a_smaller_balanced_subset_is_contained_in_a_larger():
     dataset = numbered(np.tile(np.arange(10), 30))
     small, large = (balanced_subset(dataset, size, seed=3) for size in (25, 118))
-    assert set(rows(small)) < set(rows(large))
-    assert set(rows(small)) != set(rows(balanced_subset(dataset, 25, seed=4)))
+    assert set(row_numbers(small)) < set(row_numbers(large))
+    assert set(row_numbers(small)) != set(row_numbers(balanced_subset(dataset, 25, seed=4)))
 
 
 @pytest.mark.parametrize(

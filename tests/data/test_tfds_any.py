@@ -11,11 +11,12 @@ import pytest
 from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset, tfds_store
 from jaxcifar.data.tfds_any import find_tfds, open_sources
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from tests.data import made_archives as made
 from tests.data.made_tfds import encoded, prepare
 
-REAL = os.environ.get("TFDS_DATA_DIR")  # tests themselves have none
+REAL = os.environ.get("TFDS_DATA_DIR")  # the tests remove it
 SHARDS = (("train", 20), ("test", 0))
 NAMES = ("ant", "bee", "house cat")
 
@@ -25,7 +26,7 @@ def pictures(count: int, *size: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def rows(images: list[np.ndarray]) -> list[tuple[bytes, int]]:
-    """Labels go round; the first bytes of an image tell it from the others."""
+    """Encoded images with labels 0, 1, 2, 0, ..."""
     return [(encoded(image), i % 3) for i, image in enumerate(images)]
 
 
@@ -50,7 +51,7 @@ def load(data_dir: Path, name: str = "tfds:made", **arguments: object):
     return load_dataset(name, data_dir=data_dir, **arguments)
 
 
-def test_what_is_known_without_reading_an_image(fixed, data_dir):
+def test_dataset_info_reads_no_image_and_imports_no_tfds(fixed, data_dir):
     code = (
         "import sys; from jaxcifar.data import dataset_info; print(dataset_info('tfds:made')); "
         "print({'tensorflow_datasets', 'tensorflow', 'PIL'} & set(sys.modules))"
@@ -67,14 +68,14 @@ def test_what_is_known_without_reading_an_image(fixed, data_dir):
 
 def test_every_image_comes_with_its_label(fixed, data_dir):
     splits = load(data_dir, split=(15, 5))
-    found = as_pairs(splits.train) | as_pairs(splits.validation)
-    assert found == {(x.tobytes(), i % 3) for i, x in enumerate(pictures(20, 6, 6, 3))}
+    pool = as_pairs(splits.train) | as_pairs(splits.validation)
+    assert pool == {(x.tobytes(), i % 3) for i, x in enumerate(pictures(20, 6, 6, 3))}
     assert as_pairs(splits.test) == {
         (x.tobytes(), i % 3) for i, x in enumerate(pictures(5, 6, 6, 3, seed=1))
     }
 
 
-def test_the_order_is_that_of_tfds(fixed, data_dir):
+def test_images_are_in_the_order_of_tfds(fixed, data_dir):
     import tensorflow_datasets as tfds
 
     theirs = tfds.builder_from_directory(fixed).as_data_source("train")
@@ -102,23 +103,23 @@ def test_lazy_and_eager_are_the_same(fixed, data_dir, stratified):
 def test_grey_becomes_rgb(data_dir):
     images = pictures(6, 5, 5)
     prepare(data_dir, {"train": rows(images), "test": rows(images)}, shape=(5, 5, 1))
-    found = as_pairs(load(data_dir, split=(4, 2)).test)
-    assert found == {(np.stack([x] * 3, -1).tobytes(), i % 3) for i, x in enumerate(images)}
+    test = as_pairs(load(data_dir, split=(4, 2)).test)
+    assert test == {(np.stack([x] * 3, -1).tobytes(), i % 3) for i, x in enumerate(images)}
 
 
-def test_images_of_several_sizes_are_brought_to_one(data_dir):
+def test_images_of_several_sizes_are_scaled_to_one(data_dir):
     images = [pictures(1, 8, 8 + i, 3, seed=i)[0] for i in range(0, 8, 2)]
     prepare(data_dir, {"train": rows(images), "test": rows(images)})
     assert dataset_info("tfds:made", data_dir=data_dir).side is None
-    with pytest.raises(DataError, match="say the side"):
+    with pytest.raises(DataError, match="give the side to scale them to"):
         load(data_dir)
-    # Their shorter side is 8: of each the middle columns.
+    # Their shorter side is 8, so the middle columns are kept.
     test = load(data_dir, split=(2, 1), side=8).test
     cut = [x[:, (x.shape[1] - 8) // 2 :][:, :8] for x in images]
     assert as_pairs(test) == {(x.tobytes(), i % 3) for i, x in enumerate(cut)}
 
 
-def test_images_all_alike_but_not_square_are_cut_to_the_centre(data_dir):
+def test_images_of_one_size_that_are_not_square_are_cropped(data_dir):
     images = pictures(4, 4, 6, 3)
     prepare(data_dir, {"train": rows(images), "test": rows(images)}, shape=(4, 6, 3))
     test = load(data_dir, split=(2, 1), side=4).test
@@ -129,17 +130,17 @@ def test_images_of_one_size_keep_it(fixed, data_dir):
     assert load(data_dir, side=3).train.side == 6
 
 
-def test_a_config_validation_in_place_of_test_and_classes_without_names(data_dir):
+def test_a_config_validation_instead_of_test_and_unnamed_classes(data_dir):
     prepared = {"train": rows(pictures(6, 4, 4, 3)), "validation": rows(pictures(3, 4, 4, 3))}
     prepare(data_dir, prepared, config="big", classes=3, shape=(4, 4, 3))
     info = dataset_info("tfds:made/big", data_dir=data_dir)
     assert (info.pool, info.test, info.class_names) == (6, 3, ("0", "1", "2"))
     assert len(load(data_dir, "tfds:made/big", split=(4, 2)).test) == 3
-    with pytest.raises(DataError, match=r"has the configs big: name one, as in tfds:made/big"):
+    with pytest.raises(DataError, match=r"has the configs big; name one, as in tfds:made/big"):
         dataset_info("tfds:made", data_dir=data_dir)
 
 
-def test_the_newest_version_is_taken(fixed, data_dir):
+def test_the_newest_version_is_used(fixed, data_dir):
     older = fixed.with_name("0.9.0")
     older.mkdir()
     (older / "dataset_info.json").write_text("{}")
@@ -152,16 +153,16 @@ def test_labels_are_read_once(fixed, data_dir, monkeypatch):
     assert len(load(data_dir, lazy=True).train) == 16
 
 
-def test_the_fingerprint_is_of_what_lies_there_and_not_where(fixed, data_dir, tmp_path):
+def test_the_fingerprint_depends_on_the_files_and_not_on_the_folder(fixed, data_dir, tmp_path):
     first = find_tfds("tfds:made", data_dir).fingerprint
     moved = data_dir.rename(tmp_path / "moved")
     assert find_tfds("tfds:made", moved).fingerprint == first
-    again = moved.rename(tmp_path / "again")  # a place is looked at once in a process
+    again = moved.rename(tmp_path / "again")  # a folder is inspected once in a process
     next(again.glob("made/1.0.0/*train*")).open("ab").write(b"x")
     assert find_tfds("tfds:made", again).fingerprint != first
 
 
-def test_a_recipe_finds_it_where_the_environment_says(fixed, data_dir, tmp_path, monkeypatch):
+def test_a_recipe_finds_it_in_tfds_data_dir(fixed, data_dir, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"tfds:made is not prepared under .*TFDS_DATA_DIR"):
         Recipe(dataset="tfds:made", batch_size=8)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
@@ -178,16 +179,15 @@ def test_a_recipe_finds_it_where_the_environment_says(fixed, data_dir, tmp_path,
         load_splits(recipe, other)
 
 
-def test_the_option_of_a_script_holds_for_recipes(fixed, data_dir, monkeypatch):
-    from jaxcifar.commands.cli import experiment_parser
+def test_the_option_of_a_command_holds_for_recipes(fixed, data_dir, monkeypatch):
+    from jaxcifar.commands.train import make_parser
 
     monkeypatch.setenv("TFDS_DATA_DIR", "to be put back after the test")
-    arguments = ["scratch", "--data-dir", str(data_dir)]
-    experiment_parser(arguments, usage="", text="", workdir="").parse(arguments)
+    make_parser("jaxcifar train").parse(["scratch", "--data-dir", str(data_dir)])
     assert Recipe(dataset="tfds:made", batch_size=8).make_model().num_classes == 3
 
 
-def test_cifar10_may_be_named_so_too(data_dir, images):
+def test_cifar10_can_be_loaded_by_its_tfds_name(data_dir, images):
     tfds_store.write(
         data_dir, dict(zip(("train", "test"), images, strict=True)), made.FORM.class_names
     )
@@ -203,9 +203,9 @@ def test_the_real_cifar10_is_the_same_under_both_names(tmp_path_factory, monkeyp
     mine = load_dataset("tfds:cifar10", data_dir=REAL, lazy=True)
     theirs = load_dataset("cifar10", data_dir=REAL, lazy=True)
     rows = np.random.default_rng(0).choice(40_000, 200, replace=False)
-    found, expected = mine.train.read(rows), theirs.train.read(rows)
-    np.testing.assert_array_equal(found.images, expected.images)
-    np.testing.assert_array_equal(found.labels, expected.labels)
+    actual, expected = mine.train.read(rows), theirs.train.read(rows)
+    np.testing.assert_array_equal(actual.images, expected.images)
+    np.testing.assert_array_equal(actual.labels, expected.labels)
     np.testing.assert_array_equal(mine.test.labels, theirs.test.labels)
     assert mine.class_names == theirs.class_names
 
@@ -214,15 +214,15 @@ def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def drop_image(place: Path) -> None:
-    path = place / "features.json"
+def drop_image(directory: Path) -> None:
+    path = directory / "features.json"
     features = json.loads(path.read_text())
     del features["featuresDict"]["features"]["image"]
     path.write_text(json.dumps(features))
 
 
-def of_dtype(place: Path, dtype: str) -> None:
-    path = place / "features.json"
+def set_dtype(directory: Path, dtype: str) -> None:
+    path = directory / "features.json"
     path.write_text(path.read_text().replace('"uint8"', f'"{dtype}"'))
 
 
@@ -233,9 +233,9 @@ def of_dtype(place: Path, dtype: str) -> None:
         (lambda p: (p / "dataset_info.json").write_text("{"), "cannot be understood"),
         (
             lambda p: edit(p / "dataset_info.json", fileFormat="tfrecord"),
-            r"holds 'made' as tfrecord.* only array_record can be read. .*tfds build made",
+            r"holds 'made' as tfrecord.* only array_record can be read; .*tfds build made",
         ),
-        (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; needed are"),
+        (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; it needs train"),
         (
             lambda p: edit(
                 p / "dataset_info.json",
@@ -245,35 +245,38 @@ def of_dtype(place: Path, dtype: str) -> None:
         ),
         (lambda p: next(p.glob("*train*")).unlink(), "lacks made-train.array_record-00000-of"),
         (lambda p: (p / "features.json").unlink(), "lacks features.json"),
-        (lambda p: (p / "features.json").write_text("[]"), "is damaged or of an old TFDS"),
-        (drop_image, "has the features label; needed are an Image called image"),
-        (lambda p: of_dtype(p, "uint16"), r"images are uint16 \[6, 6, 3\]"),
-        (lambda p: (p / "label.labels.txt").write_text("ant\n"), "names 1 classes, and features"),
+        (lambda p: (p / "features.json").write_text("[]"), "is damaged or from an old TFDS"),
+        (drop_image, "has the features label; it needs an Image called image"),
+        (lambda p: set_dtype(p, "uint16"), r"images are uint16 \[6, 6, 3\]"),
+        (
+            lambda p: (p / "label.labels.txt").write_text("ant\n"),
+            "names 1 classes, but features.json has 3",
+        ),
     ],
 )
-def test_what_cannot_be_used_is_one_clear_error_at_once(fixed, data_dir, spoil, message):
+def test_an_unusable_dataset_is_one_quick_clear_error(fixed, data_dir, spoil, message):
     spoil(fixed)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with pytest.raises(DataError, match=message) as caught:
         dataset_info("tfds:made", data_dir=data_dir)
-    assert time.perf_counter() - begun < 1
+    assert time.perf_counter() - start < 1
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tfds:", "tfds:../etc", "tfds:a/../b", "tfds:a/b/c", "tfds:a b"])
-def test_a_name_that_is_none_is_refused(data_dir, name):
-    with pytest.raises(DataError, match="is named tfds:NAME or tfds:NAME/CONFIG"):
+def test_an_invalid_name_is_refused(data_dir, name):
+    with pytest.raises(DataError, match="name a TFDS dataset tfds:NAME or tfds:NAME/CONFIG"):
         dataset_info(name, data_dir=data_dir)
 
 
-def test_how_to_prepare_is_said(data_dir):
+def test_the_error_explains_how_to_prepare_a_dataset(data_dir):
     with pytest.raises(DataError, match=r"tfds build mnist --file_format=array_record"):
         dataset_info("tfds:mnist", data_dir=data_dir)
-    with pytest.raises(DataError, match=r"prepare_data.py cifar10 --data-dir"):
+    with pytest.raises(DataError, match=r"jaxcifar prepare-data cifar10 --data-dir"):
         dataset_info("tfds:cifar10", data_dir=data_dir)
 
 
-def test_a_label_that_is_none_of_the_classes_is_refused(data_dir):
+def test_a_label_outside_the_classes_is_refused(data_dir):
     images = rows(pictures(3, 4, 4, 3))
     prepare(data_dir, {"train": images, "test": [(images[0][0], -1)]}, shape=(4, 4, 3))
     with pytest.raises(DataError, match=r"test in .* has a label \[-1\]; expected one of 0 to 2"):
@@ -288,7 +291,7 @@ def test_a_label_that_is_none_of_the_classes_is_refused(data_dir):
         (encoded(pictures(1, 5, 4, 3)[0]), r"image \d of train in .* is 4x5 pixels, not 4x4"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_named(data_dir, data, message):
+def test_an_unreadable_picture_is_named(data_dir, data, message):
     images = rows(pictures(6, 4, 4, 3))
     prepare(data_dir, {"train": [*images, (data, 0)], "test": images}, shape=(4, 4, 3))
     for lazy in (False, True):
@@ -303,7 +306,7 @@ def read_everything(data_dir: Path, lazy: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty"])
-def test_a_damaged_shard_is_said_so(fixed, data_dir, how):
+def test_a_damaged_shard_is_named(fixed, data_dir, how):
     shard = next(fixed.glob("*train*"))
     data = bytearray(shard.read_bytes())
     written = np.flatnonzero(np.frombuffer(bytes(data), np.uint8))

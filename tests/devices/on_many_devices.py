@@ -1,8 +1,8 @@
-"""A program of its own, since a process has one number of devices: see test_parallel.
+"""A separate program, since a process has a fixed number of devices: see test_layout.
 
-Trains a small network with BatchNorm, dropout and augmentation for 30 steps under each layout named
-on the command line ("1", "jit 4", "pmap 8", "jit 4 stream"), the last batch of each epoch being one
-that 8 devices cannot share, and prints JSON: layout -> losses, scores, parameters.
+Trains a small network with BatchNorm, dropout and augmentation for 30 steps under each layout given
+on the command line ("1", "jit 4", "pmap 8", "jit 4 stream"). 8 devices cannot share the last batch
+of an epoch. Prints JSON: layout -> losses, scores, parameters.
 """
 
 import json
@@ -56,39 +56,39 @@ def train(layout, groups, dtype, streamed):
         )
 
     state = init_state(model, tx, seed=0, image_size=8)
-    wide = jax.tree.map(
+    converted = jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
         state.replace(key=jnp.zeros(())),
     )
-    state = layout.replicate(wide.replace(key=state.key))
+    state = layout.replicate(converted.replace(key=state.key))
     dataset = make_data()
     eval_step = make_eval_step(model, normalize=lambda x: x.astype(dtype) / 255 - 0.5)
     axis_step = None if layout.axis_name is None else make_step(layout.axis_name)
     settings = {"batch_size": BATCH, "augment": augment, "layout": layout, "axis_step": axis_step}
     if streamed:
         epoch = make_streamed_epoch(make_step(None), dataset, **settings)
-        evaluation = make_streamed_evaluation(eval_step, dataset, batch_size=24, layout=layout)
-        data = {}
+        scoring = make_streamed_evaluation(eval_step, dataset, batch_size=24, layout=layout)
     else:
-        epoch = make_train_epoch(make_step(None), size=SIZE, **settings)
-        evaluation = make_evaluation(eval_step, size=SIZE, batch_size=24, layout=layout)
         data = to_device(dataset, layout)
+        epoch = make_train_epoch(make_step(None), size=SIZE, **settings).over(data)
+        evaluation = make_evaluation(eval_step, size=SIZE, batch_size=24, layout=layout)
+        scoring = evaluation.over(data)
 
     losses, norms = [], []
     for _ in range(EPOCHS):
-        seen = [(0.0, 0.0, 0)]
+        totals = [(0.0, 0.0, 0)]
 
-        def note(images, sums, seen=seen):
-            now = tuple(float(sums[k]) for k in ("loss_sum", "gradient_norm_sum", "count"))
-            loss, norm, count = (b - a for a, b in zip(seen[-1], now, strict=True))
+        def record(images, sums, totals=totals):
+            total = tuple(float(sums[k]) for k in ("loss_sum", "gradient_norm_sum", "count"))
+            loss, norm, count = (b - a for a, b in zip(totals[-1], total, strict=True))
             losses.append(loss / count)
             norms.append(norm / count)
-            seen.append(now)
+            totals.append(total)
 
-        state, sums = epoch.run(state, data, note, allow=lambda count: 1)
+        state, sums = epoch.run(state, record, allow=lambda count: 1)
         assert int(sums["count"]) == SIZE
         assert int(sums["nonfinite"]) == 0
-    scores = jax.device_get(evaluation.run(state.variables, data))
+    scores = jax.device_get(scoring.run(state.variables))
     params = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
     stats = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.batch_stats)])
     return {
@@ -101,7 +101,7 @@ def train(layout, groups, dtype, streamed):
 
 
 def stored_views(layout):
-    """Seven rows (which no number of devices divides) of the second of two views of features."""
+    """Seven rows (no number of devices divides 7) of the second of two views of features."""
     model = ResNet(stage_sizes=(1, 1), width=4, stem="cifar", frozen=frozenset({"bn1", "layer1"}))
     state = init_state(model, optax.identity(), seed=1, image_size=8)
     dataset = make_data()
@@ -137,16 +137,16 @@ def main():
     jax.config.update("jax_disable_most_optimizations", True)
     dtype, groups, *names = sys.argv[1:]
     jax.config.update("jax_enable_x64", dtype == "float64")
-    found = {}
+    results = {}
     for name in names:
         words = name.split()
         layout = Layout()
         if words[0] != "1":
             devices = np.array(jax.devices()[: int(words[1])])
             layout = Layout(words[0], Mesh(devices, (AXIS,)))
-        found[name] = train(layout, int(groups), jnp.dtype(dtype), words[-1] == "stream")
-        found[name]["features"] = stored_views(layout)
-    print(json.dumps(found))
+        results[name] = train(layout, int(groups), jnp.dtype(dtype), words[-1] == "stream")
+        results[name]["features"] = stored_views(layout)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

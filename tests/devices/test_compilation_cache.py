@@ -6,7 +6,7 @@ from jaxcifar.devices.compilation_cache import enable_compilation_cache
 
 @pytest.fixture(autouse=True)
 def settings():
-    """JAX's settings as they were."""
+    """Restores JAX's settings."""
     names = (
         "jax_enable_compilation_cache",
         "jax_compilation_cache_dir",
@@ -18,7 +18,7 @@ def settings():
         jax.config.update(name, value)
 
 
-def test_the_cache_lies_in_our_home_by_kind_of_processor(tmp_path, monkeypatch):
+def test_the_cache_folder_depends_on_the_processor(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
     folder = enable_compilation_cache()
@@ -28,14 +28,14 @@ def test_the_cache_lies_in_our_home_by_kind_of_processor(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
-def test_the_users_own_choice_wins(tmp_path):
+def test_the_users_settings_win(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     assert enable_compilation_cache() == tmp_path / "mine"
     jax.config.update("jax_enable_compilation_cache", False)
     assert enable_compilation_cache() is None
 
 
-def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+def test_an_unwritable_home_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path / "file"))
     jax.config.update("jax_compilation_cache_dir", None)

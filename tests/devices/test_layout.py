@@ -13,7 +13,7 @@ from jaxcifar.devices.processes import DeviceOptions, connect, explain_lost_proc
 
 
 def train_on(root, dtype, groups, *layouts):
-    """The losses, scores and weights of 30 steps under each layout, by a process of its own."""
+    """The losses, scores and weights of 30 steps under each layout, from a separate process."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.devices.on_many_devices", dtype, str(groups), *layouts],
         cwd=root,
@@ -30,31 +30,31 @@ def largest_difference(a, b):
     return np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3))
 
 
-def check_same(found, tolerance):
-    one = found.pop("1")
+def check_same(results, tolerance):
+    one = results.pop("1")
     assert len(one["losses"]) == 30
-    for name, other in found.items():
+    for name, other in results.items():
         np.testing.assert_allclose(other["features"], one["features"], rtol=1e-4, atol=1e-5)
-        for what in ("losses", "norms", "stats"):
-            assert largest_difference(one[what], other[what]) < tolerance, (name, what)
+        for key in ("losses", "norms", "stats"):
+            assert largest_difference(one[key], other[key]) < tolerance, (name, key)
         assert other["scores"]["count"] == one["scores"]["count"] == 76, name
         assert other["scores"]["loss_sum"] == pytest.approx(one["scores"]["loss_sum"], tolerance)
 
 
 @pytest.mark.parametrize("layout", ["jit 4", pytest.param("pmap 4", marks=pytest.mark.slow)])
-def test_training_on_four_devices_is_that_on_one(root, layout):
-    found = train_on(root, "float64", 1, "1", layout)
-    assert largest_difference(found["1"]["params"], found[layout]["params"]) < 1e-9
-    check_same(found, 1e-9)
+def test_four_devices_train_as_one_does(root, layout):
+    results = train_on(root, "float64", 1, "1", layout)
+    assert largest_difference(results["1"]["params"], results[layout]["params"]) < 1e-9
+    check_same(results, 1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-2)])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_training_on_any_devices_by_any_way_is_that_on_one(root, dtype, tolerance, groups):
+def test_any_layout_trains_as_one_device_does(root, dtype, tolerance, groups):
     sizes = (2, 4, 8) if groups == 1 else (2, 4)
     layouts = [
-        f"{form} {n}{how}" for form in ("jit", "pmap") for n in sizes for how in ("", " stream")
+        f"{form} {n}{mode}" for form in ("jit", "pmap") for n in sizes for mode in ("", " stream")
     ]
     check_same(train_on(root, dtype, groups, "1", "1 stream", *layouts), tolerance)
 
@@ -67,7 +67,7 @@ def test_one_device_is_the_default_and_needs_no_mesh():
     assert layout.is_main
 
 
-def test_rows_on_one_device_are_the_rows():
+def test_one_device_holds_all_rows():
     data = np.arange(20).reshape(10, 2)
     shared = ONE_DEVICE.share_rows(lambda rows: {"x": data[rows]}, 10)
     np.testing.assert_array_equal(shared["x"], data)
@@ -75,7 +75,7 @@ def test_rows_on_one_device_are_the_rows():
     np.testing.assert_array_equal(ONE_DEVICE.take(shared["x"], rows), data[np.asarray(rows)])
 
 
-def test_a_view_is_taken_from_behind_the_ones_before():
+def test_a_view_is_taken_from_those_stored_one_after_the_other():
     views = jnp.arange(12)  # three views of four rows
     taken = jax.jit(lambda view: ONE_DEVICE.take(views, jnp.asarray([0, 3]), view=view, views=3))
     np.testing.assert_array_equal(taken(2), [8, 11])
@@ -84,11 +84,11 @@ def test_a_view_is_taken_from_behind_the_ones_before():
 @pytest.mark.parametrize(
     ("options", "batch_size", "message"),
     [
-        ({"devices": 3}, 128, "--devices 3: there are 1 (cpu)"),
-        ({"devices": 0}, 128, "--devices 0: there are 1"),
+        ({"devices": 3}, 128, "--devices 3 is not between 1 and 1, the number of cpu devices"),
+        ({"devices": 0}, 128, "--devices 0 is not between 1 and 1"),
     ],
 )
-def test_devices_that_there_are_not(options, batch_size, message):
+def test_unavailable_devices_are_refused(options, batch_size, message):
     with pytest.raises(DeviceError) as raised:
         make_layout(DeviceOptions(**options), batch_size)
     assert message in str(raised.value)
@@ -106,15 +106,15 @@ def test_devices_that_there_are_not(options, batch_size, message):
         ),
         (
             {"coordinator": "here", "num_processes": 2, "process_id": 0},
-            "--coordinator is HOST:PORT or auto, not 'here'",
+            "--coordinator must be HOST:PORT or auto, not 'here'",
         ),
         (
             {"coordinator": "here:1", "num_processes": 2, "process_id": 0, "parallel": "pmap"},
-            "pmap is for the devices of one process",
+            "--parallel pmap works in one process only",
         ),
     ],
 )
-def test_processes_that_cannot_be(options, message):
+def test_contradicting_process_options_are_refused(options, message):
     with pytest.raises(DeviceError) as raised:
         connect(DeviceOptions(**options))
     assert message in str(raised.value)
@@ -125,7 +125,7 @@ def test_without_a_coordinator_nothing_is_connected():
     assert jax.process_count() == 1
 
 
-def test_a_lost_process_is_named_and_other_errors_are_left_alone(monkeypatch):
+def test_a_lost_process_is_explained_and_other_errors_pass(monkeypatch):
     gloo = "UNKNOWN: Gloo ReduceScatter failed: Read error [127.0.0.1]: Connection reset by peer"
     with pytest.raises(ValueError, match="Gloo"), explain_lost_process():
         raise ValueError(gloo)
@@ -137,8 +137,8 @@ def test_a_lost_process_is_named_and_other_errors_are_left_alone(monkeypatch):
         raise ValueError("shapes do not match")
 
 
-def test_one_process_agrees_with_itself_and_does_its_work_itself():
+def test_one_process_agrees_with_itself_and_is_the_main_one():
     assert ONE_DEVICE.agree(3, 0) == [(3, 0)]
-    done = []
-    Layout().on_main(lambda: done.append(1))
-    assert done == [1]
+    calls = []
+    Layout().on_main(lambda: calls.append(1))
+    assert calls == [1]

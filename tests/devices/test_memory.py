@@ -5,14 +5,14 @@ import pytest
 
 from jaxcifar.devices import memory
 from jaxcifar.devices.machine import describe_machine
-from jaxcifar.devices.memory import free_memory
+from jaxcifar.devices.memory import free_memory, memory_excess
 
 GIB = 2**30
 
 
 @pytest.fixture
 def system(tmp_path):
-    """A root directory of which each test says what Linux would."""
+    """A root directory with the files of Linux, as each test writes them."""
 
     def write(files):
         for name, text in files.items():
@@ -24,7 +24,7 @@ def system(tmp_path):
     return write
 
 
-def test_without_anything_that_tells_it_is_unknown(system):
+def test_memory_is_unknown_without_any_report(system):
     assert free_memory(system({})) is None
 
 
@@ -56,7 +56,7 @@ MEMINFO = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:  {8 * GIB // 1024} kB
         ),
     ],
 )
-def test_the_least_of_what_linux_and_the_control_group_leave(system, group, free):
+def test_the_smaller_of_linux_and_control_group_memory_counts(system, group, free):
     files = {f"sys/fs/cgroup/{name}": text for name, text in group.items()}
     assert free_memory(system(MEMINFO | files)) == free
 
@@ -65,7 +65,7 @@ def test_the_least_of_what_linux_and_the_control_group_leave(system, group, free
     ("stats", "free"),
     [({"bytes_limit": 10 * GIB, "bytes_in_use": 3 * GIB}, 7 * GIB), (None, None)],
 )
-def test_an_accelerator_speaks_for_itself_or_not_at_all(system, monkeypatch, stats, free):
+def test_an_accelerator_reports_its_own_memory_or_nothing(system, monkeypatch, stats, free):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
     monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
     assert free_memory(system(MEMINFO)) == free
@@ -76,3 +76,9 @@ def test_this_machine_has_memory_and_a_description():
     machine = describe_machine()
     assert machine["backend"] == "cpu"
     assert machine["versions"]["jax"] == jax.__version__
+
+
+def test_an_excess_names_both_sizes_and_the_share():
+    assert memory_excess(GIB, 2 * GIB, 0.5) is None
+    assert memory_excess(GIB, None, 0.5) is None
+    assert memory_excess(3 * GIB, 2 * GIB, 0.8) == "3.0 GiB, more than 80% of the 2.0 GiB free"

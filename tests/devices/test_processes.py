@@ -1,4 +1,4 @@
-"""Runs of several processes on this machine, by `scripts/train.py`."""
+"""Runs of several processes on this machine, started by `scripts/train.py`."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TINY = shlex.split(
 
 @pytest.fixture
 def start(root, tmp_path):
-    """Start a script; its standard error is a file, so that it never blocks."""
+    """Start a script. Its output goes to files, so that it never blocks."""
     running = []
     env = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
@@ -74,8 +74,8 @@ def train_alone(run_here, tiny):
     """Train in this process, on its one device."""
 
     def train_alone(name, *arguments):
-        status, _, said = run_here("train.py", "demo", "--workdir", name, *arguments)
-        assert status == 0, said
+        status, _, errors = run_here("train.py", "demo", "--workdir", name, *arguments)
+        assert status == 0, errors
 
     return train_alone
 
@@ -101,7 +101,7 @@ def check_same_curves(run, other, tolerance):
 def wait_for_epochs(run, count, processes, timeout=120):
     deadline = time.monotonic() + timeout
     while not ((run / "metrics.jsonl").exists() and len(rows(run)) >= count):
-        assert all(process.poll() is None for process in processes), "one ended too early"
+        assert all(process.poll() is None for process in processes), "a process ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -110,22 +110,22 @@ def wait_for_epochs(run, count, processes, timeout=120):
     "processes",
     [2, pytest.param(4, marks=pytest.mark.slow)],
 )
-def test_several_processes_train_what_one_does_and_leave_one_run(
+def test_several_processes_train_as_one_does_and_leave_one_run(
     train, train_alone, run_here, tmp_path, processes
 ):
     train_alone("one", *TINY, "--epochs", "2")
     finish(tmp_path, train("many", processes, *TINY, "--epochs", "2"))
     check_same_curves(tmp_path / "many", tmp_path / "one", 1e-2)
     assert f"{processes} devices of {processes} processes" in (tmp_path / "many0.out").read_text()
-    assert "epoch" not in (tmp_path / "many1.out").read_text(), "the first one speaks for all"
+    assert "epoch" not in (tmp_path / "many1.out").read_text(), "only the first process prints"
 
-    _, said, _ = run_here("evaluate.py", "many")
-    line = json.loads(said.splitlines()[-1])
+    _, output, _ = run_here("evaluate.py", "many")
+    scores = json.loads(output.splitlines()[-1])
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())
-    assert line["accuracy"] == summary["best"]["test"]["accuracy"]
-    assert line["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-5)
+    assert scores["accuracy"] == summary["best"]["test"]["accuracy"]
+    assert scores["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-5)
 
-    # And on one device, with what the processes saved.
+    # Resumed on one device from the checkpoint of several processes.
     train_alone("many", "--resume", "--epochs", "3")
     train_alone("one", "--resume", "--epochs", "3")
     check_same_curves(tmp_path / "many", tmp_path / "one", 2e-2)
@@ -133,16 +133,16 @@ def test_several_processes_train_what_one_does_and_leave_one_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_where_one_is_killed_the_others_stop_and_say_so_and_resume_goes_on(train, tmp_path, killed):
+def test_the_others_stop_when_one_is_killed_and_can_be_resumed(train, tmp_path, killed):
     processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
     wait_for_epochs(tmp_path / "run", 3, processes)
     processes[killed].send_signal(signal.SIGKILL)
-    begun = time.monotonic()
+    started = time.monotonic()
     other = processes[1 - killed]
     assert other.wait(timeout=60) != 0
-    assert time.monotonic() - begun < 60
-    said = (tmp_path / f"run{1 - killed}.err").read_text()
-    assert "another process of this run is gone" in said or "another task died" in said
+    assert time.monotonic() - started < 60
+    errors = (tmp_path / f"run{1 - killed}.err").read_text()
+    assert "another process of this run is gone" in errors or "another task died" in errors
     done = len(rows(tmp_path / "run"))
     processes = train("run", 2, "--resume")
     wait_for_epochs(tmp_path / "run", done + 2, processes)
@@ -152,7 +152,7 @@ def test_where_one_is_killed_the_others_stop_and_say_so_and_resume_goes_on(train
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(train, tmp_path):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(train, tmp_path):
     finish(tmp_path, train("whole", 2, *TINY, "--epochs", "30"))
     processes = train("run", 2, *TINY, "--epochs", "30")
     wait_for_epochs(tmp_path / "run", 2, processes)
@@ -162,10 +162,8 @@ def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(train, tmp_p
     check_same_curves(tmp_path / "run", tmp_path / "whole", 1e-6)
 
 
-@pytest.mark.slow  # half a minute; tests/test_parallel.py has four devices, too
-def test_devices_of_one_process_share_a_run_and_another_number_goes_on(
-    start, train_alone, tmp_path
-):
+@pytest.mark.slow  # half a minute; test_layout has four devices, too
+def test_a_run_on_four_devices_resumes_on_two(start, train_alone, tmp_path):
     train_alone("one", *TINY, "--epochs", "3")
     run = ("demo", "--workdir", "run")
     finish(tmp_path, [start("four", "train.py", *run, *TINY, "--epochs", "2", devices=4)])

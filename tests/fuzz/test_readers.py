@@ -1,4 +1,4 @@
-"""Whatever a file holds, its reader returns something sound or raises the error it documents.
+"""Whatever a file holds, its reader returns something valid or raises the error it documents.
 
 The same readers are tried on many more files by ``pytest -m slow tests/fuzz`` (ten minutes).
 """
@@ -26,9 +26,9 @@ from jaxcifar.data.archive import read_archive
 from jaxcifar.data.cifar10 import CLASS_NAMES
 from jaxcifar.data.image_file import read_image
 from jaxcifar.data.tfds_store import find_prepared
-from jaxcifar.models.pretrained import Preprocessing
+from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.weights import read_weights
-from jaxcifar.models.weights.read import _preprocessing
+from jaxcifar.models.weights.read import preprocessing_metadata
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import COLUMNS, RunDirectory
 from jaxcifar.runs.restore import read_recipe
@@ -54,7 +54,7 @@ def weights(folder, data):
     (folder / "w").write_bytes(data)
     file = read_weights(folder / "w")
     assert all(isinstance(tensor, np.ndarray) for tensor in file.tensors.values())
-    assert sum(t.size for t in file.tensors.values()) <= max(len(data), 1)  # nothing is made up
+    assert sum(t.size for t in file.tensors.values()) <= max(len(data), 1)  # no reader invents data
     Preprocessing.from_metadata(file.metadata)
 
 
@@ -67,9 +67,9 @@ def archive(folder, data):
 
 def image(folder, data):
     (folder / "x").write_bytes(data)
-    found = read_image(folder / "x")
-    assert found.dtype == np.uint8
-    assert found.ndim == 3
+    pixels = read_image(folder / "x")
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
 
 
 def config(folder, data):
@@ -92,32 +92,32 @@ def metrics(folder, data):
 
 def summary(folder, data):
     (folder / "summary.json").write_bytes(data)
-    found = RunDirectory(folder).read_summary()
-    assert all(isinstance(f"{of(found):.4f}", str) for of in SWEEP_COLUMNS.values())
+    scores = RunDirectory(folder).read_summary()
+    assert all(isinstance(f"{of(scores):.4f}", str) for of in SWEEP_COLUMNS.values())
 
 
 def page(folder, data):
-    """A run on the page of a report: one damaged file of three, and there is still a page."""
+    """A run on the page of a report: with one of three files damaged, there is still a page."""
     name, _, content = data.partition(b"\n")
     run = folder / "run"
     if not run.exists():
         write_run(run, epochs=2)
-    kept = (run / name.decode()).read_bytes()
+    intact = (run / name.decode()).read_bytes()
     (run / name.decode()).write_bytes(content)
     try:
         entry = Entry(**(vars(ENTRY) | {"paths": (run,)}))
         assert build_page(Report("full", (entry,))).blocks
     finally:
-        (run / name.decode()).write_bytes(kept)
+        (run / name.decode()).write_bytes(intact)
 
 
 def sweep(folder, data):
     (folder / "sweep.json").write_bytes(data)
     description = SweepDirectory(folder).read()
     for value in description["values"]:
-        place = folder / f"{description['field']}={value}"
-        assert place.parent == folder
-        assert ".." not in place.parts
+        member = folder / f"{description['field']}={value}"
+        assert member.parent == folder
+        assert ".." not in member.parts
     read_sweep(folder)
 
 
@@ -132,17 +132,17 @@ def mark(folder, data):
 
 def prepared(folder, data):
     name, _, content = data.partition(b"\n")
-    place = folder / "cifar10" / "3.0.2"
-    place.mkdir(parents=True, exist_ok=True)
+    directory = folder / "cifar10" / "3.0.2"
+    directory.mkdir(parents=True, exist_ok=True)
     for file, text in PREPARED.items():
-        (place / file).write_bytes(content if file == name.decode() else text)
-    found = find_prepared(folder, CLASS_NAMES, {"train": 100, "test": 20})
-    assert found is not None
-    assert all(file.parent == place for file in found.files)
+        (directory / file).write_bytes(content if file == name.decode() else text)
+    dataset = find_prepared(folder, CLASS_NAMES, {"train": 100, "test": 20})
+    assert dataset is not None
+    assert all(file.parent == directory for file in dataset.files)
 
 
-def kept(folder, data):
-    """A file of the decoded cache, whose checksum is the right one."""
+def decoded_cache(folder, data):
+    """A file of the decoded cache, with its right checksum."""
     name, _, content = data.partition(b"\n")
     contents = CACHED | {name.decode(): content}
     for file, text in contents.items():
@@ -150,9 +150,9 @@ def kept(folder, data):
     if name != b"checks.json":
         checks = {file: zlib.crc32(text) for file, text in contents.items()}
         (folder / "checks.json").write_text(json.dumps(checks))
-    found = cache._load(folder, ("images", "labels"))
-    assert found is None or all(
-        len(found[split, "images"]) == len(found[split, "labels"]) for split in ("train", "test")
+    arrays = cache._load(folder, ("images", "labels"))
+    assert arrays is None or all(
+        len(arrays[split, "images"]) == len(arrays[split, "labels"]) for split in ("train", "test")
     )
 
 
@@ -162,10 +162,10 @@ def hub_config(folder, data):
     except (ValueError, RecursionError):
         return
     if isinstance(value, dict):
-        Preprocessing.from_metadata(_preprocessing(value))
+        Preprocessing.from_metadata(preprocessing_metadata(value))
 
 
-# Good files, and files made of them.
+# Valid files, and changed ones made of them.
 
 ROW = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1, "step": 10}
 SCORE = {
@@ -253,9 +253,9 @@ def npy(array):
 
 
 CACHED = {
-    f"{split}_{part}.npy": npy(array)
+    f"{split}_{field}.npy": npy(array)
     for split in ("train", "test")
-    for part, array in (
+    for field, array in (
         ("images", np.zeros((2, 4, 4, 3), np.uint8)),
         ("labels", np.zeros(2, np.int32)),
     )
@@ -311,17 +311,17 @@ def picture(kind, **options):
 
 
 def chunks_of(png):
-    at, found = 8, []
+    at, chunks = 8, []
     while at < len(png):
         (size,) = struct.unpack(">I", png[at : at + 4])
-        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + size]))
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + size]))
         at += 12 + size
-    return found
+    return chunks
 
 
 @st.composite
 def changed_png(draw):
-    """With checksums that are right, so that what comes after them is tried."""
+    """With right checksums, so that the code behind them is tested."""
     chunks = chunks_of(picture("PNG"))
     at = draw(st.integers(0, len(chunks) - 1))
     kind, data = chunks[at]
@@ -357,7 +357,7 @@ def zipped(data):
 
 
 def changed_archive(members):
-    """Of a tar the whole, or one of its members: the pickles of the python version."""
+    """A changed tar, or a tar with one changed member: the pickles of the python version."""
     member = st.sampled_from(sorted(members)).flatmap(
         lambda name: changed_bytes(members[name]).map(lambda data: members | {name: data})
     )
@@ -426,7 +426,7 @@ CASES = {
         ),
     ),
     "cache": (
-        kept,
+        decoded_cache,
         (),
         st.one_of(
             named("checks.json", changed_json(CHECKS)),
@@ -438,7 +438,7 @@ CASES = {
 
 
 def check(read, errors, folder, data):
-    """The property: something sound or one clear error, in time."""
+    """The property: a valid result or one clear error, in time."""
     start, message = time.perf_counter(), "fine"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -507,7 +507,7 @@ def good_files():
 
 
 @pytest.mark.parametrize(("case", "data"), good_files())
-def test_the_files_that_are_changed_are_good_ones(tmp_path, case, data):
+def test_the_unchanged_files_are_valid(tmp_path, case, data):
     read, _, _ = CASES[case]
     with contextlib.chdir(tmp_path):
         read(tmp_path, data)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from jax import lax
 
-from jaxcifar.models import resnet
+from jaxcifar.models import layers
 from jaxcifar.models.conv import FORMS, _in_parts, conv2d, cpu_forms
+from jaxcifar.models.resnet import resnet18
 
 compiling = settings(max_examples=6, deadline=None, derandomize=True)
-# Each shape is compiled and run once: compiling it well took most of the time.
+# Each shape is compiled and run once, so optimised compiling would take most of the time.
 once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -90,17 +91,17 @@ def test_auto_is_the_convolution(case):
 
 
 def convolutions_of_resnet18(stem, monkeypatch):
-    seen = set()
+    cases = set()
 
     def record(images, kernel, *, stride, padding, lowering):
-        seen.add(((2, *images.shape[1:]), kernel.shape, stride, padding))
+        cases.add(((2, *images.shape[1:]), kernel.shape, stride, padding))
         return conv2d(images, kernel, stride=stride, padding=padding, lowering=lowering)
 
-    monkeypatch.setattr(resnet, "conv2d", record)
+    monkeypatch.setattr(layers, "conv2d", record)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    model = resnet.resnet18(stem=stem)
+    model = resnet18(stem=stem)
     jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    return sorted(seen)
+    return sorted(cases)
 
 
 @pytest.mark.parametrize(("stem", "distinct"), [("imagenet", 11), ("cifar", 11)])
@@ -112,20 +113,20 @@ def test_auto_is_the_convolution_in_every_layer_of_resnet18(stem, distinct, monk
 
 
 @pytest.mark.parametrize("channels", [5, 40])
-def test_wide_maps_of_few_channels_keep_xlas_own_form_but_for_the_weights(channels):
+def test_wide_maps_of_few_channels_use_winograd_only_for_the_weight_gradient(channels):
     shapes = (2, 12, 9, channels), (3, 3, channels, channels)
     forms = cpu_forms(*shapes, 1, 1)[:3]
     assert (forms == ("xla", "winograd", "xla")) == (channels == 5)
     assert_equal_passes(*shapes, 1, 1, "auto")
 
 
-def test_resnet18_meets_every_rule_of_the_cpu(monkeypatch):
-    met = {
+def test_resnet18_uses_every_combination_of_forms(monkeypatch):
+    used = {
         cpu_forms(*case)[:3]
         for stem in ("imagenet", "cifar")
         for case in convolutions_of_resnet18(stem, monkeypatch)
     }
-    assert met == {
+    assert used == {
         ("patches", "patches", "patches"),
         ("dense", "dense", "dense"),
         ("xla", "patches", "patches"),
@@ -134,7 +135,7 @@ def test_resnet18_meets_every_rule_of_the_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_auto_is_xlas_convolution_alone_off_the_cpu(backend, monkeypatch):
+def test_auto_is_only_xlas_convolution_off_the_cpu(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     jaxpr = jax.make_jaxpr(lambda x, w: conv2d(x, w, stride=2, padding=1))(
         *operands((2, 8, 8, 64), (3, 3, 64, 128))
@@ -157,7 +158,7 @@ def test_bfloat16_stays_bfloat16(lowering):
     )
 
 
-# One case for each way through `conv2d` on the CPU: a form for each pass, and one form for all.
+# A case for each path through `conv2d` on the CPU: one form per pass, and one form for all.
 by_pass = pytest.mark.parametrize("channels", [3, 8])
 
 
@@ -189,19 +190,19 @@ def test_an_unknown_lowering_is_named():
 
 
 def test_channels_that_differ_are_named():
-    with pytest.raises(ValueError, match="images have 3 channels, the kernel takes 2"):
+    with pytest.raises(ValueError, match="images have 3 channels, but the kernel takes 2"):
         conv2d(*operands((1, 4, 4, 3), (3, 3, 2, 2)))
 
 
-def test_winograd_is_for_one_kind_of_convolution_alone():
-    with pytest.raises(ValueError, match="3x3 kernels .* not 3x3 with 2 and 1"):
+def test_winograd_refuses_other_convolutions():
+    with pytest.raises(ValueError, match="3x3 kernel .* not 3x3 with stride 2 and padding 1"):
         conv2d(*operands((1, 4, 4, 2), (3, 3, 2, 2)), stride=2, padding=1, lowering="winograd")
 
 
 @pytest.mark.parametrize("summed", [False, True])
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(n=st.integers(1, 13), most=st.integers(1, 15))
-def test_parts_make_the_whole(summed, n, most):
+def test_the_parts_add_up_to_the_whole(summed, n, most):
     x = jnp.arange(3.0 * n).reshape(n, 3)
 
     def f(x):
@@ -213,7 +214,7 @@ def test_parts_make_the_whole(summed, n, most):
 
 @settings(deadline=None, derandomize=True, max_examples=20)
 @given(n=st.integers(1, 40), most=st.integers(1, 12))
-def test_no_part_is_larger_than_it_may_be(n, most):
+def test_no_part_is_larger_than_the_limit(n, most):
     sizes = []
 
     def f(x):
@@ -225,7 +226,7 @@ def test_no_part_is_larger_than_it_may_be(n, most):
 
 
 def test_parts_are_summed_in_float32():
-    x = jnp.ones((4096, 1), jnp.bfloat16)  # one after another in bfloat16 they stop at 256
+    x = jnp.ones((4096, 1), jnp.bfloat16)  # added one by one in bfloat16, the sum stops at 256
     total = _in_parts(lambda x: jnp.sum(x, axis=0), 1, x, summed=True)
     assert total.dtype == jnp.bfloat16
     assert total[0] == 4096

@@ -19,7 +19,7 @@ def reference(images, kernel):
     )
 
 
-# Each shape is compiled and run once: compiling it well took most of the time.
+# Each shape is compiled and run once, so optimised compiling would take most of the time.
 @partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def passes(conv, images, kernel, cotangent):
     output, pull = jax.vjp(conv, images, kernel)
@@ -27,7 +27,7 @@ def passes(conv, images, kernel, cotangent):
 
 
 def errors(images_shape, c_out, dtype):
-    """The largest error of each pass, as a share of the pass's largest number."""
+    """The largest error of each pass, relative to the pass's largest number."""
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=images_shape), dtype)
     kernel = jnp.asarray(rng.normal(size=(3, 3, images_shape[3], c_out)), dtype)
@@ -60,7 +60,7 @@ def test_it_is_the_convolution_for_maps_of_any_size(n, height, width, c_in, c_ou
     [((4, 8, 8, 64), 2e-5), ((4, 4, 4, 128), 2e-5), ((4, 2, 2, 256), 2e-6)],
     ids=["8x8x64", "4x4x128", "2x2x256"],
 )
-def test_its_rounding_in_float32_is_far_below_one_in_ten_thousand(images, bound):
+def test_its_rounding_error_in_float32_is_far_below_one_in_ten_thousand(images, bound):
     assert max(errors(images, images[3], jnp.float32)) < bound
 
 
@@ -69,12 +69,12 @@ def test_a_scheme_correlates_exactly(scheme):
     taps = np.array([3.0, -1.0, 2.0])
     pixels = np.arange(scheme.inputs.shape[1]) ** 2 - 5.0
     outputs = scheme.outputs @ ((scheme.kernel @ taps) * (scheme.inputs @ pixels))
-    # Without padding the tile's first and last output lie beyond what the map has: zero there.
-    seen = np.pad(pixels, 1 - scheme.padding)
-    np.testing.assert_allclose(outputs, np.correlate(seen, taps, "valid"), atol=1e-12)
+    # A tile without padding is the whole map, which is surrounded by zeros.
+    padded = np.pad(pixels, 1 - scheme.padding)
+    np.testing.assert_allclose(outputs, np.correlate(padded, taps, "valid"), atol=1e-12)
 
 
-def test_a_map_that_is_no_multiple_of_the_tile_leaves_no_trace_of_the_rest():
+def test_the_rest_of_a_partial_tile_does_not_affect_the_map():
     images = jnp.zeros((1, 5, 6, 1)).at[0, 4, 5, 0].set(1.0)
     kernel = jnp.ones((3, 3, 1, 1))
     expected = np.zeros((5, 6))
@@ -82,7 +82,7 @@ def test_a_map_that_is_no_multiple_of_the_tile_leaves_no_trace_of_the_rest():
     np.testing.assert_allclose(winograd(images, kernel)[0, :, :, 0], expected, atol=1e-6)
 
 
-def test_one_image_that_is_not_finite_spoils_no_other():
+def test_an_image_that_is_not_finite_does_not_affect_the_others():
     images = jnp.ones((2, 4, 4, 2)).at[0, 1, 1, 0].set(jnp.nan)
     outputs = winograd(images, jnp.ones((3, 3, 2, 2)))
     assert bool(jnp.isnan(outputs[0]).any())

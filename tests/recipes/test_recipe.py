@@ -91,7 +91,7 @@ def test_a_recipe_survives_json():
         ({"new_head": True}, "new_head says what to do with weights: name them by --weights"),
         ({"adapt_stem": True}, "adapt_stem says what to do with weights"),
         ({"freeze": "layer7"}, "freeze 'layer7': the rule 'layer7' matches no parameter; did you"),
-        ({"freeze": "*=frozen"}, "nothing is trainable"),
+        ({"freeze": "*=frozen"}, "nothing is trained in the first epoch"),
         ({"freeze": "fc=trained *=0.1@30"}, "in epoch 30, and the run ends with epoch 20"),
         ({"bn": "frozen"}, "bn frozen changes nothing where no BatchNorm is"),
         ({"bn": "frozen", "freeze": "conv1"}, "bn frozen changes nothing where no BatchNorm is"),
@@ -103,7 +103,7 @@ def test_a_recipe_survives_json():
         ({"cache_features": True}, "the first layer is trained, so there is nothing to cache"),
         (
             {"cache_features": True, "freeze": "freeze_a"},
-            "never put out the same twice; use --bn frozen",
+            "never give the same output twice; use --bn frozen",
         ),
         (
             {"cache_features": True, "freeze": "layer2", "bn": "frozen"},
@@ -167,7 +167,7 @@ def test_a_recipe_that_cannot_be_is_called_by_its_file(tmp_path):
     files = RunDirectory(tmp_path)
     for values, message in (
         ({"width": 10**9}, "width must be"),
-        ({"dataset": "x"}, "There is no dataset"),
+        ({"dataset": "x"}, "unknown dataset"),
         ({"\x1b[2J": 1}, "unknown field"),
     ):
         files.write_config({"recipe": values})

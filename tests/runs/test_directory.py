@@ -9,24 +9,25 @@ from pathlib import Path
 import pytest
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.runs.directory import COLUMNS, RunDirectory
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
+from jaxcifar.runs.shapes import COLUMNS
 
 
 @pytest.fixture
-def files(tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    run.create({"recipe": {}})
-    return run
+def run_dir(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.create({"recipe": {}})
+    return directory
 
 
-def test_a_directory_with_a_run_is_refused_and_untouched_unless_overwriting(files):
-    files.append_row({"epoch": 1, "step": 3})
-    before = files.metrics.read_bytes()
+def test_a_directory_with_a_run_is_refused_and_untouched_unless_overwriting(run_dir):
+    run_dir.append_row({"epoch": 1, "step": 3})
+    before = run_dir.metrics.read_bytes()
     with pytest.raises(RunError, match="--resume.*--overwrite"):
-        files.check_free(overwrite=False)
-    assert files.metrics.read_bytes() == before
-    files.check_free(overwrite=True)
+        run_dir.check_free(overwrite=False)
+    assert run_dir.metrics.read_bytes() == before
+    run_dir.check_free(overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -37,27 +38,27 @@ def test_a_foreign_directory_is_refused_even_when_overwriting(tmp_path, overwrit
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_overwriting_removes_the_run_and_nothing_else(files):
-    (files.path / "notes.txt").write_text("mine")
-    files.figures.mkdir()
-    (files.figures / "curves.png").write_bytes(b"old")
-    files.append_row({"epoch": 1, "step": 3})
-    files.create({"recipe": {"epochs": 2}})
-    assert sorted(p.name for p in files.path.iterdir()) == ["config.json", "notes.txt"]
-    assert files.read_config() == {"recipe": {"epochs": 2}}
+def test_overwriting_removes_the_run_and_nothing_else(run_dir):
+    (run_dir.path / "notes.txt").write_text("mine")
+    run_dir.figures.mkdir()
+    (run_dir.figures / "curves.png").write_bytes(b"old")
+    run_dir.append_row({"epoch": 1, "step": 3})
+    run_dir.create({"recipe": {"epochs": 2}})
+    assert sorted(p.name for p in run_dir.path.iterdir()) == ["config.json", "notes.txt"]
+    assert run_dir.read_config() == {"recipe": {"epochs": 2}}
 
 
-def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(files, monkeypatch):
-    files.append_row({"epoch": 1, "step": 3})
+def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(run_dir, monkeypatch):
+    run_dir.append_row({"epoch": 1, "step": 3})
 
     def killed(self, config):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunDirectory, "write_config", killed)
     with pytest.raises(KeyboardInterrupt):
-        files.create({"recipe": {"epochs": 2}})
-    assert not files.metrics.exists()
-    files.check_free(overwrite=True)
+        run_dir.create({"recipe": {"epochs": 2}})
+    assert not run_dir.metrics.exists()
+    run_dir.check_free(overwrite=True)
 
 
 def test_the_config_json_of_another_tool_is_not_taken_for_a_run(tmp_path):
@@ -74,13 +75,13 @@ def test_an_empty_directory_is_free_to_use_but_holds_no_run(tmp_path):
         RunDirectory(tmp_path).read_config()
 
 
-def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+def test_a_file_instead_of_the_directory_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunError, match="is a file"):
         RunDirectory(tmp_path / "run").check_free(overwrite=True)
 
 
-def test_missing_foreign_and_damaged_runs_are_told_apart(tmp_path):
+def test_missing_foreign_and_damaged_runs_have_messages_of_their_own(tmp_path):
     with pytest.raises(RunError, match="there is no run directory"):
         RunDirectory(tmp_path / "none").read_config()
     (tmp_path / "a.txt").write_text("")
@@ -92,27 +93,28 @@ def test_missing_foreign_and_damaged_runs_are_told_apart(tmp_path):
             RunDirectory(tmp_path).read_config()
 
 
-def test_history_survives_a_line_cut_off_by_a_crash(files):
+def test_history_survives_a_line_cut_off_by_a_crash(run_dir):
     rows = [{"epoch": e, "step": 3 * e, "train_loss": 1 / e} for e in (1, 2)]
     for row in rows:
-        files.append_row(row)
-    with files.metrics.open("a") as file:
+        run_dir.append_row(row)
+    with run_dir.metrics.open("a") as file:
         file.write('{"epoch": 3, "st')
-    assert files.read_history() == History(rows)
-    assert files.read_history().column("step") == [3, 6]
+    assert run_dir.read_history() == History(rows)
+    assert run_dir.read_history().column("step") == [3, 6]
 
 
-def test_a_damaged_line_in_the_middle_is_named(files):
-    files.metrics.write_text('{"epoch": 1, "step": 3}\nrubbish\n{"epoch": 3, "step": 9}\n')
+def test_a_damaged_line_in_the_middle_is_named(run_dir):
+    run_dir.metrics.write_text('{"epoch": 1, "step": 3}\nrubbish\n{"epoch": 3, "step": 9}\n')
     with pytest.raises(RunError, match="line 2"):
-        files.read_history()
+        run_dir.read_history()
 
 
-def test_epochs_after_the_checkpoint_are_dropped(files):
+def test_epochs_after_the_checkpoint_are_dropped(run_dir):
     for epoch in (1, 2, 3):
-        files.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
-    assert files.keep_history(20).column("epoch") == [1, 2]
-    assert [json.loads(line)["epoch"] for line in files.metrics.read_text().splitlines()] == [1, 2]
+        run_dir.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
+    assert run_dir.keep_history(20).column("epoch") == [1, 2]
+    lines = run_dir.metrics.read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
 HOLDER = """
@@ -128,7 +130,7 @@ with RunDirectory(Path(sys.argv[1])).lock():
 
 @pytest.fixture
 def holder(root, tmp_path):
-    """Another process that holds the lock of a run until it is killed or its input ends."""
+    """Another process that holds a run's lock until it is killed or its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": str(root)},
@@ -144,26 +146,26 @@ def holder(root, tmp_path):
     process.stdout.close()
 
 
-def locked(files):
-    with files.lock():
-        return sorted(path.name for path in files.path.iterdir())
+def locked(run_dir):
+    with run_dir.lock():
+        return sorted(path.name for path in run_dir.path.iterdir())
 
 
 @pytest.mark.parametrize("end", ["killed", "done"])
 def test_a_run_in_use_by_another_process_is_refused_until_that_ends(holder, tmp_path, end):
-    files = RunDirectory(tmp_path / "run")
+    run_dir = RunDirectory(tmp_path / "run")
     for _ in range(2):
         with pytest.raises(
             RunError, match=rf"in use by another process \(pid {holder.pid}\).*--workdir"
         ):
-            locked(files)
+            locked(run_dir)
     holder.kill() if end == "killed" else holder.communicate()
     holder.wait()
-    assert locked(files) == [".lock"]
-    assert not (files.path / ".lock").exists()
+    assert locked(run_dir) == [".lock"]
+    assert not (run_dir.path / ".lock").exists()
 
 
-def test_a_lock_is_no_run_and_nothing_foreign(files, tmp_path):
+def test_a_lock_counts_neither_as_a_run_nor_as_a_foreign_file(run_dir, tmp_path):
     new = RunDirectory(tmp_path / "new")
     with new.lock():
         assert not new.holds_run()
@@ -181,47 +183,45 @@ def test_a_lock_is_no_run_and_nothing_foreign(files, tmp_path):
     assert [path.name for path in new.path.iterdir()] == ["config.json"]
 
 
-def test_the_lock_is_given_back_after_an_error(files):
-    with pytest.raises(KeyError), files.lock():
+def test_the_lock_is_released_after_an_error(run_dir):
+    with pytest.raises(KeyError), run_dir.lock():
         raise KeyError
-    assert ".lock" in locked(files)
+    assert ".lock" in locked(run_dir)
 
 
-def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_lock(
-    files, monkeypatch
-):
+def test_a_lock_file_that_its_holder_has_just_removed_is_not_used(run_dir, monkeypatch):
     import fcntl
 
     flock, calls = fcntl.flock, []
 
     def slowly(descriptor, how):
-        # Between our opening it and our locking it, its holder ends.
+        # Its holder ends after we opened the file and before we lock it.
         if not calls:
-            (files.path / ".lock").unlink()
+            (run_dir.path / ".lock").unlink()
         calls.append(descriptor)
         flock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", slowly)
-    with files.lock():
+    with run_dir.lock():
         monkeypatch.undo()
         assert len(calls) == 2
         with pytest.raises(RunError, match="in use"):
-            locked(RunDirectory(files.path))
+            locked(RunDirectory(run_dir.path))
 
 
-def test_a_disk_without_locks_does_without(files, monkeypatch):
+def test_a_disk_without_locks_is_used_without(run_dir, monkeypatch):
     import fcntl
 
     def unsupported(descriptor, how):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    assert "config.json" in locked(files)
+    assert "config.json" in locked(run_dir)
 
 
 @pytest.fixture
 def unwritable():
-    """A directory that this process may not write; root may write anywhere, and is nobody here."""
+    """A directory that this process may not write; root, who may, becomes nobody."""
     directory = Path(tempfile.mkdtemp(prefix="jaxcifar-tests-"))
     directory.chmod(0o555)
     root = os.geteuid() == 0
@@ -238,28 +238,28 @@ def unwritable():
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(unwritable):
     for path in (unwritable, unwritable / "run", unwritable / "a" / "run"):
-        files = RunDirectory(path)
+        run_dir = RunDirectory(path)
         with pytest.raises(RunError, match=f"{unwritable} cannot be written.*--workdir"):
-            files.check_free(overwrite=False)
+            run_dir.check_free(overwrite=False)
         with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
-            files.create({"recipe": {}})
+            run_dir.create({"recipe": {}})
         with pytest.raises(RunError, match="cannot be written .Permission denied.*--workdir"):
-            locked(files)
+            locked(run_dir)
 
 
 def test_a_file_above_the_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    files = RunDirectory(tmp_path / "file" / "run")
+    run_dir = RunDirectory(tmp_path / "file" / "run")
     with pytest.raises(RunError, match="file is a file"):
-        files.check_free(overwrite=True)
+        run_dir.check_free(overwrite=True)
     with pytest.raises(RunError, match="Not a directory"):
-        files.create({"recipe": {}})
+        run_dir.create({"recipe": {}})
 
 
-def test_overwriting_removes_damaged_checkpoints_too(files):
-    (files.damaged / "30").mkdir(parents=True)
-    files.create({"recipe": {}})
-    assert not files.damaged.exists()
+def test_overwriting_removes_damaged_checkpoints_too(run_dir):
+    (run_dir.damaged / "30").mkdir(parents=True)
+    run_dir.create({"recipe": {}})
+    assert not run_dir.damaged.exists()
 
 
 GOOD_ROW = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1, "step": 3}
@@ -279,29 +279,29 @@ GOOD_SUMMARY = {"train_accuracy": 0.5, "train_seconds": 1.0, "best": SCORE, "las
         (b'{"recipe": {}, "experiment": 1}', "experiment is 1, not a line of text"),
     ],
 )
-def test_a_config_that_cannot_be_is_one_error(files, data, message):
-    files.config.write_bytes(data)
+def test_an_invalid_config_is_one_error(run_dir, data, message):
+    run_dir.config.write_bytes(data)
     with pytest.raises(RunError, match=message) as caught:
-        files.read_config()
-    assert str(files.config) in str(caught.value)
+        run_dir.read_config()
+    assert str(run_dir.config) in str(caught.value)
 
 
-def test_files_that_are_none_are_not_waited_for(files):
-    files.config.unlink()
-    for place in (files.config, files.metrics, files.summary):
-        os.mkfifo(place)
-    assert not files.holds_run()
+def test_pipes_are_not_read(run_dir):
+    run_dir.config.unlink()
+    for path in (run_dir.config, run_dir.metrics, run_dir.summary):
+        os.mkfifo(path)
+    assert not run_dir.holds_run()
     with pytest.raises(RunError, match="holds no run"):
-        files.read_config()
-    assert files.read_history() == History()
-    assert files.read_summary() is None
+        run_dir.read_config()
+    assert run_dir.read_history() == History()
+    assert run_dir.read_summary() is None
 
 
-def test_files_of_absurd_length_are_not_read(files):
-    for place in (files.config, files.metrics, files.summary):
-        place.touch()
-        os.truncate(place, 1 << 40)
-    for read in (files.read_config, files.read_history, files.read_summary):
+def test_files_of_absurd_length_are_not_read(run_dir):
+    for path in (run_dir.config, run_dir.metrics, run_dir.summary):
+        path.touch()
+        os.truncate(path, 1 << 40)
+    for read in (run_dir.read_config, run_dir.read_history, run_dir.read_summary):
         with pytest.raises(RunError, match="has 1,099,511,627,776 bytes"):
             read()
 
@@ -309,7 +309,7 @@ def test_files_of_absurd_length_are_not_read(files):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1]", "is no epoch's: it is \\[1\\], not an object"),
+        ("[1]", "does not describe an epoch: it is \\[1\\], not an object"),
         ("7", "not an object"),
         ('{"epoch": "1", "step": 3}', "epoch is '1', not a number"),
         ('{"epoch": 1}', "step is missing"),
@@ -321,28 +321,28 @@ def test_files_of_absurd_length_are_not_read(files):
         ("\0", "line 1, cannot be read as JSON"),
     ],
 )
-def test_a_line_that_is_no_epochs_is_named(files, line, message):
-    files.metrics.write_text(f'{line}\n{{"epoch": 2, "step": 6}}\n')
+def test_a_line_that_does_not_describe_an_epoch_is_named(run_dir, line, message):
+    run_dir.metrics.write_text(f'{line}\n{{"epoch": 2, "step": 6}}\n')
     with pytest.raises(RunError, match=message) as caught:
-        files.read_history()
-    assert f"{files.metrics}, line 1," in str(caught.value)
+        run_dir.read_history()
+    assert f"{run_dir.metrics}, line 1," in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
-def test_a_loss_that_is_not_finite_is_part_of_a_history(files):
-    files.append_row(GOOD_ROW | {"validation_loss": float("inf"), "train_loss": float("nan")})
-    assert files.read_history().column("validation_loss") == [float("inf")]
+def test_a_history_may_hold_a_loss_that_is_not_finite(run_dir):
+    run_dir.append_row(GOOD_ROW | {"validation_loss": float("inf"), "train_loss": float("nan")})
+    assert run_dir.read_history().column("validation_loss") == [float("inf")]
 
 
-def test_an_epoch_without_what_going_on_needs_is_named(files):
-    files.append_row({"epoch": 1, "step": 3})
+def test_an_epoch_without_a_value_that_resuming_needs_is_named(run_dir):
+    run_dir.append_row({"epoch": 1, "step": 3})
     with pytest.raises(RunError, match="the history has no train_loss for epoch 1"):
-        files.read_history().column("train_loss")
+        run_dir.read_history().column("train_loss")
     with pytest.raises(RunError, match="has no validation_accuracy"):
-        files.read_history().validated()
+        run_dir.read_history().validated()
     with pytest.raises(RunError, match="has an epoch without learning_rate"):
-        files.keep_history(3)
-    assert files.metrics.read_text() == '{"epoch": 1, "step": 3}\n'
+        run_dir.keep_history(3)
+    assert run_dir.metrics.read_text() == '{"epoch": 1, "step": 3}\n'
 
 
 @pytest.mark.parametrize(
@@ -356,9 +356,9 @@ def test_an_epoch_without_what_going_on_needs_is_named(files):
         ({"parameters": 1.5}, "parameters is 1.5, not a whole number"),
     ],
 )
-def test_a_summary_that_cannot_be_is_one_error(files, change, message):
-    files.write_summary(GOOD_SUMMARY)
-    assert files.read_summary() == GOOD_SUMMARY
-    files.write_summary(GOOD_SUMMARY | change)
+def test_an_invalid_summary_is_one_error(run_dir, change, message):
+    run_dir.write_summary(GOOD_SUMMARY)
+    assert run_dir.read_summary() == GOOD_SUMMARY
+    run_dir.write_summary(GOOD_SUMMARY | change)
     with pytest.raises(RunError, match=f"summary.json is damaged: {message}"):
-        files.read_summary()
+        run_dir.read_summary()

@@ -57,7 +57,7 @@ def test_torch_loads_the_export_strictly(run, tmp_path):
 
 
 def test_an_export_has_the_suffix_of_its_format(run, tmp_path):
-    with pytest.raises(WeightsError, match=r"call the file \.safetensors"):
+    with pytest.raises(WeightsError, match=r"end it in \.safetensors"):
         export_run(run, tmp_path / "out.pth")
     assert not (tmp_path / "out.pth").exists()
 
@@ -174,7 +174,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_the_same_wei
     intact = out.read_bytes()
     fit(changed(recipe, seed=1, epochs=1), digits, workdir=tmp_path / "other")
     export_run(tmp_path / "other", out, overwrite=True)
-    with pytest.raises(RunError, match="no longer the file that the run was begun from"):
+    with pytest.raises(RunError, match="no longer the file that the run was started from"):
         fit(further, digits, workdir=second, resume=True)
     out.write_bytes(intact)
     again, _ = fit(further, digits, workdir=second, resume=True)

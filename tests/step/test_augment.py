@@ -31,7 +31,7 @@ def keys(n, seed=0):
 
 
 def shift_of(original, shifted, pixels):
-    """The (row, column) where `shifted` lies in the zero-padded original; there must be one."""
+    """The only (row, column) of `shifted` in the zero-padded original."""
     height, width, _ = original.shape
     padded = np.pad(original, ((pixels, pixels), (pixels, pixels), (0, 0)))
     (found,) = [
@@ -93,13 +93,13 @@ def test_translate_takes_every_window_of_the_padded_image(pixels, dtype):
 
 
 def photograph(digits, side=24):
-    """A real image with grey levels everywhere, uint8 [side, side, 3]."""
+    """A real image with many grey levels, uint8 [side, side, 3]."""
     rows = np.concatenate(list(digits.test.images[:3]), axis=0)
     return np.asarray(Image.fromarray(rows).resize((side, side), PILLOW["bilinear"]))
 
 
 def grey_levels(images):
-    """uint8, or floats in [0, 1], as floats in 0 to 255."""
+    """Images in uint8, or in floats in [0, 1], as floats in 0 to 255."""
     scale = 1 if images.dtype == jnp.uint8 else 255
     return np.asarray(images.astype(jnp.float32), np.float64) * scale
 
@@ -123,14 +123,14 @@ def test_rotate_is_pillows(digits, interpolation):
     for degrees in (-30.0, 0.0, 11.5, 30.0, 45.0, 90.0, 123.0, 180.0):
         expected = Image.fromarray(image).rotate(degrees, PILLOW[interpolation])
         errors = np.abs(grey_levels(turn(degrees)) - np.asarray(expected))
-        # To the border: which pixels are outside is the same decision. One grey level is Pillow's
-        # rounding; a pixel on the line between two may fall to either.
+        # Up to the border, which both handle alike. Pillow's rounding is one grey level; a sample
+        # point on the edge between two pixels may take either.
         assert errors.mean() < (0.01 if interpolation == "nearest" else 0.6), degrees
         assert np.mean(errors > 1.01) < 0.01, degrees
 
 
 @pytest.mark.parametrize("side", [7, 8])
-def test_rotation_by_nothing_changes_nothing_and_by_a_right_angle_is_exact(side):
+def test_rotation_by_zero_changes_nothing_and_by_a_right_angle_is_exact(side):
     image = images(1, side, side)[0]
     for interpolation in PILLOW:
         np.testing.assert_allclose(grey_levels(rotate(image, 0.0, interpolation)), image, atol=1e-4)
@@ -144,18 +144,18 @@ def test_an_unknown_interpolation_is_named():
         rotate(images(1)[0], 10.0, "cubic")
 
 
-def test_random_rotations_are_uniform_between_their_ends():
-    """A pixel far right of the centre says by how much its image was turned."""
+def test_random_rotations_are_uniform():
+    """A pixel far to the right of the centre shows the angle of its image."""
     n, side = 300, 65
     image = np.zeros((side, side, 1), np.float32)
     image[side // 2, -4:] = 1.0
     augment = make_augment(rotate_degrees=30.0, interpolation="bilinear")
-    turned = np.asarray(augment(keys(n), jnp.stack([image] * n)))[..., 0]
+    rotated = np.asarray(augment(keys(n), jnp.stack([image] * n)))[..., 0]
     down, right = np.mgrid[:side, :side] - side // 2
-    angles = np.arctan2(-(turned * down).sum((1, 2)), (turned * right).sum((1, 2)))
+    angles = np.arctan2(-(rotated * down).sum((1, 2)), (rotated * right).sum((1, 2)))
     degrees = np.sort(np.rad2deg(angles))
     assert np.abs(degrees).max() < 30.5
-    # Kolmogorov-Smirnov, at one in a thousand.
+    # The Kolmogorov-Smirnov test at a level of one in a thousand.
     assert np.abs(degrees / 60 + 0.5 - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
 
 
@@ -175,7 +175,7 @@ def test_cutout_covers_one_square_around_a_pixel_of_the_image(seed, pixels):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_what_cutout_covers_is_zero_after_normalising(dtype):
+def test_the_square_of_cutout_is_zero_after_normalising(dtype):
     mean, _ = NORMALIZATIONS["imagenet"]
     batch = jnp.full((4, 8, 8, 3), 1 if dtype == np.float32 else 255, dtype)
     augment = make_augment(cutout_pixels=3, cutout_fill=mean)
@@ -185,7 +185,7 @@ def test_what_cutout_covers_is_zero_after_normalising(dtype):
     assert np.median(np.abs(seen)) > 1
 
 
-def test_preprocess_resizes_what_has_another_size_and_normalises():
+def test_preprocess_resizes_images_of_another_size_and_normalises():
     batch = images(2, 6, 6)
     expected = make_normalize("half")(resize(batch, 12))
     np.testing.assert_array_equal(make_preprocess("half", 12)(batch), expected)
@@ -193,7 +193,7 @@ def test_preprocess_resizes_what_has_another_size_and_normalises():
     np.testing.assert_array_equal(make_preprocess("half")(batch), make_normalize("half")(batch))
 
 
-def test_images_are_turned_at_the_size_the_network_sees():
+def test_images_are_rotated_at_the_size_of_the_networks_input():
     batch = images(3, 6, 6)
     augment = make_augment(side=12, rotate_degrees=40.0, interpolation="bilinear")
     large = make_augment(rotate_degrees=40.0, interpolation="bilinear")
@@ -204,20 +204,20 @@ def test_images_are_turned_at_the_size_the_network_sees():
     assert half(keys(3), batch).dtype == jnp.bfloat16
 
 
-def test_one_transformation_does_not_change_what_another_draws():
+def test_a_transformation_does_not_change_the_draws_of_another():
     batch = images(20, 8, 8)
     shifted = make_augment(translate_pixels=2)(keys(20), batch)
     both = make_augment(translate_pixels=2, rotate_degrees=1e-6)(keys(20), batch)
     np.testing.assert_array_equal(shifted, both)
 
 
-def test_nothing_asked_for_is_none():
+def test_without_random_transformations_it_is_none():
     assert make_augment() is None
     assert make_augment(side=64) is None
     assert make_augment(flip_rate=0.0, translate_pixels=0) is None
 
 
-def test_flip_and_shift_are_drawn_apart():
+def test_flip_and_shift_are_drawn_independently():
     augment = make_augment(flip_rate=0.5, translate_pixels=1)
     image = np.asarray(images(1)[0])
     found = set()

@@ -11,7 +11,7 @@ from jaxcifar.step import metrics
 
 
 def softmax_loss(logits, label, smoothing=0.0):
-    """NumPy float64."""
+    """The closed form, in NumPy float64."""
     logits = np.float64(logits)
     log_p = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
     target = (1 - smoothing) * np.eye(logits.shape[1])[label] + smoothing / logits.shape[1]
@@ -108,21 +108,21 @@ def test_the_sums_keep_their_types():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_number_that_is_not_finite_is_found_and_named(value, place):
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_one_number_that_is_not_finite_is_found_and_named(value, index):
     trees = [{"a": np.zeros((3, 5), np.float32), "b": (np.ones(4, np.float32),)} for _ in range(3)]
-    trees[place]["b"][0][2] = value
+    trees[index]["b"][0][2] = value
     kinds = jax.jit(metrics.find_nonfinite)(*trees)
     sums = metrics.add(metrics.zeros(), metrics.zeros() | {"nonfinite_kinds": kinds})
-    assert metrics.nonfinite_names(sums) == [metrics.NONFINITE_KINDS[place]]
+    assert metrics.nonfinite_names(sums) == [metrics.NONFINITE_KINDS[index]]
 
 
-def test_finite_numbers_and_empty_trees_are_no_trouble():
-    huge = jnp.full(3, 3e38, jnp.float32)  # its norm is not finite, and it is
+def test_finite_numbers_and_empty_trees_are_not_reported():
+    huge = jnp.full(3, 3e38, jnp.float32)  # it is finite, but its norm is not
     assert int(metrics.find_nonfinite(huge, {}, jnp.zeros(2, jnp.bfloat16))) == 0
 
 
-def test_trouble_in_one_step_is_not_forgotten_in_the_next():
+def test_nonfinite_kinds_accumulate_over_steps():
     bad = metrics.zeros() | {"nonfinite": jnp.int32(1), "nonfinite_kinds": jnp.int32(5)}
     worse = metrics.zeros() | {"nonfinite": jnp.int32(1), "nonfinite_kinds": jnp.int32(6)}
     sums = metrics.add(metrics.add(bad, metrics.zeros()), worse)
@@ -130,7 +130,7 @@ def test_trouble_in_one_step_is_not_forgotten_in_the_next():
     assert metrics.nonfinite_names(sums) == list(metrics.NONFINITE_KINDS)
 
 
-def test_a_mean_over_no_examples_is_refused():
+def test_means_over_no_examples_are_refused():
     with pytest.raises(ValueError, match="no examples were counted"):
         metrics.compute(metrics.zeros())
 

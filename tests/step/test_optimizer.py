@@ -64,7 +64,7 @@ def assert_same_traces(a, b, rtol):
 
 
 def by_hand(name, momentum=0.9, weight_decay=0.0):
-    """The textbook formulas in NumPy float64, decay on kernels alone."""
+    """The textbook formulas in NumPy float64, with decay of kernels only."""
     params, gradients = params_and_gradients()
     params = {k: np.float64(v) for k, v in named_leaves(params).items()}
     first = {k: np.zeros_like(v) for k, v in params.items()}
@@ -127,7 +127,7 @@ def test_the_updates_are_torchs(name, settings):
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-def test_decay_moves_kernels_alone(name):
+def test_decay_changes_only_kernels(name):
     params, _ = params_and_gradients()
     params = jax.tree.map(jnp.asarray, params)
     tx = make_optimizer(name, schedule, weight_decay=0.1)
@@ -164,7 +164,7 @@ class TestMuon:
     def test_a_convolutions_update_is_the_gradient_with_singular_values_of_about_one(
         self, shape, scale
     ):
-        # The matrix is [k k c_in, c_out]; one with more columns than rows moves the further.
+        # The matrix is [k k c_in, c_out]; with more columns than rows, the update is larger.
         gradient = np.random.default_rng(1).normal(size=shape).astype(np.float32)
         params = {"kernel": jnp.ones(shape)}
         tx = make_optimizer("muon", lambda step: 0.05)
@@ -175,12 +175,12 @@ class TestMuon:
         matrix = -np.float64(update).reshape(-1, shape[-1]) / (0.05 * scale)
         inner = left.T @ matrix @ right.T
         singular = np.diag(inner)
-        # Of Jordan's five steps, whose values end between 0.68 and 1.13.
+        # Jordan's five steps end with values between 0.68 and 1.13.
         assert np.all((singular > 0.6) & (singular < 1.2))
         np.testing.assert_allclose(inner - np.diag(singular), 0, atol=1e-3)
         np.testing.assert_allclose(matrix, left @ inner @ right, atol=1e-3)
 
-    def test_what_is_no_convolution_moves_by_sgd(self):
+    def test_other_parameters_use_sgd(self):
         settings = {"momentum": 0.6, "weight_decay": 0.1}
         rest = [
             {k: v for k, v in moved.items() if k != "conv1.kernel"}
@@ -189,7 +189,7 @@ class TestMuon:
         found = [{k: moved[k] for k in rest[0]} for moved in ours("muon", settings)]
         assert_same_traces(found, rest, rtol=1e-6)
 
-    def test_labels_give_convolutions_their_share_and_freeze_them(self):
+    def test_labels_scale_and_freeze_convolutions(self):
         params, gradients = params_and_gradients()
         whole = first_updates(make_optimizer("muon", schedule), params, gradients[0])
         for rule, share in (("0.1", 0.1), ("frozen", 0)):
@@ -205,7 +205,7 @@ class TestMuon:
 
 class TestBiasScale:
     @pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
-    def test_a_batch_norms_bias_moves_so_many_times_as_far_and_nothing_else_does(self, name):
+    def test_it_scales_the_updates_of_batch_norm_biases_only(self, name):
         params, gradients = params_and_gradients()
         plain, scaled = (
             first_updates(make_optimizer(name, schedule, bias_scale=s), params, gradients[0])
@@ -215,7 +215,7 @@ class TestBiasScale:
             factor = np.float32(64 if leaf == "bn1.bias" else 1)
             np.testing.assert_array_equal(scaled[leaf], factor * plain[leaf], err_msg=leaf)
 
-    def test_it_multiplies_the_share_of_a_label_even_where_scale_and_bias_have_two(self):
+    def test_it_multiplies_the_share_of_a_label_even_if_the_scale_has_another_label(self):
         params, gradients = params_and_gradients()
         rules = (("bn1.bias", "0.5"), ("conv1", "frozen"), ("*", "trained"))
         labels = label_params(params, rules)
@@ -256,9 +256,9 @@ class TestLookahead:
             expected.append(dict(fast))
         found, state = self.trace(lookahead_steps=steps, lookahead_share=0.3)
         assert_same_traces(found, expected, rtol=2e-5)
-        # The run ends on the slow weights, which the state holds.
-        held = {k.split("slow.")[1]: v for k, v in named_leaves(state).items() if "slow." in k}
-        assert_same_traces([held], [found[-1]], rtol=1e-6)
+        # The run ends at the slow weights, which are in the state.
+        slow = {k.split("slow.")[1]: v for k, v in named_leaves(state).items() if "slow." in k}
+        assert_same_traces([slow], [found[-1]], rtol=1e-6)
 
     def test_a_share_of_one_is_no_lookahead(self):
         found, _ = self.trace(lookahead_steps=2, lookahead_share=1.0)
@@ -268,14 +268,14 @@ class TestLookahead:
         params, _ = params_and_gradients()
         labels = label_params(params, (("fc", "trained"), ("bn1", "0.1"), ("*", "frozen")))
         found, state = self.trace(labels, lookahead_steps=2, clip_norm=1.0, bias_scale=2.0)
-        held = {k.split("slow.")[1] for k in named_leaves(state) if "slow." in k}
-        assert held == {"bn1.scale", "bn1.bias", "fc.kernel", "fc.bias"}
+        slow = {k.split("slow.")[1] for k in named_leaves(state) if "slow." in k}
+        assert slow == {"bn1.scale", "bn1.bias", "fc.kernel", "fc.bias"}
         np.testing.assert_array_equal(found[-1]["conv1.kernel"], params["conv1"]["kernel"])
 
-    def test_what_cannot_be_is_refused(self):
+    def test_invalid_settings_are_refused(self):
         for settings, message in (
             ({"lookahead_steps": 2}, "needs total_steps"),
-            ({"lookahead_steps": 0, "total_steps": 3}, "1 step or more, not 0"),
+            ({"lookahead_steps": 0, "total_steps": 3}, "at least 1 step, not 0"),
             ({"lookahead_steps": 2, "total_steps": 3, "lookahead_share": 0.0}, "above 0"),
             ({"bias_scale": 0.0}, "bias_scale must be positive"),
         ):
@@ -292,7 +292,7 @@ class TestGroups:
         return make_optimizer(name, schedule, labels=labels, **settings), params, gradients
 
     @each
-    def test_each_group_moves_as_it_would_alone_at_its_share_of_the_rate(self, name, settings):
+    def test_each_group_is_updated_as_if_alone_at_its_share_of_the_rate(self, name, settings):
         tx, params, gradients = self.labelled(name, **settings)
         whole = ours(name, settings)
         tenth = ours(name, settings, share=0.1)
@@ -313,7 +313,7 @@ class TestGroups:
         sizes = [leaf.size for leaf in jax.tree.leaves(tx.init(params)) if leaf.ndim]
         assert sum(sizes) == moments * (4 * 3 + 3 + 4 + 4)
 
-    def test_clipping_reads_the_trained_gradients_alone_and_all_groups_together(self):
+    def test_clipping_uses_the_trained_gradients_of_all_groups_together(self):
         tx, params, gradients = self.labelled("sgd", momentum=0.0, clip_norm=0.5)
         gradient = jax.tree.map(jnp.asarray, gradients[0])
         gradient["conv1"]["kernel"] = jnp.full_like(gradient["conv1"]["kernel"], jnp.nan)
@@ -342,7 +342,7 @@ class TestGroups:
         for k, update in named_leaves(updates).items():
             np.testing.assert_allclose(-update, tensors[k].grad.numpy(), rtol=1e-4, atol=1e-6)
 
-    def test_a_late_group_keeps_to_the_schedule_of_the_run(self):
+    def test_a_late_group_follows_the_schedule_of_the_run(self):
         rules = (("fc", "trained"), ("bn1", "0.5@3"), ("*", "frozen"))
         tx, params, gradients = self.labelled("sgd", rules, momentum=0.0, steps_per_epoch=4)
         updates, _ = tx.update(gradients[0], tx.init(params), params)
@@ -351,7 +351,7 @@ class TestGroups:
             updates["bn1"]["bias"], -rate * gradients[0]["bn1"]["bias"], rtol=1e-6
         )
 
-    def test_groups_trained_before_carry_their_moments_over(self):
+    def test_groups_that_were_trained_before_keep_their_moments(self):
         params, gradients = params_and_gradients()
         now = label_params(params, (("fc", "trained"), ("*", "frozen")))
         later = label_params(params, (("fc", "trained"), ("*", "trained@2")))
@@ -364,17 +364,17 @@ class TestGroups:
             _, state = before.update(gradient, state, params)
         carried = carry_over(state, after.init(params))
         assert jax.tree.structure(carried) == jax.tree.structure(after.init(params))
-        kept = {
+        leaves = {
             jax.tree_util.keystr(path): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(carried)
         }
-        moments = [v for k, v in kept.items() if "'trained'" in k and v.ndim]
+        moments = [v for k, v in leaves.items() if "'trained'" in k and v.ndim]
         assert len(moments) == 4
         assert all(np.any(moment) for moment in moments)
-        fresh = [v for k, v in kept.items() if "'trained@2'" in k]
+        fresh = [v for k, v in leaves.items() if "'trained@2'" in k]
         assert fresh
         assert not any(np.any(leaf) for leaf in fresh)
-        # With nothing thawed it is the identity.
+        # It is the identity if no further parameters are trained.
         same = jax.tree.map(np.array_equal, carry_over(state, before.init(params)), state)
         assert jax.tree.all(same)
 
@@ -385,6 +385,6 @@ class TestGroups:
             ({"rules": (("fc", "trained"), ("*", "0.1@2"))}, "'0.1@2'.*steps_per_epoch"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, settings, message):
+    def test_invalid_settings_are_refused(self, settings, message):
         with pytest.raises(ValueError, match=message):
             self.labelled(**settings)

@@ -89,7 +89,7 @@ def test_constant_is_constant(length, peak, unit):
     st.sampled_from(("epoch", "step")),
     st.floats(0, 3),
 )
-def test_the_first_step_learns_and_no_rate_passes_the_peak(length, name, unit, warmup):
+def test_the_first_rate_is_positive_and_no_rate_exceeds_the_peak(length, name, unit, warmup):
     schedule = make_schedule(name, learning_rate=0.1, unit=unit, warmup_epochs=warmup, **length)
     found = rates(schedule, length["epochs"] * length["steps_per_epoch"])
     assert found[0] > 0
@@ -138,12 +138,12 @@ def test_a_warm_up_may_start_at_a_share_of_the_peak(final_scale):
         start_scale=0.2,
         final_scale=final_scale,
     )
-    # A step early at the top: the warm-up's first step is already above its start.
+    # The peak comes one step early, because the warm-up's first step is already above its start.
     expected = np.interp(np.arange(161), [-1, 31, 32, 160], [0.08, 0.4, 0.4, 0.4 * final_scale])
     np.testing.assert_allclose(rates(schedule, 161), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_warm_up_from_zero_has_the_bits_it_always_had():
+def test_a_warm_up_from_zero_has_exact_bits():
     arguments = {"learning_rate": 0.3, "epochs": 5, "steps_per_epoch": 7, "warmup_epochs": 1.7}
     found = rates(make_schedule("cosine", **arguments), 35)
     plain = rates(make_schedule("cosine", **arguments | {"warmup_epochs": 0.0}), 35)
@@ -152,7 +152,7 @@ def test_a_warm_up_from_zero_has_the_bits_it_always_had():
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
-def test_steps_of_an_epoch_cover_it_and_none_is_empty(size, batch):
+def test_the_steps_of_an_epoch_cover_it_and_none_is_empty(size, batch):
     steps = steps_per_epoch(size, batch)
     assert (steps - 1) * batch < size <= steps * batch
 
@@ -172,7 +172,7 @@ def test_a_period_that_is_not_positive_is_refused(t_max):
 
 
 @pytest.mark.parametrize("lengths", [{"warmup_epochs": -1.0}, {"steps_per_epoch": 0}])
-def test_a_length_that_cannot_be_is_refused(lengths):
+def test_an_invalid_length_is_refused(lengths):
     arguments = {"learning_rate": 0.1, "epochs": 2, "steps_per_epoch": 4} | lengths
     with pytest.raises(ValueError, match=next(iter(lengths))):
         make_schedule("cosine", **arguments)

@@ -53,14 +53,14 @@ def test_every_layer_draws_its_own_weights(states):
     assert not np.array_equal(block["conv1"]["kernel"], block["conv2"]["kernel"])
 
 
-def test_streams_and_counts_never_share_a_key():
-    drawn = {
-        jax.random.key_data(draw_key(jax.random.key(seed), stream, count)).tobytes()
+def test_draws_and_counts_never_share_a_key():
+    keys = {
+        jax.random.key_data(draw_key(jax.random.key(seed), draw, count)).tobytes()
         for seed in range(2)
-        for stream in Draw
+        for draw in Draw
         for count in range(10)
     }
-    assert len(drawn) == 2 * 3 * 10
+    assert len(keys) == 2 * 3 * 10
 
 
 def test_a_draw_is_the_same_inside_a_program_and_out():

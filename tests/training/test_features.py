@@ -6,7 +6,8 @@ import pytest
 from jaxcifar.common.errors import FeatureError
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.augment import make_augment, make_normalize
-from jaxcifar.step.freeze import FREEZE_A, FREEZE_B, frozen_batch_norms, label_params, parse_rules
+from jaxcifar.step.freeze import FREEZE_A, FREEZE_B, frozen_batch_norms, label_params
+from jaxcifar.step.freeze_text import parse_rules
 from jaxcifar.step.state import Draw, draw_key
 from jaxcifar.training import features
 from jaxcifar.training.features import cache_features, check_memory, cut_point
@@ -118,7 +119,7 @@ def test_the_estimate_is_what_they_take(variables, data):
 def test_more_than_is_free_is_refused_with_both_figures(variables, monkeypatch):
     monkeypatch.setattr(features, "free_memory", lambda: 2**30)
     assert check_memory(MODEL, variables, "layer1", images=1000, image_size=16)
-    with pytest.raises(FeatureError, match=r"2\.4 GiB, and of the 1\.0 GiB .* at most 80%.*views"):
+    with pytest.raises(FeatureError, match=r"2\.4 GiB, more than 80% of the 1\.0 GiB free: take fewer views"):
         check_memory(MODEL, variables, "layer1", images=10_000_000, image_size=16)
 
 

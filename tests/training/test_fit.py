@@ -397,29 +397,29 @@ def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp
 
 def signal_after(steps, number, monkeypatch, *, in_validation=False):
     """Send this process a signal when the run has done so many steps, in pieces of one."""
-    from jaxcifar.training import epoch, fit
+    from jaxcifar.training import pieces, run
 
-    paces = []
+    asked = []
 
-    def make_allow(layout, interruption):
-        original = real(layout, interruption)
+    def make_allow(layout, signals):
+        original = real(layout, signals)
 
         def allow(count):
-            paces.append(count)
-            if len(paces) == steps + 1:
+            asked.append(count)
+            if len(asked) == steps + 1:
                 os.kill(os.getpid(), number)
-                while not interruption.requested:
+                while not signals.requested:
                     time.sleep(0.001)
             return min(original(count), 1)
 
         return allow
 
-    real = fit.make_allow
-    monkeypatch.setattr(fit, "make_allow", make_allow)
-    monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", 0)
+    real = run.make_allow
+    monkeypatch.setattr(run, "make_allow", make_allow)
+    monkeypatch.setattr(pieces, "SECONDS_PER_PIECE", 0)
 
 
-# The allow is asked at an epoch's beginning, before each of its 3 steps and before its validation;
+# `allow` is asked at an epoch's start, before each of its 3 steps and before its validation;
 # and in the end before the test images are scored.
 @pytest.mark.parametrize(
     "pieces",

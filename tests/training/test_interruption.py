@@ -66,7 +66,7 @@ def test_another_thread_watches_nothing_and_does_not_fail():
 # A compiled program that takes minutes and, like any, lets no Python run in the main thread.
 BUSY = """
 import sys, jax, jax.numpy as jnp
-from jaxcifar.interruption import watch_signals
+from jaxcifar.training.interruption import watch_signals
 spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: (x < 9).all(), jnp.sin, x))
 with watch_signals() as found:
     print("ready", flush=True)

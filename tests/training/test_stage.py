@@ -8,11 +8,12 @@ import pytest
 
 from jaxcifar.common.errors import FeatureError
 from jaxcifar.models.names import named_leaves
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.state import state_shapes
-from jaxcifar.training import features
+from jaxcifar.training import features, run
 from jaxcifar.training.fit import fit
-from jaxcifar.training.plan import check_stages
-from jaxcifar.training.stage import begin_stage, resident_programs, stage_step
+from jaxcifar.training.plan import check_stages, plan_run
+from jaxcifar.training.stage import begin_stage, resident_programs
 from tests.conftest import assert_trees_identical
 from tests.training.test_fit import Stop, numbers, stop_after
 
@@ -60,7 +61,7 @@ def test_a_gpu_is_given_plain_convolutions_of_bfloat16_with_channels_last(
     """The step is lowered for one, which takes none."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     recipe = changed(recipe, stem=stem, dtype="bfloat16", optimizer="muon", bias_scale=16.0)
-    step, _ = stage_step(recipe, 1, None)
+    step = make_stage(recipe).make_train_step()
     state = state_shapes(recipe.make_model(1), recipe.make_optimizer(1), image_size=32)
     batch = {
         "image": jax.ShapeDtypeStruct((40, 32, 32, 3), jnp.uint8),
@@ -159,14 +160,14 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_written(
 def test_the_time_of_caching_counts_for_the_first_epoch(plain, digits, monkeypatch):
     cached = changed(plain, cache_features=True, epochs=1)
     state, _ = fit(changed(plain, epochs=1), digits)
-    stage, _ = begin_stage(cached, digits, state, 1)
+    stage, _ = begin_stage(plan_run(cached, digits), state, 1)
     assert stage.caching_seconds > 0
 
     def slow(*args, **kwargs):
         stage, state = begin_stage(*args, **kwargs)
         return stage._replace(caching_seconds=1000.0), state
 
-    monkeypatch.setattr("jaxcifar.training.fit.begin_stage", slow)
+    monkeypatch.setattr(run, "begin_stage", slow)
     _, history = fit(cached, digits)
     assert history.rows[0]["seconds"] > 1000
     assert history.rows[0]["images_per_second"] < 1

@@ -38,7 +38,7 @@ def conv(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
 
 
-def test_the_layers_are_torchvisions_and_the_relus(everything):
+def test_the_layers_have_torchvisions_names_and_the_relus(everything):
     shapes = {name: x.shape[1:] for name, x in everything.items()}
     stem = dict.fromkeys(("conv1", "bn1", "relu"), (8, 8, 4)) | {"maxpool": (4, 4, 4)}
     inner = ("conv1", "bn1", "relu1", "conv2", "bn2")
@@ -85,10 +85,10 @@ def test_each_layer_follows_from_the_one_before(everything, variables, images):
     close("avgpool", np.mean(everything["layer2"], axis=(1, 2)))
 
 
-def test_layers_come_in_the_order_asked_for(variables, images, everything):
-    found = capture(MODEL, variables, images, ["relu", "conv1"])
-    assert list(found) == ["relu", "conv1"]
-    np.testing.assert_allclose(found["conv1"], everything["conv1"], atol=1e-5)
+def test_layers_come_in_the_requested_order(variables, images, everything):
+    outputs = capture(MODEL, variables, images, ["relu", "conv1"])
+    assert list(outputs) == ["relu", "conv1"]
+    np.testing.assert_allclose(outputs["conv1"], everything["conv1"], atol=1e-5)
 
 
 def test_the_head_of_two_layers_has_names_below_fc():
@@ -120,7 +120,7 @@ def test_an_unknown_layer_is_named_with_the_nearest(layer, nearest, variables, i
 def test_the_three_keras_names_are_layers_of_torchvision(model, last):
     images = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    found = list_layers(model, variables, images)
+    known = list_layers(model, variables, images)
     for keras, name in (
         ("conv1_conv", "conv1"),
         ("conv2_block1_1_conv", "layer1.0.conv1"),
@@ -128,16 +128,16 @@ def test_the_three_keras_names_are_layers_of_torchvision(model, last):
     ):
         assert torchvision_name(model, keras) == name
         assert torchvision_name(model, name) == name
-        assert name in found
-    block = [name for name in found if name.startswith("layer1.1.conv")]
+        assert name in known
+    block = [name for name in known if name.startswith("layer1.1.conv")]
     assert max(block) == f"layer1.1.{last}"
 
 
-def test_a_keras_name_is_kept_in_what_is_captured(variables, images, everything):
-    found = capture(MODEL, variables, images, ["conv2_block1_1_conv", "conv1"])
-    assert list(found) == ["conv2_block1_1_conv", "conv1"]
+def test_the_result_keeps_a_keras_name(variables, images, everything):
+    outputs = capture(MODEL, variables, images, ["conv2_block1_1_conv", "conv1"])
+    assert list(outputs) == ["conv2_block1_1_conv", "conv1"]
     np.testing.assert_allclose(
-        found["conv2_block1_1_conv"], everything["layer1.0.conv1"], atol=1e-5
+        outputs["conv2_block1_1_conv"], everything["layer1.0.conv1"], atol=1e-5
     )
 
 
@@ -150,7 +150,7 @@ def test_two_calls_trace_and_compile_once(variables, images, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(activations, "_outputs", counted)
-    model = MODEL.clone(dropout_rate=0.125)  # one that no other test has captured
+    model = MODEL.clone(dropout_rate=0.125)  # no other test has captured this one
     layers = ["conv1", "layer1.0.relu1"]
     programs = activations._capture._cache_size()
     first = capture(model, variables, images, layers)

@@ -21,25 +21,25 @@ def by_hand(maps, weights):
     """ReLU of the weighted sum over channels, over its maximum: numpy, one image at a time."""
     result = np.zeros(maps.shape[:3])
     for i in range(len(maps)):
-        found = np.maximum(sum(w * maps[i, :, :, c] for c, w in enumerate(weights[i])), 0)
-        result[i] = found / found.max() if found.max() > 0 else 0
+        heat = np.maximum(sum(w * maps[i, :, :, c] for c, w in enumerate(weights[i])), 0)
+        result[i] = heat / heat.max() if heat.max() > 0 else 0
     return result
 
 
-def test_before_the_pooling_the_weights_are_the_heads_over_the_maps_size(images):
+def test_at_the_last_stage_the_weights_are_the_heads_over_the_maps_size(images):
     variables = random_variables(MODEL)
     maps = np.asarray(MODEL.apply(variables, images, train=False, stop="layer2"), np.float64)
     kernel = np.asarray(variables["params"]["fc"]["kernel"], np.float64)
     weights = kernel[:, CLASSES].T / (maps.shape[1] * maps.shape[2])
-    found = grad_cam(MODEL, variables, images, CLASSES, "layer2")
-    assert found.shape == (3, 4, 4)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, by_hand(maps, weights), atol=1e-5)
-    assert np.asarray(found).max(axis=(1, 2)) == pytest.approx(1)
+    heat = grad_cam(MODEL, variables, images, CLASSES, "layer2")
+    assert heat.shape == (3, 4, 4)
+    assert heat.dtype == jnp.float32
+    np.testing.assert_allclose(heat, by_hand(maps, weights), atol=1e-5)
+    assert np.asarray(heat).max(axis=(1, 2)) == pytest.approx(1)
 
 
-def test_inside_the_weights_are_the_logits_slope_along_each_channel(images):
-    """The mean of the gradient over a map is the slope when the whole channel is raised."""
+def test_at_an_inner_layer_the_weights_are_the_logits_slope_along_each_channel(images):
+    """The mean gradient over a map is the slope of the logit as the whole channel is raised."""
     with jax.enable_x64(True):
         model = MODEL.clone(dtype=jnp.float64)
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), random_variables(MODEL))
@@ -52,21 +52,21 @@ def test_inside_the_weights_are_the_logits_slope_along_each_channel(images):
             raised[..., channel] = step
             slope = (logits(maps + raised) - logits(maps - raised)) / (2 * step)
             weights[:, channel] = slope[np.arange(3), CLASSES] / (maps.shape[1] * maps.shape[2])
-        found = grad_cam(model, variables, wide, CLASSES, "layer1")
+        heat = grad_cam(model, variables, wide, CLASSES, "layer1")
     expected = by_hand(maps, weights)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(heat, expected, atol=1e-5)
     assert expected.max(axis=(1, 2)) == pytest.approx(1)
 
 
-def test_where_nothing_speaks_for_a_class_the_map_is_zero(images):
+def test_a_map_without_positive_values_is_zero(images):
     variables = random_variables(MODEL)
     head = variables["params"]["fc"]
     kernel = head["kernel"].at[:, 4].set(-1.0)
     params = {**variables["params"], "fc": {**head, "kernel": kernel}}
-    found = grad_cam(MODEL, {**variables, "params": params}, images, CLASSES, "layer2")
-    assert not found[0].any()
-    assert not found[2].any()
-    assert found[1].max() == 1
+    heat = grad_cam(MODEL, {**variables, "params": params}, images, CLASSES, "layer2")
+    assert not heat[0].any()
+    assert not heat[2].any()
+    assert heat[1].max() == 1
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
@@ -91,16 +91,18 @@ def test_the_default_layer_is_the_last_stage_with_a_map_of_four(stem, side):
 
 
 @pytest.mark.parametrize("child", map_children(MODEL))
-def test_every_child_with_a_map_can_be_explained(child, images):
+def test_every_child_with_maps_can_be_explained(child, images):
     variables = random_variables(MODEL)
     shape = jax.eval_shape(lambda: MODEL.apply(variables, images, train=False, stop=child)).shape
-    found = jax.eval_shape(lambda: grad_cam(MODEL, variables, images, CLASSES, child))
-    assert found.shape == shape[:3]
+    heat = jax.eval_shape(lambda: grad_cam(MODEL, variables, images, CLASSES, child))
+    assert heat.shape == shape[:3]
 
 
 @pytest.mark.parametrize("layer", ["fc", "avgpool", "layer1.0", "layr2"])
 def test_other_layers_are_refused(layer, images):
-    with pytest.raises(ValueError, match=f"a child of the network that has a map, not '{layer}'"):
+    with pytest.raises(
+        ValueError, match=f"a child of the network whose output is maps, not '{layer}'"
+    ):
         grad_cam(MODEL, random_variables(MODEL), images, CLASSES, layer)
 
 

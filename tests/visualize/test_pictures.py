@@ -1,7 +1,5 @@
 import dataclasses
-import importlib.util
 import json
-import sys
 from functools import partial
 
 import jax
@@ -11,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
+from jaxcifar.commands import visualize
 from jaxcifar.common.errors import ImageFileError, RecipeError, RunError
 from jaxcifar.models.pretrained import Preprocessing, export_weights
 from jaxcifar.models.resnet import make_resnet
@@ -18,7 +17,7 @@ from jaxcifar.training.evaluation import evaluate
 from jaxcifar.visualize import pictures
 from jaxcifar.visualize.gradcam import grad_cam, upsample
 from jaxcifar.visualize.images import find_test_image
-from jaxcifar.visualize.network import run_subject, weights_subject
+from jaxcifar.visualize.network import network_of_run, network_of_weights
 from jaxcifar.visualize.pictures import (
     describe_layers,
     draw_activations,
@@ -33,7 +32,7 @@ LAYERS = ["conv1", "layer1.0.conv2"]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What the figures were made of: a list of (arguments, keyword arguments)."""
+    """The calls of the plot functions: a list of (arguments, keyword arguments)."""
     calls = []
     for name in ("plot_activations", "plot_grad_cam", "plot_images", "plot_confusion"):
         original = getattr(pictures, name)
@@ -46,24 +45,24 @@ def drawn(monkeypatch):
     return calls
 
 
-def probabilities_of(subject, images):
-    """Of all images at once, by numpy."""
-    inputs = subject.preprocess(jnp.asarray(images))
-    logits = np.asarray(subject.model.apply(subject.variables, inputs, train=False), np.float64)
+def probabilities_of(network, images):
+    """The probabilities of all images at once, by numpy."""
+    inputs = network.preprocess(jnp.asarray(images))
+    logits = np.asarray(network.model.apply(network.variables, inputs, train=False), np.float64)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 @pytest.fixture
 def probabilities(stored_run, digits):
-    return probabilities_of(run_subject(stored_run), digits.test.images)
+    return probabilities_of(network_of_run(stored_run), digits.test.images)
 
 
-def with_head(subject, change):
+def with_head(network, change):
     """The same network with another head."""
-    params = subject.variables["params"]
+    params = network.variables["params"]
     params = {**params, "fc": jax.tree.map(change, params["fc"])}
-    return dataclasses.replace(subject, variables={**subject.variables, "params": params})
+    return dataclasses.replace(network, variables={**network.variables, "params": params})
 
 
 def test_a_class_name_wins_over_an_index(digits):
@@ -75,7 +74,7 @@ def test_a_class_name_wins_over_an_index(digits):
 @pytest.mark.parametrize(
     ("image", "message"), [("360", "there are 360"), ("shap", "did you mean 'ship'"), ("-1", "-1")]
 )
-def test_an_image_that_is_not_there_is_refused(digits, image, message):
+def test_an_image_that_does_not_exist_is_refused(digits, image, message):
     names = ("ship", *digits.class_names[1:])
     with pytest.raises(RecipeError, match=message):
         find_test_image(dataclasses.replace(digits, class_names=names), image)
@@ -95,11 +94,11 @@ class TestActivations:
             "conv1_conv (conv1)": (16, 16, 4),
             "layer1": (8, 8, 4),
         }
-        said = probabilities[index].argmax()
+        predicted = probabilities[index].argmax()
         assert settings["channels"] == 2
         assert settings["title"] == (
-            f"test image {index}: 8, predicted {said} (p = {probabilities[index, said]:.3f}); "
-            "run run, best checkpoint"
+            f"test image {index}: 8, predicted {predicted} "
+            f"(p = {probabilities[index, predicted]:.3f}); run run, best checkpoint"
         )
 
     def test_any_image_at_any_size(self, stored_run, drawn, tmp_path):
@@ -118,7 +117,7 @@ class TestActivations:
         ]
         assert drawn[0][1]["title"].startswith("photo.jpg, predicted ")
 
-    def test_what_cannot_be_drawn_is_refused_before_anything_is_written(
+    def test_an_invalid_request_is_refused_before_anything_is_written(
         self, stored_run, tmp_path, monkeypatch
     ):
         monkeypatch.chdir(tmp_path)
@@ -130,16 +129,16 @@ class TestActivations:
         out = tmp_path / "x.png"
         for arguments, settings, message in (
             ((["layer1.0.conv3"], "8"), {}, r"did you mean 'layer1\.0\.conv2'.*--list-layers"),
-            ((["fc"], "8"), {}, "puts out a vector"),
+            ((["fc"], "8"), {}, "is a vector, not feature maps"),
             ((["conv1"], "8"), {"out": "x.foo"}, r"end in \.png, not 'x\.foo'"),
             ((["conv1"], "8"), {"out": "folder.png"}, "is a directory"),
             ((["conv1"], "8"), {"channels": 0}, "channels must be at least 1, not 0"),
             ((["conv1"], "8"), {"size": 7}, "size must lie between 8 and 1024 pixels, not 7"),
             ((["conv1"], "8"), {"size": 1025}, "not 1025"),
-            ((["conv1"], "long.png"), {}, "is 1500x30 pixels, and .* give a --size"),
-            ((["conv1"], "flat.png"), {}, "is 30x5 pixels"),
-            ((["conv1"], "long.png"), {"out": "long.png"}, "is the image to be shown"),
-            ((["conv1"], "shap"), {}, "'shap' is no class, index or image file"),
+            ((["conv1"], "long.png"), {}, "has 1500x30 pixels, and .* set --size"),
+            ((["conv1"], "flat.png"), {}, "has 30x5 pixels"),
+            ((["conv1"], "long.png"), {"out": "long.png"}, "is an image to show"),
+            ((["conv1"], "shap"), {}, "'shap' is not a class, an index or an image file"),
             ((["conv1"], "400"), {}, "test image 400 does not exist"),
         ):
             with pytest.raises(RecipeError, match=message):
@@ -159,44 +158,47 @@ class TestActivations:
 
 class TestGradCam:
     def test_the_images_are_not_picked(self, stored_run, digits, drawn):
-        """The untrained network is made sure of what it says."""
-        sure = with_head(run_subject(stored_run), lambda x: 60 * (x - x.mean(-1, keepdims=True)))
-        own = probabilities_of(sure, digits.test.images)[np.arange(360), digits.test.labels]
+        """The untrained network gets a head that makes its predictions confident."""
+        confident_network = with_head(
+            network_of_run(stored_run), lambda x: 60 * (x - x.mean(-1, keepdims=True))
+        )
+        own = probabilities_of(confident_network, digits.test.images)[
+            np.arange(360), digits.test.labels
+        ]
         confident = np.flatnonzero(own >= 0.9)
         assert 4 <= len(confident) < 99
-        path = draw_grad_cam(sure, count=3)
+        path = draw_grad_cam(confident_network, count=3)
         assert path == stored_run / "figures" / "grad_cam.png"
         ((overlays,), settings) = drawn[0]
         assert [o.caption[0].split(":")[0] for o in overlays] == [
             f"test image {index}" for index in confident[:3]
         ]
         assert settings["title"] == (
-            "Grad-CAM of the predicted class at layer1 (8x8), the first 3 test images in the order "
-            "of their index that are predicted correctly with a probability of at least 0.9; run "
-            "run, best checkpoint"
+            "Grad-CAM of the predicted class at layer1 (8x8), the first 3 test images, by index, "
+            "predicted correctly with a probability of at least 0.9; run run, best checkpoint"
         )
-        draw_grad_cam(sure, count=99)
+        draw_grad_cam(confident_network, count=99)
         ((overlays,), settings) = drawn[1]
         assert len(overlays) == len(confident)
-        assert f"{len(confident)} test images, all that are predicted" in settings["title"]
-        assert "(99 were asked for)" in settings["title"]
+        assert f"all {len(confident)} test images predicted correctly" in settings["title"]
+        assert "(99 were requested)" in settings["title"]
 
-    def test_the_map_is_of_the_class_and_layer_asked_for(self, stored_run, digits, drawn):
+    def test_the_map_is_of_the_requested_class_and_layer(self, stored_run, digits, drawn):
         draw_grad_cam(stored_run, images=["8", "5"], target="3", layer="conv1_conv")
         ((overlays,), settings) = drawn[0]
-        subject = run_subject(stored_run)
+        network = network_of_run(stored_run)
         for overlay, image in zip(overlays, ("8", "5"), strict=True):
             pixels = digits.test.images[find_test_image(digits, image)]
-            inputs = subject.preprocess(jnp.asarray(pixels)[None])
-            maps = grad_cam(subject.model, subject.variables, inputs, jnp.array([3]), "conv1")
+            inputs = network.preprocess(jnp.asarray(pixels)[None])
+            maps = grad_cam(network.model, network.variables, inputs, jnp.array([3]), "conv1")
             np.testing.assert_allclose(overlay.heat, upsample(maps, 32, 32)[0], atol=1e-5)
             np.testing.assert_array_equal(overlay.image, pixels)
             assert overlay.caption[2].startswith("map of 3 (p = ")
-        assert "of class 3 at conv1 (16x16), 2 images as named" in settings["title"]
+        assert "of class 3 at conv1 (16x16), 2 images chosen by hand" in settings["title"]
 
-    def test_what_cannot_be_explained_is_refused(self, stored_run):
+    def test_an_invalid_explanation_is_refused(self, stored_run):
         for settings, message in (
-            ({"layer": "layer1.0"}, "a child of the network that has a map, not 'layer1.0'"),
+            ({"layer": "layer1.0"}, "a child of the network whose output is maps, not 'layer1.0'"),
             ({"layer": "fc"}, "not 'fc'"),
             ({"target": "shap"}, "unknown target 'shap'"),
             ({"count": 0}, "count must lie between 1 and 100, not 0"),
@@ -209,29 +211,31 @@ class TestGradCam:
 
 
 class TestScores:
-    def test_mistakes_are_the_surest_wrong_ones(self, stored_run, digits, drawn, probabilities):
+    def test_mistakes_are_the_most_confident_wrong_predictions(
+        self, stored_run, digits, drawn, probabilities
+    ):
         path = draw_mistakes(stored_run, count=5)
         assert path == stored_run / "figures" / "mistakes.png"
         ((images, captions), settings) = drawn[0]
-        labels, said = digits.test.labels, probabilities.argmax(axis=1)
-        wrong = sorted(np.flatnonzero(said != labels), key=lambda i: -probabilities[i].max())
+        labels, predicted = digits.test.labels, probabilities.argmax(axis=1)
+        wrong = sorted(np.flatnonzero(predicted != labels), key=lambda i: -probabilities[i].max())
         assert captions == [
             (
                 f"test image {i}: {labels[i]}",
-                f"predicted {said[i]} (p = {probabilities[i].max():.3f})",
+                f"predicted {predicted[i]} (p = {probabilities[i].max():.3f})",
             )
             for i in wrong[:5]
         ]
         np.testing.assert_array_equal(images, digits.test.images[wrong[:5]])
-        assert f"The 5 most confident mistakes among {len(wrong)} on 360 test" in settings["title"]
+        assert f"The 5 most confident of {len(wrong)} mistakes on 360 test" in settings["title"]
 
     def test_the_confusion_is_counted_drawn_and_written(self, stored_run, digits, probabilities):
         path = draw_confusion(stored_run, out=stored_run / "new" / "c.png")
         assert path.exists()
         numbers = json.loads((stored_run / "new" / "c.json").read_text())
         counts = np.zeros((10, 10), int)
-        for true, said in zip(digits.test.labels, probabilities.argmax(axis=1), strict=True):
-            counts[true, said] += 1
+        for true, predicted in zip(digits.test.labels, probabilities.argmax(axis=1), strict=True):
+            counts[true, predicted] += 1
         assert numbers["confusion"] == counts.tolist()
         assert numbers["per_class_accuracy"] == (np.diag(counts) / counts.sum(axis=1)).tolist()
         assert numbers["accuracy"] == np.trace(counts) / 360
@@ -239,40 +243,43 @@ class TestScores:
         assert numbers["class_names"] == list("0123456789")
         draw_confusion(stored_run, out=stored_run / "new" / "c.png")  # its own may be replaced
 
-    def test_a_run_scored_with_mirror_images_is_drawn_so(self, stored_run, digits, drawn):
+    def test_a_run_scored_with_mirror_images_is_drawn_with_them(self, stored_run, digits, drawn):
         config = stored_run / "config.json"
         settings = json.loads(config.read_text())
         settings["recipe"]["test_mirror"] = True
         config.write_text(json.dumps(settings))
-        subject = run_subject(stored_run)
+        network = network_of_run(stored_run)
         images = digits.test.images
-        likely = np.log(probabilities_of(subject, images)).mean(axis=0)  # or all would be of one
-        subject = with_head(subject, lambda x: x - likely if x.ndim == 1 else x)
-        # The softmax of mean logits is a geometric mean, but for a factor.
-        plain, mirrored = (probabilities_of(subject, x) for x in (images, images[:, :, ::-1]))
-        said = (plain * mirrored).argmax(axis=1)
-        assert (said != plain.argmax(axis=1)).any()
-        draw_confusion(subject)
+        likely = np.log(probabilities_of(network, images)).mean(
+            axis=0
+        )  # otherwise all would be of one class
+        network = with_head(network, lambda x: x - likely if x.ndim == 1 else x)
+        # The softmax of mean logits is a geometric mean, up to a factor.
+        plain, mirrored = (probabilities_of(network, x) for x in (images, images[:, :, ::-1]))
+        predicted = (plain * mirrored).argmax(axis=1)
+        assert (predicted != plain.argmax(axis=1)).any()
+        draw_confusion(network)
         ((confusion, *_), titles) = drawn[0]
         counts = np.zeros((10, 10), int)
-        np.add.at(counts, (digits.test.labels, said), 1)
+        np.add.at(counts, (digits.test.labels, predicted), 1)
         np.testing.assert_array_equal(confusion, counts)
         assert titles["title"].endswith("best checkpoint, mean with the mirror image")
         scored = evaluate(
-            subject.model, subject.variables, digits.test, normalize="half", mirror=True
+            network.model, network.variables, digits.test, normalize="half", mirror=True
         )
         assert np.trace(counts) / 360 == pytest.approx(scored["accuracy"])
-        draw_mistakes(subject, count=1)
-        assert f"among {np.sum(said != digits.test.labels)} on" in drawn[1][1]["title"]
+        draw_mistakes(network, count=1)
+        wrong = np.sum(predicted != digits.test.labels)
+        assert f"of {wrong} mistakes on" in drawn[1][1]["title"]
 
-    def test_counts_never_take_the_place_of_another_file(self, stored_run):
+    def test_counts_never_replace_another_file(self, stored_run):
         before = (stored_run / "config.json").read_bytes()
-        with pytest.raises(RecipeError, match=r"config\.json holds something else"):
+        with pytest.raises(RecipeError, match=r"config\.json exists and holds no confusion matrix"):
             draw_confusion(stored_run, out=stored_run / "config.png")
         assert (stored_run / "config.json").read_bytes() == before
         assert not (stored_run / "config.png").exists()
 
-    def test_another_checkpoint_has_pictures_of_its_own(self, stored_run):
+    def test_each_checkpoint_has_its_own_pictures(self, stored_run):
         assert draw_mistakes(stored_run, which="last").name == "mistakes_last.png"
         path = draw_activations(stored_run, ["conv1"], "8", which=0)
         assert path.name == "activations_8_0.png"
@@ -298,25 +305,27 @@ def weights(tiny, tmp_path):
     return path
 
 
-def test_weights_without_a_run_are_drawn_alike(weights, digits, drawn, tmp_path, monkeypatch):
+def test_weights_without_a_run_are_drawn_the_same_way(
+    weights, digits, drawn, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    subject = weights_subject(weights, architecture="tiny", dataset="digits")
-    path = draw_activations(subject, LAYERS, "8")
+    network = network_of_weights(weights, architecture="tiny", dataset="digits")
+    path = draw_activations(network, LAYERS, "8")
     assert str(path) == "figures/w/activations_8.png"
     assert path.exists()
     assert "weights w.safetensors" in drawn[0][1]["title"]
-    draw_grad_cam(subject, images=["8"], target="6")
+    draw_grad_cam(network, images=["8"], target="6")
     for draw in (draw_confusion, draw_mistakes, draw_grad_cam):
         with pytest.raises(RecipeError, match="7 classes, not those of digits"):
-            draw(subject)
+            draw(network)
 
 
-def test_a_network_gone_astray_is_not_drawn(stored_run):
-    astray = with_head(run_subject(stored_run), lambda x: x * np.nan)
+def test_a_network_with_nan_is_not_drawn(stored_run):
+    broken = with_head(network_of_run(stored_run), lambda x: x * np.nan)
     activations = partial(draw_activations, layers=LAYERS)
     for draw in (draw_confusion, draw_mistakes, draw_grad_cam, activations):
         with pytest.raises(RecipeError, match="is not finite"):
-            draw(astray)
+            draw(broken)
 
 
 def test_every_layer_is_listed_with_its_shape(stored_run):
@@ -333,56 +342,49 @@ def test_every_layer_is_listed_with_its_shape(stored_run):
 
 
 @pytest.fixture
-def script(root, monkeypatch):
-    """scripts/visualize.py in this process."""
-    spec = importlib.util.spec_from_file_location("visualize", root / "scripts" / "visualize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, arguments)])
-        module.main()
-
-    return run
+def command(monkeypatch):
+    """`jaxcifar visualize` in this process."""
+    monkeypatch.setattr(visualize, "enable_compilation_cache", lambda: None)
+    return lambda *arguments: visualize.run("jaxcifar visualize", [*map(str, arguments)])
 
 
-def test_the_script_lists_and_draws(script, stored_run, weights, capsys, tmp_path):
-    script(stored_run, "--list-layers")
+def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
+    command(stored_run, "--list-layers")
     assert "layer1.0.conv1" in capsys.readouterr().out
-    script("--grad-cam", stored_run, "--image", "8", "--layers", "conv1")
+    command("--grad-cam", stored_run, "--image", "8", "--layers", "conv1")
     assert capsys.readouterr().out == f"wrote {stored_run / 'figures' / 'grad_cam.png'}\n"
-    script(stored_run, "--layers", "conv1", "--checkpoint", "last", "--out", tmp_path / "a.png")
+    command(stored_run, "--layers", "conv1", "--checkpoint", "last", "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name a RUN or --weights, one of them"),
-        (("run", "--weights", "x.pth"), "name a RUN or --weights, one of them"),
+        ((), "name either a RUN or --weights"),
+        (("run", "--weights", "x.pth"), "name either a RUN or --weights"),
         (
             ("run", "--mistakes", "--confusion"),
-            "one picture a call, not --mistakes and --confusion",
+            "one drawing a call, not --mistakes and --confusion",
         ),
-        (("run", "--mistakes", "--layers", "conv1"), "--layers is not for --mistakes"),
-        (("run", "--target", "cat"), "--target is not for --activations"),
-        (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam is of one layer"),
+        (("run", "--mistakes", "--layers", "conv1"), "--layers does not apply to --mistakes"),
+        (("run", "--target", "cat"), "--target does not apply to --activations"),
+        (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam takes one layer"),
         (("run", "--list-layers", "--out", "x.png"), "--list-layers prints and writes nothing"),
         (("--weights", "w", "--checkpoint", "last"), "--checkpoint is for a RUN"),
         (("run", "--dataset", "digits"), "--dataset is for --weights; a run knows its own"),
         (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(script, arguments, message, capsys):
+def test_contradicting_options_are_one_line(command, arguments, message, capsys):
     with pytest.raises(SystemExit):
-        script(*arguments)
+        command(*arguments)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("image", ["9" * 5_000, "360", "-1", "\u0663" * 20])
-def test_an_index_that_is_none_is_one_short_error(digits, image):
+def test_an_invalid_index_is_one_short_error(digits, image):
     with pytest.raises(RecipeError) as caught:
         find_test_image(digits, image)
     assert len(str(caught.value)) < 300

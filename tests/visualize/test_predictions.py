@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix as sklearns
+from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import recall_score
 
 from jaxcifar.data import Dataset
@@ -23,7 +23,7 @@ def normalize(images):
     return images.astype(jnp.float32) / 255 - 0.5
 
 
-def test_every_image_has_its_own_probabilities_whatever_the_batch(digits):
+def test_probabilities_do_not_depend_on_the_batch_size(digits):
     variables = random_variables(MODEL)
     part = digits.test.take(np.arange(50))
     logits = np.asarray(
@@ -31,33 +31,33 @@ def test_every_image_has_its_own_probabilities_whatever_the_batch(digits):
     )
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
-    for batch_size in (16, 50, 64):  # a filled-up last batch, one whole, more than there are
+    for batch_size in (16, 50, 64):  # a partial last batch, one batch, more than there are
         programs = predictions.class_probabilities._cache_size()
-        found = predict(MODEL, variables, part, normalize=normalize, batch_size=batch_size)
-        assert found.shape == (50, 10)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        probabilities = predict(MODEL, variables, part, normalize=normalize, batch_size=batch_size)
+        assert probabilities.shape == (50, 10)
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         assert predictions.class_probabilities._cache_size() <= programs + 1
     accuracy = evaluate(MODEL, variables, part, normalize=normalize, batch_size=50)["accuracy"]
-    assert np.mean(found.argmax(axis=1) == part.labels) == pytest.approx(accuracy)
+    assert np.mean(probabilities.argmax(axis=1) == part.labels) == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_are_scikit_learns(seed):
+def test_counts_equal_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     labels, predicted = rng.integers(0, 7, (2, 200)).astype(np.int32)
-    found = confusion_matrix(labels, predicted, 7)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, sklearns(labels, predicted, labels=range(7)))
+    confusion = confusion_matrix(labels, predicted, 7)
+    assert confusion.dtype == np.int64
+    np.testing.assert_array_equal(confusion, sklearn_confusion(labels, predicted, labels=range(7)))
     np.testing.assert_allclose(
-        per_class_accuracy(found), recall_score(labels, predicted, average=None)
+        per_class_accuracy(confusion), recall_score(labels, predicted, average=None)
     )
 
 
 def test_a_class_without_images_has_no_accuracy():
-    found = confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 2]), 4)
-    np.testing.assert_array_equal(per_class_accuracy(found), [0.5, np.nan, 1.0, np.nan])
-    assert found.shape == (4, 4)
+    confusion = confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 2]), 4)
+    np.testing.assert_array_equal(per_class_accuracy(confusion), [0.5, np.nan, 1.0, np.nan])
+    assert confusion.shape == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_a_class_without_images_has_no_accuracy():
     [
         ([0, 4], [0, 0], "labels must lie in 0 to 3"),
         ([0, 1], [0, -1], "predicted must lie in 0 to 3"),
-        ([0, 1], [0], "must be one row"),
+        ([0, 1], [0], "must have one dimension"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(labels, predicted, message):
+def test_labels_that_cannot_be_counted_are_refused(labels, predicted, message):
     with pytest.raises(ValueError, match=message):
         confusion_matrix(np.array(labels), np.array(predicted), 4)
 
 
-def test_mistakes_come_surest_first_and_equals_in_order():
+def test_mistakes_come_most_confident_first_and_equals_in_order():
     probabilities = np.array(
         [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]], np.float32
     )
@@ -84,7 +84,7 @@ def test_mistakes_come_surest_first_and_equals_in_order():
     assert most_confident_mistakes(probabilities, right, 3).tolist() == []
 
 
-def test_an_empty_dataset_is_no_special_case_of_counting():
+def test_an_empty_dataset_can_be_counted_but_not_predicted():
     none = np.zeros(0, np.int32)
     assert confusion_matrix(none, none, 3).tolist() == [[0] * 3] * 3
     with pytest.raises(ValueError, match="no images"):

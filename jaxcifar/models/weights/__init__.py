@@ -1,6 +1,6 @@
-"""Files of weights: PyTorch's and safetensors read, safetensors written, the hub asked.
+"""Weight files: read PyTorch's and safetensors, write safetensors, fetch from the hub.
 
-Importing this imports NumPy and safetensors, and nothing heavier.
+Importing this package imports only NumPy and safetensors.
 """
 
 from jaxcifar.common.errors import WeightsError

@@ -1,4 +1,4 @@
-"""From the bytes in a weight file to NumPy's numbers. Both formats are little-endian."""
+"""Decoding the bytes of a weight file into NumPy arrays. Both formats are little-endian."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ ITEM_SIZE = {
 
 
 def decode(raw: bytes | bytearray, dtype: str) -> NDArray[Any]:
-    """The numbers in `raw`, a flat array that cannot be written to; bfloat16 becomes float32.
+    """The numbers in `raw` as a flat array; bfloat16 becomes float32.
 
-    Several tensors may look at one such array, hence read-only.
+    The array is read-only, because several tensors may be views of it.
     """
-    if dtype == "bfloat16":  # the upper half of a float32, so nothing is rounded
+    if dtype == "bfloat16":  # the upper half of a float32, so the conversion is exact
         numbers: NDArray[Any] = np.left_shift(np.frombuffer(raw, "<u2"), 16, dtype="<u4")
         numbers = numbers.view("<f4")
-    elif dtype == "bool":  # a made-up file may hold other bytes than 0 and 1
+    elif dtype == "bool":  # a forged file may hold bytes other than 0 and 1
         numbers = np.frombuffer(raw, np.uint8) != 0
     else:
         numbers = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"))

@@ -1,8 +1,8 @@
 """Weights from the Hugging Face hub (https://huggingface.co/docs/huggingface_hub).
 
-The hub keeps large files in Git LFS, whose name for a file is its SHA-256: the hub answers a
-question about the file with it (`etag`), and the local cache names its copy by it. So a file is
-checked whether or not the hub can be reached.
+The hub stores large files in Git LFS, which names a file by its SHA-256. The hub reports it as the
+file's `etag`, and the local cache uses it as the name of its copy. So a file can be verified online
+and offline.
 """
 
 import importlib
@@ -21,19 +21,19 @@ from jaxcifar.common.messages import printable
 _log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG = "config.json"
-_MOST_CONFIG = 1 << 20
-_MOST_WEIGHTS = 4 << 30  # as of a local file
+_MAX_CONFIG = 1 << 20
+_MAX_WEIGHTS = 4 << 30  # as for a local file
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A repository's weights in the local cache.
+    """The weights of a repository, in the local cache.
 
     Attributes:
-      path: the file.
-      name: its name in the repository, such as "model.safetensors".
-      sha256: its SHA-256 in hex, which is the one that the hub has for it.
-      config: the repository's config.json; empty if there is none.
+        path: of the file.
+        name: of the file in the repository, such as "model.safetensors".
+        sha256: in hex; verified against the hub's.
+        config: the repository's config.json; empty if there is none.
     """
 
     path: Path
@@ -43,53 +43,53 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _CachedFile:
     path: Path
     name: str
-    sha256: str | None  # what it should be; None where the cache could not make links
+    sha256: str | None  # the expected one; None if the cache could not create links
     online: bool
 
 
 @dataclass(frozen=True)
 class _Repository:
-    """One repository seen through the library, which is not imported before it is needed."""
+    """A repository, and the library to access it, which is imported only when needed."""
 
     hub: Any
     errors: Any
-    given: str
+    requested: str
     name: str
     revision: str | None
 
     @property
-    def way_out(self) -> str:
+    def advice(self) -> str:
         return (
-            f"download {_FILES[0]} from https://huggingface.co/{self.name} where that works, and "
-            "pass its path"
+            f"download {_FILES[0]} from https://huggingface.co/{self.name} on a machine with "
+            "access, and pass its path"
         )
 
 
 def fetch(name: str) -> HubFile:
     """The weights of "owner/repository" or "owner/repository@revision", and their config.json.
 
-    `model.safetensors` is taken, else `pytorch_model.bin`; from the local cache when they are in
-    it, and also if the hub cannot be reached.
+    The file is `model.safetensors` or, if there is none, `pytorch_model.bin`. Files in the local
+    cache are not downloaded again, and are used if the hub cannot be reached.
 
     Raises:
-      WeightsError: the library is missing, there is no such repository or revision, it has neither
-        file, the hub cannot be reached and the cache does not help, or the file has another
-        SHA-256 than it should have.
+        WeightsError: the library is missing, the repository or revision does not exist or has
+            neither file, the hub cannot be reached and the file is not in the cache, or the file's
+            SHA-256 is not the expected one.
     """
     repository = _open(name)
-    found = _find(repository)
-    digest = sha256_of(found.path)
-    if found.sha256 is None:
-        _log.warning("%s: no SHA-256 is known offline; %s was not checked", name, found.path)
-    elif digest != found.sha256:
+    file = _find(repository)
+    digest = sha256_of(file.path)
+    if file.sha256 is None:
+        _log.warning("%s: no SHA-256 is known offline; %s was not verified", name, file.path)
+    elif digest != file.sha256:
         raise WeightsError(
-            f"{found.path.resolve()} has SHA-256 {digest}, where {name} on the hub has "
-            f"{found.sha256}: remove the file and try again."
+            f"{file.path.resolve()} has SHA-256 {digest}, but {name} on the hub has "
+            f"{file.sha256}; remove the file and try again."
         )
-    return HubFile(found.path, found.name, digest, _read_config(repository, found.online))
+    return HubFile(file.path, file.name, digest, _read_config(repository, file.online))
 
 
 def _open(name: str) -> _Repository:
@@ -99,14 +99,14 @@ def _open(name: str) -> _Repository:
         errors = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise WeightsError(
-            f"{name} is no file here, and taking it for a repository of the Hugging Face hub needs "
-            f"the package huggingface_hub ({error}): pip install 'jaxcifar[hub]', or download a "
-            f"file from https://huggingface.co/{repo} and pass its path."
+            f"{name} is not a file, and reading it from the Hugging Face hub needs the package "
+            f"huggingface_hub ({error}): pip install 'jaxcifar[hub]', or download a file from "
+            f"https://huggingface.co/{repo} and pass its path."
         ) from None
     return _Repository(hub, errors, name, repo, revision or None)
 
 
-def _find(repository: _Repository) -> _Found:
+def _find(repository: _Repository) -> _CachedFile:
     errors = repository.errors
     try:
         return _find_online(repository)
@@ -114,74 +114,76 @@ def _find(repository: _Repository) -> _Found:
         raise
     except errors.GatedRepoError:
         raise WeightsError(
-            f"{repository.given} gives its files only to users that have accepted its terms: log "
-            f"in with `hf auth login`, or {repository.way_out}."
+            f"{repository.requested} gives its files only to users that have accepted its terms; "
+            f"log in with `hf auth login`, or {repository.advice}."
         ) from None
     except errors.RepositoryNotFoundError:
         raise WeightsError(
-            f"{repository.given} is no file here, and the Hugging Face hub has no repository "
-            f"{repository.name} (or keeps it private): check the spelling."
+            f"{repository.requested} is not a file, and the Hugging Face hub has no repository "
+            f"{repository.name}, or it is private; check the spelling."
         ) from None
     except errors.RevisionNotFoundError:
         raise WeightsError(
-            f"{repository.name} on the Hugging Face hub has no revision {repository.revision}."
+            f"{repository.name} on the Hugging Face hub has no revision {repository.revision}; "
+            "check the spelling, or leave out the revision."
         ) from None
     except errors.HFValidationError as error:
         raise WeightsError(
-            f"{repository.given} is no file here, and no name on the Hugging Face hub ({error})."
+            f"{repository.requested} is not a file, nor a valid name on the Hugging Face hub "
+            f"({error}); give the path of a file, or owner/name."
         ) from None
-    # The library's HTTP client has changed twice, and each has its own exceptions.
+    # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
-        found = _find_in_cache(repository)
-        if found is None:
-            so = "and its weights are not in the local cache"
-            raise _unreachable(repository, so, error) from error
-        return found
+        cached = _find_in_cache(repository)
+        if cached is None:
+            consequence = "and its weights are not in the local cache"
+            raise _unreachable(repository, consequence, error) from error
+        return cached
 
 
-def _find_online(repository: _Repository) -> _Found:
+def _find_online(repository: _Repository) -> _CachedFile:
     hub, errors = repository.hub, repository.errors
     for name in _FILES:
         try:
             url = hub.hf_hub_url(repository.name, name, revision=repository.revision)
-            about = hub.get_hf_file_metadata(url)
-            size = getattr(about, "size", None) or 0
-            if size > _MOST_WEIGHTS:
+            metadata = hub.get_hf_file_metadata(url)
+            size = getattr(metadata, "size", None) or 0
+            if size > _MAX_WEIGHTS:
                 raise WeightsError(
-                    f"{name} of {repository.given} has {size:,} bytes, where at most "
-                    f"{_MOST_WEIGHTS:,} are read: these are not the weights of a ResNet."
+                    f"{name} of {repository.requested} has {size:,} bytes, more than the limit of "
+                    f"{_MAX_WEIGHTS:,}: these are not the weights of a ResNet."
                 )
             path = hub.hf_hub_download(repository.name, name, revision=repository.revision)
-        except errors.LocalEntryNotFoundError:  # the hub went out of reach between the two
+        except errors.LocalEntryNotFoundError:  # the connection was lost between the two calls
             raise
         except errors.EntryNotFoundError:
             continue
-        if not _is_sha256(about.etag):
+        if not _is_sha256(metadata.etag):
             raise WeightsError(
-                f"The hub has no SHA-256 of {name} in {repository.given}: {repository.way_out}."
+                f"The hub has no SHA-256 of {name} in {repository.requested}; {repository.advice}."
             )
-        return _Found(Path(path), name, about.etag, online=True)
+        return _CachedFile(Path(path), name, metadata.etag, online=True)
     raise WeightsError(
-        f"{repository.given} on the Hugging Face hub has neither {' nor '.join(_FILES)}: download "
-        "the file that has its weights, and pass its path."
+        f"{repository.requested} on the Hugging Face hub has neither {' nor '.join(_FILES)}; "
+        "download the file that has its weights, and pass its path."
     )
 
 
-def _find_in_cache(repository: _Repository) -> _Found | None:
+def _find_in_cache(repository: _Repository) -> _CachedFile | None:
     for name in _FILES:
         path = repository.hub.try_to_load_from_cache(
             repository.name, name, revision=repository.revision
         )
-        if not isinstance(path, str):  # None, or a mark that the repository has no such file
+        if not isinstance(path, str):  # None, or a marker that the repository has no such file
             continue
-        # One link only: the file of that name may be a link in turn, to a store of all caches.
+        # Only the first link has that name; its target may link to a store shared between caches.
         blob = Path(os.readlink(path)).name if os.path.islink(path) else None
-        return _Found(Path(path), name, blob if _is_sha256(blob) else None, online=False)
+        return _CachedFile(Path(path), name, blob if _is_sha256(blob) else None, online=False)
     return None
 
 
 def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
-    """The config.json as a dictionary; empty where there is none, or none that is at hand."""
+    """The config.json as a dictionary; empty if there is none, or offline none in the cache."""
     errors = repository.errors
     try:
         path = repository.hub.hf_hub_download(
@@ -189,27 +191,28 @@ def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
         )
     except errors.EntryNotFoundError as error:
         if online and isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(repository, f"and its {_CONFIG} was not fetched", error) from None
+            consequence = f"and its {_CONFIG} was not downloaded"
+            raise _unreachable(repository, consequence, error) from None
         return {}
     except Exception as error:
-        raise _unreachable(repository, f"and its {_CONFIG} was not fetched", error) from error
+        raise _unreachable(repository, f"and its {_CONFIG} was not downloaded", error) from error
     try:
-        config = read_json(Path(path), _MOST_CONFIG)
+        config = read_json(Path(path), _MAX_CONFIG)
     except Unusable:
         config = None
     if not isinstance(config, dict):
         raise WeightsError(
-            f"{_CONFIG} of {repository.given} is not a JSON object of at most {_MOST_CONFIG:,} "
-            f"bytes: {repository.way_out}."
+            f"{_CONFIG} of {repository.requested} is not a JSON object of at most {_MAX_CONFIG:,} "
+            f"bytes; {repository.advice}."
         )
     return config
 
 
-def _unreachable(repository: _Repository, so: str, error: Exception) -> WeightsError:
+def _unreachable(repository: _Repository, consequence: str, error: Exception) -> WeightsError:
     reason = printable((str(error) or type(error).__name__).splitlines()[0])
     return WeightsError(
-        f"{repository.given} is no file here, the Hugging Face hub could not be reached "
-        f"({reason}), {so}: {repository.way_out}."
+        f"{repository.requested} is not a file, the Hugging Face hub could not be reached "
+        f"({reason}), {consequence}; {repository.advice}."
     )
 
 

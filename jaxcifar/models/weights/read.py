@@ -1,4 +1,4 @@
-"""Weights from wherever they are: a file of either format, or a repository of the hub."""
+"""Read weights from a file of either format, or from a repository of the hub."""
 
 import os
 import re
@@ -15,9 +15,10 @@ from jaxcifar.models.weights.safetensors_file import read_safetensors
 from jaxcifar.models.weights.torch_file import ZIP_START, read_torch
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[A-Za-z0-9_][\w./-]*)?", re.ASCII)
-# Names on the hub may have dots, too (timm/resnet18.a1_in1k), so only these mean a file.
+# A name on the hub may contain a dot too (timm/resnet18.a1_in1k), so only these mean a file.
 _SUFFIXES = (".bin", ".ckpt", ".h5", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".safetensors", ".tar")
-MOST_BYTES = 4 << 30  # a ResNet-50 with its optimizer's state, all in double precision, has 0.6 GB
+# 4 GB: a ResNet-50 with its optimizer state, all in double precision, has 0.6 GB.
+MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class WeightFile:
     """The weights in a file.
 
     Attributes:
-      source: the path or the name on the hub, as given.
-      tensors: by name, in PyTorch's names and layouts. They may be read-only and share memory.
-      metadata: what a safetensors file says about itself. Known here are "mean" and "std" (numbers
-        with spaces between), "size" (pixels), "arch" and "classes"; of a repository on the hub,
-        the first three come from timm's `pretrained_cfg`.
-      sha256: of the file, in hex.
+        source: the path or the name on the hub, as given.
+        tensors: by name, with PyTorch's names and layouts. They may be read-only and share memory.
+        metadata: of a safetensors file. Known keys are "mean" and "std" (numbers separated by
+            blanks), "size" (pixels), "arch" and "classes"; for a repository on the hub, the first
+            three are taken from timm's `pretrained_cfg`.
+        sha256: of the file, in hex.
     """
 
     source: str
@@ -40,14 +41,14 @@ class WeightFile:
 
 
 def read_weights(path_or_name: str | os.PathLike[str]) -> WeightFile:
-    """Reads a file of `torch.save` or of safetensors, or the weights of a repository on the hub.
+    """Read a file in PyTorch's or the safetensors format, or the weights of a hub repository.
 
-    What exists is a file, whose first bytes tell its format. A string such as "owner/name" or
-    "owner/name@revision" that is no path is a repository of the Hugging Face hub. Nothing in a
-    file is run.
+    An existing path is a file; its first bytes tell the format. Otherwise a string such as
+    "owner/name" or "owner/name@revision" is a repository on the Hugging Face hub. No code in a file
+    is run.
 
     Raises:
-      WeightsError: there is no such file, or it cannot be used.
+        WeightsError: there is no such file, or it cannot be used.
     """
     source = os.fspath(path_or_name)
     if os.path.exists(source):
@@ -56,12 +57,12 @@ def read_weights(path_or_name: str | os.PathLike[str]) -> WeightFile:
         return WeightFile(source, tensors, metadata, sha256_of(path))
     if not isinstance(path_or_name, str) or not _is_hub_name(source):
         raise WeightsError(
-            f"There is no file {source!r}: give the path of a .pth or .safetensors file, or "
+            f"There is no file {source!r}; give the path of a .pth or .safetensors file, or "
             "owner/name on the Hugging Face hub."
         )
     file = fetch(source)
     tensors, metadata = _read_file(file.path)
-    return WeightFile(source, tensors, _preprocessing(file.config) | metadata, file.sha256)
+    return WeightFile(source, tensors, preprocessing_metadata(file.config) | metadata, file.sha256)
 
 
 def _is_hub_name(text: str) -> bool:
@@ -71,7 +72,7 @@ def _is_hub_name(text: str) -> bool:
 def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if path.is_dir():
         raise WeightsError(f"{path} is a directory: give the path of a file in it.")
-    if not path.is_file():  # a pipe would wait, a device never end
+    if not path.is_file():  # reading a pipe would block, reading a device would never end
         raise WeightsError(f"{path} is a pipe, a device or the like: give the path of a file.")
     try:
         size = path.stat().st_size
@@ -79,40 +80,40 @@ def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             start = file.read(32)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
-    if size > MOST_BYTES:
-        raise WeightsError(f"{path} has {size:,} bytes, where at most {MOST_BYTES:,} are read.")
-    # First, as the length that a safetensors file begins with may look like a pickle.
+    if size > MAX_BYTES:
+        raise WeightsError(f"{path} has {size:,} bytes, more than the limit of {MAX_BYTES:,}.")
+    # Checked first: the length at the start of a safetensors file may look like a pickle.
     if start[8:9] == b"{":
         return read_safetensors(path)
     if start.startswith((ZIP_START, b"\x80")):
         return read_torch(path), {}
     raise WeightsError(
-        f"{path} is neither a safetensors file nor one of torch.save (it begins with "
-        f"{start!r}); fetch it again."
+        f"{path} is neither a safetensors file nor written by torch.save (it begins with "
+        f"{start!r}); download it again."
     )
 
 
-def _preprocessing(config: dict[str, Any]) -> dict[str, str]:
-    """What timm's config.json says about the images, as far as it is well formed.
+def preprocessing_metadata(config: dict[str, Any]) -> dict[str, str]:
+    """The well-formed ones of "mean", "std" and "size" in timm's config.json, as metadata.
 
-    Older ones have the entries of `pretrained_cfg` at the top.
+    In older files the entries of `pretrained_cfg` are at the top level.
     """
-    about = config.get("pretrained_cfg", config)
-    if not isinstance(about, dict):
+    entries = config.get("pretrained_cfg", config)
+    if not isinstance(entries, dict):
         return {}
-    found = {
-        key: " ".join(repr(float(number)) for number in about[key])
+    metadata = {
+        key: " ".join(repr(float(number)) for number in entries[key])
         for key in ("mean", "std")
-        if _are_numbers(about.get(key))
+        if _are_numbers(entries.get(key))
     }
-    size = about.get("input_size")
+    size = entries.get("input_size")
     if _are_numbers(size) and size[1] == size[2] > 0 and type(size[1]) is int:
-        found["size"] = str(size[1])
-    return found
+        metadata["size"] = str(size[1])
+    return metadata
 
 
 def _are_numbers(value: Any) -> TypeGuard[list[float]]:
-    """Whether it is a list of three numbers, none of them absurd."""
+    """Whether the value is a list of three numbers below a million."""
     return (
         isinstance(value, list)
         and len(value) == 3

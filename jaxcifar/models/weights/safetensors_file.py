@@ -1,4 +1,4 @@
-"""safetensors files (https://github.com/huggingface/safetensors), through their own library."""
+"""safetensors files (https://github.com/huggingface/safetensors), by way of their own library."""
 
 import errno
 import os
@@ -30,16 +30,16 @@ _NUMPY_NAMES = {
     "BOOL": "bool",
 }
 _BFLOAT16 = "BF16"
-_MOST_HEADER = 4 << 20  # bytes; ResNet-152's has 0.1 MB, and Python takes 20 times as much
-_METADATA = "__metadata__"  # the format's own name among those of tensors
+_MAX_HEADER = 4 << 20  # bytes; ResNet-152's has 0.1 MB, and parsing takes 20 times as much
+_METADATA = "__metadata__"  # a key reserved by the format
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The tensors by name, and the metadata; bfloat16 becomes float32.
 
     Raises:
-      WeightsError: the file is damaged or something else, or holds a kind of number that NumPy
-        does not have.
+        WeightsError: the file is damaged, is not a safetensors file, or has numbers of a type that
+            NumPy lacks.
     """
     try:
         _check_header(path)
@@ -50,11 +50,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
                 if kind not in _NUMPY_NAMES and kind != _BFLOAT16:
                     raise WeightsError(
                         f"{path} holds {name!a} as {kind} numbers, which cannot be read here; "
-                        "store it as float32."
+                        "save it as float32."
                     )
             metadata = dict(file.metadata() or {})
             plain = {name: file.get_tensor(name) for name in names if kinds[name] != _BFLOAT16}
-        # NumPy has no bfloat16, which the library therefore gives as bytes only, of all tensors.
+        # NumPy has no bfloat16, so the library only returns bytes, and only for all tensors.
         raw = dict(deserialize(path.read_bytes())) if _BFLOAT16 in kinds.values() else {}
         halves = {
             name: decode(raw[name]["data"], "bfloat16").reshape(raw[name]["shape"])
@@ -63,10 +63,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
         }
     except WeightsError:
         raise
-    except Exception as error:  # the library's own, and NumPy's about shapes it cannot have
+    except Exception as error:  # of the library, and of NumPy for impossible shapes
         raise WeightsError(
             f"{path} cannot be read as a safetensors file ({printable(str(error))}); it is damaged "
-            "or something else, so fetch it again."
+            "or not such a file, so download it again."
         ) from error
     tensors = plain | halves
     return {name: tensors[name] for name in names}, metadata
@@ -75,7 +75,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
 def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > _MOST_HEADER:
+    if size > _MAX_HEADER:
         raise ValueError(f"header too large, {size:,} bytes")
 
 
@@ -86,25 +86,25 @@ def write_safetensors(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes arrays by name; the file appears complete or not at all.
+    """Write arrays by name; the file appears complete or not at all.
 
     Raises:
-      WeightsError: the path is taken (and `overwrite` is not given), or something in the arguments
-        cannot be stored. Nothing is changed.
-      OSError: the folder cannot be written.
+        WeightsError: the file exists and `overwrite` is not set, or an argument cannot be stored.
+            Nothing is changed.
+        OSError: the folder cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a directory: give the path of a file in it.")
     if path.exists() and not overwrite:
         raise WeightsError(
-            f"{path} exists: choose another path, or have it replaced (overwrite=True, --overwrite)"
+            f"{path} exists: choose another path, or replace it with overwrite=True (--overwrite)"
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
-        raise WeightsError(f"{path}: metadata is stored as strings; got {texts!r}.")
+        raise WeightsError(f"{path}: keys and values of metadata must be strings, not {texts!r}.")
     arrays = {name: _storable(path, name, array) for name, array in tensors.items()}
     try:
         data = save(arrays, texts)
@@ -122,10 +122,12 @@ def write_safetensors(
 
 
 def _storable(path: Path, name: Any, array: Any) -> NDArray[Any]:
-    """The array as the library needs it: it writes memory as it lies, whatever the strides."""
+    """The array in C order and little-endian: the library ignores strides and byte order."""
     if not isinstance(name, str) or name == _METADATA:
-        raise WeightsError(f"{path}: {name!r} cannot be the name of a tensor.")
+        raise WeightsError(f"{path}: a tensor cannot be named {name!r}.")
     array = np.asarray(array)
     if array.dtype.name not in _NUMPY_NAMES.values():
-        raise WeightsError(f"{path}: {name!r} has numbers of {array.dtype.name}; store float32.")
+        raise WeightsError(
+            f"{path}: {name!r} has dtype {array.dtype.name}, which cannot be stored; use float32."
+        )
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")

@@ -1,4 +1,4 @@
-"""The course report again, from one call: a plan, a loop that runs it, and one page of results."""
+"""The whole course report from one call: a plan, a loop that runs it, and a page of results."""
 
 from jaxcifar.studies.reproduction.loop import describe_plan, reproduce
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings

@@ -1,4 +1,4 @@
-"""Runs against each other: accuracy against time."""
+"""A plot of accuracy against training time, in which every point has its label."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.text import Text as TextArtist
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -36,9 +37,10 @@ def plot_comparison(
 
     Args:
         ours: filled markers.
-        others: hollow markers, of runs on another machine; their times compare among themselves.
-        title: above it.
-        ours_label, others_label: what the two are, for the legend.
+        others: hollow markers, for runs on another machine; their times are comparable only with
+            each other.
+        title: above the plot.
+        ours_label, others_label: for the legend.
     """
     figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -55,62 +57,75 @@ def plot_comparison(
     axes.set_xlabel("training time (minutes, logarithmic)")
     axes.set_ylabel("test accuracy (fraction)")
     times = [p.minutes for points, *_ in groups for p in points]
-    axes.set_xlim(min(times) / 2, max(times) * 2)  # room for labels, and a tick in any case
+    axes.set_xlim(min(times) / 2, max(times) * 2)  # room for labels, and for at least one tick
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.16)
     axes.grid(alpha=0.3)
-    # Under the plot, where it can hide no point.
+    # Below the plot, where it cannot hide a point.
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     _label_points(axes, [(p, c) for points, _, c, _ in groups for p in points])
     return figure
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[ComparisonPoint, str]]) -> None:
-    """Write each label beside its point, or at the end of a line from it, in the first place where
-    neither hides anything.
+    """Write each label next to its point, or at the end of a line from it: at the first position
+    where neither label nor line hides anything.
     """
     canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
-    canvas.draw()  # the layout has to be known before sizes on it are
+    canvas.draw()  # sizes are known only after the layout
     renderer = canvas.get_renderer()
     centres = axes.transData.transform([(p.minutes, p.accuracy) for p, _ in points])
     inside = axes.get_window_extent(renderer)
-    points_at = [_square(centre, 7) for centre in centres]
+    markers = [_square(centre, 7) for centre in centres]
     taken: list[Bbox] = []
-    for (point, color), centre, own in zip(points, centres, points_at, strict=True):
-        hidden = [*taken, *(box for box in points_at if box is not own)]
-        # Where so many coincide that a line must cross another's point, it may.
-        for strict, (distance, angle) in itertools.product((True, False), _PLACES):
-            across, up = distance * np.cos(angle), distance * np.sin(angle)
-            label = axes.annotate(
-                point.label,
-                (point.minutes, point.accuracy),
-                xytext=(across, up),
-                textcoords="offset points",
-                ha=_SIDE[np.sign(round(across))],
-                va=_LEVEL[np.sign(round(up))],
-                fontsize=9,
-                color=color,
-                arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkB": 4},
-            )
-            label.update_positions(renderer)
-            box = TextArtist.get_window_extent(label, renderer)  # without the line to the point
-            end = np.array([across, up]) * axes.figure.dpi / 72
-            line = [_square(centre + share * end, 1) for share in np.linspace(0, 1, 25)]
-            # A label that touches another point could be taken for that one's.
+    for (point, color), centre, marker in zip(points, centres, markers, strict=True):
+        hidden = [*taken, *(box for box in markers if box is not marker)]
+        # If so many points coincide that a line must cross another marker, it may.
+        for strict, position in itertools.product((True, False), _POSITIONS):
+            label, box, line = _annotate(axes, point, color, centre, position, renderer)
+            # A label that touches another point could be taken for that point's.
             free = inside.contains(*box.min) and inside.contains(*box.max)
             free = free and not box.padded(6 if strict else 0).count_overlaps(hidden)
             if free and not (strict and any(part.count_overlaps(hidden) for part in line)):
                 break
             label.remove()
-        else:  # no room anywhere: better on top of another than not at all
+        else:  # no free position: better on top of another label than missing
             axes.annotate(point.label, (point.minutes, point.accuracy), fontsize=9, color=color)
-        taken += [box, *(part for part in line if strict and not part.overlaps(own))]
+        taken += [box, *(part for part in line if strict and not part.overlaps(marker))]
 
 
-# From the point outwards, right and left first: (distance in points, angle).
-_PLACES = [
+def _annotate(
+    axes: Axes,
+    point: ComparisonPoint,
+    color: str,
+    centre: NDArray[np.floating],
+    position: tuple[int, float],
+    renderer: RendererAgg,
+) -> tuple[Annotation, Bbox, list[Bbox]]:
+    """Add a label with its line; returns it, its box and the boxes along the line."""
+    distance, angle = position
+    across, up = distance * np.cos(angle), distance * np.sin(angle)
+    label = axes.annotate(
+        point.label,
+        (point.minutes, point.accuracy),
+        xytext=(across, up),
+        textcoords="offset points",
+        ha=_SIDE[np.sign(round(across))],
+        va=_LEVEL[np.sign(round(up))],
+        fontsize=9,
+        color=color,
+        arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkB": 4},
+    )
+    label.update_positions(renderer)
+    box = TextArtist.get_window_extent(label, renderer)  # without the line to the point
+    end = np.array([across, up]) * axes.figure.dpi / 72
+    return label, box, [_square(centre + share * end, 1) for share in np.linspace(0, 1, 25)]
+
+
+# Outwards from the point, right and left first: (distance in points, angle).
+_POSITIONS = [
     (distance, np.pi * eighths / 8)
     for distance in (10, 18, 28, 40, 54, 70, 90, 115, 145)
     for eighths in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11)

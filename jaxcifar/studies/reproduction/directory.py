@@ -1,13 +1,13 @@
-"""The directory of a report: which files it holds, what has run in it, and the page of that.
+"""The directory of a report: which files it holds, what has run in it, and its page.
 
 ::
 
-    plan.json    the mark that the directory is ours, its scale, the options by which each item was
-                 asked for, and what failed and why
-    runs/        a run directory for each run of the plan, see `run_files`
+    plan.json    marks the directory as a report's; its scale, the options with which each item was
+                 requested, and why items failed
+    runs/        a run directory for each run of the plan, see `runs.directory`
     pictures/
-    index.html   the page, which needs none of the others
-    report.md    the same
+    index.html   the page, in one file
+    report.md    the same page
 """
 
 import json
@@ -18,33 +18,34 @@ from pathlib import Path
 from typing import get_args
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import Shape, write_atomically
+from jaxcifar.common.files import write_atomically
+from jaxcifar.common.json_shape import Shape
 from jaxcifar.common.messages import printable
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
-from jaxcifar.runs.directory import RunDirectory, check_shape, read_object
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
+from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.reproduction.drawings import (
     Drawing,
     comparison_drawing,
     confusion_drawing,
     curve_drawing,
-    gallery_drawings,
     pictures,
 )
-from jaxcifar.studies.reproduction.page import Picture, to_html, to_markdown
-from jaxcifar.studies.reproduction.plan import MOST_SEEDS, PLAN, Item, Settings
-from jaxcifar.studies.reproduction.report import (
+from jaxcifar.studies.reproduction.entries import (
     NOT_RUN,
     Entry,
     Gallery,
     Report,
-    Run,
     Scale,
     SweepEntry,
-    build_page,
-    read_run,
 )
+from jaxcifar.studies.reproduction.galleries import GALLERIES, gallery_drawings
+from jaxcifar.studies.reproduction.page import Picture, to_html, to_markdown
+from jaxcifar.studies.reproduction.plan import MAX_SEEDS, PLAN, Item, Settings
+from jaxcifar.studies.reproduction.report import build_page
+from jaxcifar.studies.reproduction.stored_run import complete_run
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 
 _MADE_BY = "jaxcifar reproduce"
@@ -54,34 +55,16 @@ _MARK: Shape = {
     "asked?": {"*": {"*": (str, int)}},
     "failed?": {"*": str},
 }
-_GALLERIES = {
-    "activations": (
-        "What layers put out",
-        "An early convolution, the first of the first block and a later one of its stage, each "
-        "before its BatchNorm, as the course report showed them; at the size trained on, and "
-        "enlarged, where the maps have more pixels to show. Each row has a grey scale of its own, "
-        "printed above it.",
-    ),
-    "grad_cam": (
-        "Where the network looks (Grad-CAM)",
-        "The regions whose features speak for the predicted class. No image was picked: the rule "
-        "by which they were chosen is in the title.",
-    ),
-    "mistakes": (
-        "Most confident mistakes",
-        "The test images on which the network is wrong with the highest probability.",
-    ),
-}
 
 
 @dataclass
 class Mark:
-    """What plan.json says.
+    """The contents of plan.json.
 
     Attributes:
-        scale, seed: the directory's; a call with others is refused.
-        asked: id of an item -> the options it was last asked for by, see `Settings.options`; of
-            seeds the most that were ever asked for.
+        scale, seed: of the directory; a call with others is refused.
+        asked: id of an item -> the options with which it was last requested, see
+            `Settings.options`; of seeds, the largest number ever requested.
         failed: id of an item -> why it did not run when it was last tried.
     """
 
@@ -91,24 +74,24 @@ class Mark:
     failed: dict[str, str] = field(default_factory=dict)
 
     def seeds(self, item: str) -> int:
-        """The most runs of an item that were asked for."""
+        """The largest number of runs of an item that was requested."""
         return int(self.asked.get(item, {}).get("seeds", 1))
 
     def ask(self, item: str, settings: Settings) -> None:
-        """Note that an item is asked for."""
+        """Record that an item is requested."""
         seeds = max(self.seeds(item), settings.seeds)
         self.asked[item] = settings.options() | ({"seeds": seeds} if seeds > 1 else {})
 
 
 @dataclass(frozen=True)
 class ReportDirectory:
-    """A report's directory and the plan it follows."""
+    """The directory of a report, and the plan it follows."""
 
     path: Path
     plan: Sequence[Item] = PLAN
 
     def open(self, settings: Settings, chosen: Iterable[Item]) -> Mark:
-        """The mark of the report here, or a new one, with what is asked for; nothing is written.
+        """Read the mark, or make a new one, and add the request to it; nothing is written.
 
         Raises:
             RunError: the directory holds something else, or a report at another scale or seed.
@@ -119,37 +102,37 @@ class ReportDirectory:
         if mark is None:
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise RunError(
-                    f"{self.path} is not empty and holds no report (no plan.json): it is left as "
-                    "it is; choose another --out"
+                    f"{self.path} is not empty and holds no report (no plan.json); nothing was "
+                    "changed: choose another --out"
                 )
             mark = Mark(settings.scale, settings.seed)
         for name in ("scale", "seed"):
-            theirs, wanted = getattr(mark, name), getattr(settings, name)
-            if theirs != wanted:
+            stored, requested = getattr(mark, name), getattr(settings, name)
+            if stored != requested:
                 raise RunError(
-                    f"{self.path} was made with --{name} {theirs}, not {wanted}: go on with "
-                    f"--{name} {theirs}, or choose another --out"
+                    f"{self.path} was made with --{name} {stored}, not {requested}: continue with "
+                    f"--{name} {stored}, or choose another --out"
                 )
         for item in chosen:
             mark.ask(item.name, settings)
         return mark
 
     def read_mark(self) -> Mark | None:
-        """The mark, or None where there is none.
+        """The mark, or None if there is none.
 
         Raises:
-            RunError: plan.json is damaged or of another program.
+            RunError: plan.json is damaged or belongs to another program.
         """
         file = self.path / "plan.json"
         if not file.is_file():
             return None
         values = read_object(file)
         if values.pop("made_by", None) != _MADE_BY:
-            raise RunError(f"{file} is another program's: choose another --out")
+            raise RunError(f"{file} belongs to another program: choose another --out")
         check_shape(values, _MARK, file)
-        if "seeds" in values:  # the first form: one number, whatever item it was asked for
+        if "seeds" in values:  # the first version: one number for all items
             values.pop("seeds")
-            values["asked"] = {item.name: self._seeds_begun(item) for item in self.plan}
+            values["asked"] = {item.name: self._seeds_started(item) for item in self.plan}
         try:
             mark = Mark(**values)
         except TypeError as error:
@@ -157,7 +140,7 @@ class ReportDirectory:
                 f"{file} is damaged ({printable(str(error))}): choose another --out"
             ) from None
         seeds = [options.get("seeds", 1) for options in mark.asked.values()]
-        if mark.scale not in get_args(Scale) or any(s not in range(MOST_SEEDS + 1) for s in seeds):
+        if mark.scale not in get_args(Scale) or any(s not in range(MAX_SEEDS + 1) for s in seeds):
             raise RunError(f"{file} is damaged (its scale or seeds): choose another --out")
         return mark
 
@@ -172,28 +155,28 @@ class ReportDirectory:
         suffix = "" if seed == first_seed else f"-seed{seed}"
         return self.path / "runs" / (item.name + suffix)
 
-    def _seeds_begun(self, item: Item) -> dict[str, str | int]:
-        found = [path.name for path in (self.path / "runs").glob(f"{item.name}-seed*")]
-        return {"seeds": len(found) + 1} if found else {}
+    def _seeds_started(self, item: Item) -> dict[str, str | int]:
+        later = len(list((self.path / "runs").glob(f"{item.name}-seed*")))
+        return {"seeds": later + 1} if later else {}
 
     def command(self, mark: Mark) -> str:
-        """What to type for the same page: a line for each set of options asked for."""
+        """The commands that make the same page: a line for each set of requested options."""
         groups: dict[tuple[tuple[str, str | int], ...], list[str]] = {}
         for item in self.plan:
             if item.name in mark.asked:
                 key = tuple(mark.asked[item.name].items())
-                # The group of the last pictures comes last: they are drawn from all the runs.
+                # The group of the last pictures comes last: they are drawn from all runs.
                 groups[key] = [*groups.pop(key, []), item.name]
-        start = ["python", "scripts/reproduce.py", "--scale", mark.scale]
+        start = ["jaxcifar", "reproduce", "--scale", mark.scale]
         start += ["--seed", str(mark.seed)] if mark.seed else []
         name = self.path.resolve().name
         start += ["--out", name] if name != "report" else []
         lines = []
         for key, names in (groups or {(): [item.name for item in self.plan]}).items():
             others = [item.name for item in self.plan if item.name not in names]
-            part = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
+            chosen = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
             options = [word for option, value in key for word in (f"--{option}", str(value))]
-            lines.append(shlex.join([*start, *options, *(part if others else [])]))
+            lines.append(shlex.join([*start, *options, *(chosen if others else [])]))
         return "\n".join(lines)
 
     def members(self, item: Item) -> list[tuple[float, Path]]:
@@ -202,7 +185,7 @@ class ReportDirectory:
         return [(value, folder / f"{item.swept}={value}") for value in item.values]
 
     def shared_run(self, item: Item, recipe: Recipe | None = None) -> Path | None:
-        """The complete member of a sweep that an item is, if there is one (of that recipe)."""
+        """The run of a sweep that serves for an item, if it is complete (and has that recipe)."""
         for sweep in self.plan:
             if item.member is None or sweep.name != item.member[0]:
                 continue
@@ -212,7 +195,7 @@ class ReportDirectory:
         return None
 
     def entries(self) -> tuple[Entry, ...]:
-        """The runs of the plan, whatever there is of each."""
+        """The runs of the plan, whether they have run or not."""
         mark = self.read_mark() or Mark()
         return tuple(self._entry(item, mark) for item in self.plan if item.kind == "run")
 
@@ -222,24 +205,23 @@ class ReportDirectory:
         complete = [entry for entry in entries if entry.complete()]
         if item.name == "confusion":
             mark = self.read_mark() or Mark()
-            # Each takes the network over the test set again: of a smoke run those suffice.
-            own = [entry for entry in complete if entry.preset == entry.faithful]
-            drawn = complete if mark.scale == "full" else own
-            return [confusion_drawing(folder, entry) for entry in drawn]
+            # Each predicts the whole test set again; in a smoke run, those of the report suffice.
+            if mark.scale != "full":
+                complete = [entry for entry in complete if entry.preset == entry.faithful]
+            return [confusion_drawing(folder, entry) for entry in complete]
         if item.name == "compare":
-            known = any(entry.compared for entry in complete)
-            return [comparison_drawing(folder, entries)] if known else []
+            comparable = any(entry.compared for entry in complete)
+            return [comparison_drawing(folder, entries)] if comparable else []
         return gallery_drawings(item.name, folder, entries)
 
     def curves(self) -> list[Drawing]:
-        """The curves of every run that has an epoch."""
+        """The curves of every run that has finished an epoch."""
         paths = [path for entry in self.entries() for path in entry.paths]
         paths += [p for item in self.plan if item.values for _, p in self.members(item)]
-        begun = [path for path in dict.fromkeys(paths) if _has_curves(path)]
-        return [self._curve(path) for path in begun]
+        return [self._curve(path) for path in dict.fromkeys(paths) if _has_curves(path)]
 
     def read_report(self) -> Report:
-        """What there is of the plan."""
+        """Everything the page shows, as it is now."""
         mark = self.read_mark() or Mark()
         items = {item.name: item for item in self.plan}
         sweeps = [item for item in self.plan if item.kind == "sweep"]
@@ -251,17 +233,17 @@ class ReportDirectory:
             comparison=compared[0] if compared else None,
             galleries=tuple(
                 self._gallery(items[name], title, text, mark)
-                for name, (title, text) in _GALLERIES.items()
+                for name, (title, text) in GALLERIES.items()
                 if name in items
             ),
             command=self.command(mark),
         )
 
     def write_page(self) -> Path:
-        """Draw what costs nothing (curves, the comparison) and write index.html and report.md."""
+        """Draw the curves and the comparison, which is cheap; write index.html and report.md."""
         compared = [item for item in self.plan if item.name == "compare"]
-        free = [*self.curves(), *(d for item in compared for d in self.drawings(item))]
-        for drawing in free:
+        cheap = [*self.curves(), *(d for item in compared for d in self.drawings(item))]
+        for drawing in cheap:
             if not drawing.is_done():
                 drawing.make()
         page = build_page(self.read_report())
@@ -270,7 +252,7 @@ class ReportDirectory:
         return self.path / "index.html"
 
     def describe(self) -> str:
-        """The plan, a line an item, with what there is of it."""
+        """The plan, one line per item, with its state."""
         states = {entry.name: entry.state() for entry in self.entries()}
         for item in self.plan:
             if item.kind == "sweep":
@@ -296,7 +278,7 @@ class ReportDirectory:
         drawings = [self._curve(path) for path in paths]
         title = item.title
         if item.member is not None and first != self.run_path(item, mark.seed, mark.seed):
-            title += f" The run is that of {item.member[0]} with {item.member[1]}."
+            title += f" This is the run of {item.member[0]} with {item.member[1]}."
         entry = Entry(
             item.name,
             title,
@@ -315,7 +297,8 @@ class ReportDirectory:
         assert item.swept is not None
         assert item.preset is not None
         plot = self.path / "runs" / item.name / "figures" / "sweep.png"
-        drawn = [Picture(plot, f"Accuracy against {item.swept}", f"Accuracy against {item.swept}.")]
+        text = f"Accuracy against {item.swept}"
+        drawn = (Picture(plot, text, f"{text}."),) if plot.is_file() else ()
         return SweepEntry(
             item.name,
             f"{item.title} {_how(self.path / 'runs' / item.name)}".strip(),
@@ -323,8 +306,7 @@ class ReportDirectory:
             item.swept,
             tuple(self.members(item)),
             mark.failed.get(item.name),
-            tuple(p for p in drawn if p.path.is_file())
-            + pictures(self._curve(path) for _, path in self.members(item)),
+            drawn + pictures(self._curve(path) for _, path in self.members(item)),
         )
 
     def _gallery(self, item: Item, title: str, text: str, mark: Mark) -> Gallery:
@@ -337,27 +319,18 @@ class ReportDirectory:
         return Gallery(title, text, drawn, missing)
 
 
-def complete_run(path: Path) -> Run | None:
-    """The run in a directory, if it is complete; a damaged one is not."""
-    try:
-        run = read_run(path)
-    except RunError:
-        return None
-    return None if run is None or run.summary is None else run
-
-
 def _how(sweep: Path) -> str:
-    """How a sweep ran, and why so."""
-    files = SweepDirectory(sweep)
-    if not files.holds_sweep():
+    """How a sweep ran, and why."""
+    sweep_dir = SweepDirectory(sweep)
+    if not sweep_dir.holds_sweep():
         return ""
-    description = files.read()
+    description = sweep_dir.read()
     form = "as one program" if description["mode"] == "vmap" else "one after another"
     return f"The members ran {form}: {description['why']}."
 
 
 def _has_curves(path: Path) -> bool:
-    """Whether a run has an epoch, and what is drawn of each."""
+    """Whether a run has finished an epoch, and has the drawn values for all of them."""
     try:
         history = RunDirectory(path).read_history()
         return bool(history.rows) and all(history.column(name) for name in DRAWN)

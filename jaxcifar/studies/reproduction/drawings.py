@@ -1,6 +1,7 @@
-"""The pictures of a report: what is drawn from which run, and what the page says of it."""
+"""The pictures of a report: what each is drawn from, and what the page says about it."""
 
 import os
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,30 +11,20 @@ from tempfile import TemporaryDirectory
 from jaxcifar.common.figure import save_figure
 from jaxcifar.runs.curves import plot_curves
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.studies.reproduction.comparison import plot_comparison
+from jaxcifar.studies.reproduction.comparison import ComparisonPoint, plot_comparison
+from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.studies.reproduction.page import Picture
-from jaxcifar.studies.reproduction.report import Entry, comparison_points
-from jaxcifar.visualize.pictures import (
-    REPORT_LAYERS,
-    draw_activations,
-    draw_confusion,
-    draw_grad_cam,
-    draw_mistakes,
-)
-
-# Which run the galleries look into, if it is complete; else the first complete one.
-LOOKED_INTO = "finetune"
-LARGE = 224  # pixels; what ImageNet networks are used to
+from jaxcifar.visualize.pictures import draw_confusion
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture to be made, and what the page says of it.
+    """A picture to draw, and what the page says about it.
 
     Attributes:
         path: the PNG.
-        alt, caption: as of `page.Picture`.
-        source: the file it is made from; once that is newer, the picture is stale.
+        alt, caption: as in `page.Picture`.
+        source: the file it is drawn from; if that is newer, the picture is stale.
         draw: called with `out` and `data_dir`.
     """
 
@@ -44,83 +35,24 @@ class Drawing:
     draw: Callable[..., object]
 
     def is_done(self) -> bool:
-        """Whether it is there and up to date."""
+        """Whether the picture exists and is up to date."""
         if not self.path.is_file():
             return False
-        made = self.path.stat().st_mtime_ns
-        return self.source is None or self.source.stat().st_mtime_ns <= made
+        drawn = self.path.stat().st_mtime_ns
+        return self.source is None or self.source.stat().st_mtime_ns <= drawn
 
     def make(self, data_dir: str | Path | None = None) -> None:
-        """Draw it; killed at any point, the old picture or none is there."""
+        """Draw the picture; a process killed meanwhile leaves the old picture or none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=self.path.parent) as temporary:
             self.draw(out=Path(temporary) / self.path.name, data_dir=data_dir)
-            for file in Path(temporary).iterdir():  # some leave their numbers beside the picture
+            for file in Path(temporary).iterdir():  # some write a file of numbers, too
                 os.replace(file, self.path.with_name(file.name))
 
 
 def pictures(drawings: Iterable[Drawing]) -> tuple[Picture, ...]:
-    """Those that have been drawn."""
+    """The pictures that have been drawn."""
     return tuple(Picture(d.path, d.alt, d.caption) for d in drawings if d.path.is_file())
-
-
-def gallery_drawings(name: str, folder: Path, entries: Sequence[Entry]) -> list[Drawing]:
-    """The pictures of a gallery ("activations", "grad_cam", "mistakes"); none without a run.
-
-    Args:
-        name: the gallery.
-        folder: where pictures are kept.
-        entries: of the plan; the complete ones among them can be looked into.
-    """
-    complete = [entry for entry in entries if entry.complete()]
-    complete.sort(key=lambda entry: entry.name != LOOKED_INTO)
-    if not complete:
-        return []
-    return _GALLERIES[name](folder, complete[0].name, complete[0].complete()[0].path)
-
-
-def _activations(folder: Path, name: str, run: Path) -> list[Drawing]:
-    drawings = []
-    for size in (None, LARGE):
-        suffix, enlarged = ("", "") if size is None else (f"_{size}", f" enlarged to {size} pixels")
-        drawings += [
-            Drawing(
-                folder / f"activations_{image}{suffix}_{name}.png",
-                f"Feature maps of {', '.join(REPORT_LAYERS)} for a {image}{enlarged}",
-                f"The first {image} of the test set{enlarged}, in the best epoch of {name}.",
-                run / "summary.json",
-                partial(draw_activations, run, REPORT_LAYERS, image, size=size),
-            )
-            for image in ("ship", "cat")
-        ]
-    return drawings
-
-
-def _grad_cam(folder: Path, name: str, run: Path) -> list[Drawing]:
-    return [
-        Drawing(
-            folder / f"grad_cam_{name}.png",
-            "Ten test images and the regions that speak for the predicted class",
-            f"Ten test images in the best epoch of {name}, chosen by a rule and not picked.",
-            run / "summary.json",
-            partial(draw_grad_cam, run),
-        )
-    ]
-
-
-def _mistakes(folder: Path, name: str, run: Path) -> list[Drawing]:
-    return [
-        Drawing(
-            folder / f"mistakes_{name}.png",
-            "Test images that were taken for a wrong class with the highest probability",
-            f"The test images that the best epoch of {name} is most confidently wrong on.",
-            run / "summary.json",
-            partial(draw_mistakes, run),
-        )
-    ]
-
-
-_GALLERIES = {"activations": _activations, "grad_cam": _grad_cam, "mistakes": _mistakes}
 
 
 def confusion_drawing(folder: Path, entry: Entry) -> Drawing:
@@ -151,7 +83,7 @@ def curve_drawing(folder: Path, run: Path, name: str) -> Drawing:
 
 
 def comparison_drawing(folder: Path, entries: Sequence[Entry]) -> Drawing:
-    """Test accuracy against training time of all entries that are complete."""
+    """Test accuracy against training time, for all complete entries."""
 
     def draw(*, out: Path, data_dir: object) -> None:
         ours, theirs = comparison_points(entries)
@@ -168,11 +100,35 @@ def comparison_drawing(folder: Path, entries: Sequence[Entry]) -> Drawing:
     return Drawing(
         folder / "comparison.png",
         "Test accuracy against training time",
-        "Test accuracy against training time, ours (filled) and the report's (hollow). Times of "
-        "different machines say nothing about each other.",
+        "Test accuracy against training time, ours (filled) and the report's (hollow). Times on "
+        "different machines cannot be compared.",
         max(summaries, key=lambda path: path.stat().st_mtime_ns, default=None),
         draw,
     )
+
+
+def comparison_points(
+    entries: Iterable[Entry],
+) -> tuple[list[ComparisonPoint], list[ComparisonPoint]]:
+    """Test accuracy of the last epoch against minutes of training: (ours, the report's).
+
+    With several seeds, the mean. An entry without a complete run has no point of ours; one with
+    another recipe than the report's has no point of the report's.
+    """
+    ours, theirs = [], []
+    for entry in entries:
+        if not entry.compared:
+            continue
+        runs = entry.complete()
+        if runs:
+            accuracy = statistics.fmean(run.accuracies[2] for run in runs)
+            minutes = statistics.fmean(run.train_seconds for run in runs) / 60
+            ours.append(ComparisonPoint(entry.name, minutes, accuracy))
+        if entry.reported is not None and entry.preset == entry.faithful:
+            theirs.append(
+                ComparisonPoint(entry.name, entry.reported.seconds / 60, entry.reported.test)
+            )
+    return ours, theirs
 
 
 def _devices(entries: Iterable[Entry]) -> str:

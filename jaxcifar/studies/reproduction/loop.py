@@ -1,25 +1,29 @@
-"""The course report from one call: a loop over the plan that runs what is left of it.
+"""The whole course report from one call: a loop over the plan that runs the items left.
 
-Everything is read from the directory again after each item, so that a call that is interrupted, or
-killed, leaves a page of what there is, and the next call goes on.
+After each item, everything is read from the directory again. So a call that is interrupted or
+killed leaves a page of what is done, and the next call continues.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
+from jaxcifar.data import Splits
 from jaxcifar.models.weights import read_weights
-from jaxcifar.recipes.recipe import Recipe, load_splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
-from jaxcifar.studies.reproduction.directory import ReportDirectory, complete_run
+from jaxcifar.studies.reproduction.directory import Mark, ReportDirectory
+from jaxcifar.studies.reproduction.entries import without_folder
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings, recipe_of, select
-from jaxcifar.studies.reproduction.report import without_folder
+from jaxcifar.studies.reproduction.stored_run import complete_run
 from jaxcifar.studies.sweeps import sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
 
-Job = tuple[Item, int]  # and the seed
+Job = tuple[Item, int]  # an item and a seed
 
 
 def reproduce(
@@ -31,161 +35,182 @@ def reproduce(
     plan: Sequence[Item] = PLAN,
     verbose: bool = True,
 ) -> Path:
-    """Run what is left of the plan and write the page; returns the page's path.
+    """Run the rest of the plan and write the page; returns the page's path.
 
-    An item that is complete is skipped, one that was begun goes on from its last epoch. An item
-    that fails for a reason a user can act on (weights that cannot be had, say) is noted on the page
-    and the others go on. However the call ends, the page says what there is.
+    A complete item is skipped; a started one continues from its last epoch. If an item fails for a
+    reason that the user can act on (missing weights, for instance), the page says so and the other
+    items run. However the call ends, the page is up to date.
 
     Args:
-        out: the directory for all of it: new, empty, or of an earlier call; see `report_folder`.
-        settings: scale, weights, seeds and departures; see `plan.Settings`.
+        out: the directory for everything: new, empty, or from an earlier call; see `directory`.
+        settings: scale, weights, seeds and changes to the recipes; see `plan.Settings`.
         only, skip: ids of items; `-` and `_` are the same.
-        plan: what to run, in order.
-        verbose: print what is going on.
+        plan: the items, in order.
+        verbose: print progress.
 
     Raises:
-        RunError: `out` holds something else, or runs by other settings (nothing is changed); or,
-            when all else is done, items that did not run.
-        RecipeError: an unknown id or a setting that cannot be.
-        DataError, WeightsError: the data, or the weights that were named, cannot be had.
+        RunError: `out` holds something else, or runs with other settings (nothing is changed); or,
+            when everything else is done, items that did not run.
+        RecipeError: an unknown id, or an invalid setting.
+        DataError, WeightsError: the data, or the weights named in `settings`, are not available.
     """
     settings = settings or Settings()
-    folder = ReportDirectory(Path(out), plan)
+    report_dir = ReportDirectory(Path(out), plan)
     chosen = select(plan, only, skip)
-    # Everything with the first seed, then the other seeds of what is trained alone.
+    # All items with the first seed, then the single runs with the other seeds.
     later = range(settings.seed + 1, settings.seed + settings.seeds)
     jobs = [(item, settings.seed) for item in chosen]
     jobs += [(item, seed) for seed in later for item in chosen if item.kind == "run"]
-    mark = folder.open(settings, chosen)
-    _check(folder, jobs, settings)
+    mark = report_dir.open(settings, chosen)
+    call = _Call(report_dir, settings, mark, verbose)
+    call.check(jobs)
 
-    folder.write_mark(mark)
-    failed: dict[str, str] = {}
-    unavailable: dict[str, str] = {}
+    report_dir.write_mark(mark)
     try:
         for number, job in enumerate(jobs, start=1):
-            item, seed = job
-            if _is_complete(folder, job, settings):
-                mark.failed.pop(item.name, None)
+            if call.is_complete(job):
+                mark.failed.pop(job[0].name, None)
                 continue
-            folder.write_page()
-            if verbose:
-                name = folder.run_path(item, seed, settings.seed).name
-                print(f"\n[{number}/{len(jobs)}] {name}: {item.title}", flush=True)
-            try:
-                if item.kind == "pictures":
-                    _draw(folder, item, settings)
-                else:
-                    _train(folder, job, settings, unavailable, verbose=verbose)
-                mark.failed.pop(item.name, None)
-            except EXPECTED as error:
-                failed[item.name] = " ".join(str(error).split())
-                mark.failed[item.name] = _for_page(str(error), folder, settings)
-                if verbose:
-                    print(f"{item.name} did not run: {failed[item.name]}", flush=True)
-            folder.write_mark(mark)
+            report_dir.write_page()
+            call.run(job, f"{number}/{len(jobs)}")
+            report_dir.write_mark(mark)
     finally:
-        folder.write_mark(mark)
-        page = folder.write_page()
+        report_dir.write_mark(mark)
+        page = report_dir.write_page()
     if verbose:
         print(f"\nwrote {page} and {page.with_name('report.md')}", flush=True)
-    if failed:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
-        raise RunError(f"{len(failed)} of {len(chosen)} items did not run: {reasons}")
+    if call.failed:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in call.failed.items())
+        raise RunError(f"{len(call.failed)} of {len(chosen)} items did not run: {reasons}")
     return page
 
 
 def describe_plan(out: str | Path, plan: Sequence[Item] = PLAN) -> str:
-    """The plan, a line an item, with what `out` holds of it; nothing is run or written."""
+    """The plan, one line per item, with its state in `out`; nothing is run or written."""
     return ReportDirectory(Path(out), plan).describe()
 
 
-def _check(folder: ReportDirectory, jobs: Iterable[Job], settings: Settings) -> None:
-    """Find what would stop the call, before anything runs."""
-    left = []
-    for item, seed in jobs:
-        if item.preset is None:
-            continue
-        recipe = recipe_of(item, settings, seed)
-        found = [(folder.run_path(item, seed, settings.seed), recipe)]
-        if item.swept is not None:
-            found = [
-                (path, Recipe.from_dict(recipe.to_dict() | {item.swept: value}))
-                for value, path in folder.members(item)
-            ]
-        for path, wanted in found:
-            if not RunDirectory(path).holds_run():
-                continue
-            differing = wanted.differences(read_recipe(RunDirectory(path)))
-            if differing:
-                raise RunError(
-                    f"{path} was begun with another recipe ({'; '.join(differing)}): repeat the "
-                    "options it was begun with, remove it, or choose another --out"
-                )
-        if not _is_complete(folder, (item, seed), settings):
-            left.append(recipe)
-    if settings.weights is not None and not RunDirectory(Path(settings.weights)).holds_run():
-        read_weights(settings.weights)
-    if left:
-        load_splits(left[0], settings.data_dir)
+@dataclass
+class _Call:
+    """One call of `reproduce`.
 
-
-def _is_complete(folder: ReportDirectory, job: Job, settings: Settings) -> bool:
-    item, seed = job
-    if item.kind == "pictures":
-        drawings = folder.drawings(item)
-        return bool(drawings) and all(drawing.is_done() for drawing in drawings)
-    if item.kind == "sweep":
-        return all(complete_run(path) is not None for _, path in folder.members(item))
-    if complete_run(folder.run_path(item, seed, settings.seed)) is not None:
-        return True
-    first = seed == settings.seed
-    return first and folder.shared_run(item, recipe_of(item, settings, seed)) is not None
-
-
-def _for_page(reason: str, folder: ReportDirectory, settings: Settings) -> str:
-    """A reason without folders of this machine: the page is for others, too."""
-    places = [folder.path]
-    if settings.data_dir is not None:
-        places.insert(0, Path(settings.data_dir))
-    if settings.weights is not None and Path(settings.weights).exists():
-        weights = Path(settings.weights).absolute()
-        places = [weights, weights.resolve().parent, weights.parent, *places]
-    for place in places:
-        reason = without_folder(reason, place)
-    return " ".join(reason.split())
-
-
-def _draw(folder: ReportDirectory, item: Item, settings: Settings) -> None:
-    drawings = folder.drawings(item)
-    if not drawings:
-        raise RunError("no run is complete that it could be drawn from")
-    for drawing in drawings:
-        if not drawing.is_done():
-            drawing.make(settings.data_dir)
-
-
-def _train(
-    folder: ReportDirectory,
-    job: Job,
-    settings: Settings,
-    unavailable: dict[str, str],
-    *,
-    verbose: bool,
-) -> None:
-    """Run a run or a sweep, or the rest of it.
-
-    Args:
-        unavailable: weights -> why they cannot be had: a hub that does not answer is asked once.
+    Attributes:
+        report_dir, settings, mark, verbose: as in `reproduce`.
+        failed: id of an item -> why it did not run in this call.
+        unavailable: weights -> why they are not available; a hub that fails is asked only once.
     """
-    item, seed = job
-    recipe = recipe_of(item, settings, seed)
-    if recipe.weights in unavailable:
-        raise WeightsError(unavailable[recipe.weights])
-    path = folder.run_path(item, seed, settings.seed)
-    splits = load_splits(recipe, settings.data_dir)
-    if item.swept is not None:
+
+    report_dir: ReportDirectory
+    settings: Settings
+    mark: Mark
+    verbose: bool
+    failed: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+    def check(self, jobs: Iterable[Job]) -> None:
+        """Find what would stop the call, before anything runs."""
+        remaining = []
+        for item, seed in jobs:
+            if item.preset is None:
+                continue
+            recipe = recipe_of(item, self.settings, seed)
+            runs = [(self._path((item, seed)), recipe)]
+            if item.swept is not None:
+                runs = [
+                    (path, Recipe.from_dict(recipe.to_dict() | {item.swept: value}))
+                    for value, path in self.report_dir.members(item)
+                ]
+            for path, expected in runs:
+                _check_recipe(RunDirectory(path), expected)
+            if not self.is_complete((item, seed)):
+                remaining.append(recipe)
+        weights = self.settings.weights
+        if weights is not None and not RunDirectory(Path(weights)).holds_run():
+            read_weights(weights)
+        if remaining:
+            load_splits(remaining[0], self.settings.data_dir)
+
+    def is_complete(self, job: Job) -> bool:
+        """Whether nothing is left to do."""
+        item, seed = job
+        if item.kind == "pictures":
+            drawings = self.report_dir.drawings(item)
+            return bool(drawings) and all(drawing.is_done() for drawing in drawings)
+        if item.kind == "sweep":
+            members = self.report_dir.members(item)
+            return all(complete_run(path) is not None for _, path in members)
+        if complete_run(self._path(job)) is not None:
+            return True
+        if seed != self.settings.seed:
+            return False
+        recipe = recipe_of(item, self.settings, seed)
+        return self.report_dir.shared_run(item, recipe) is not None
+
+    def run(self, job: Job, position: str) -> None:
+        """Run an item, or the rest of it; an expected error is recorded."""
+        item, _ = job
+        if self.verbose:
+            print(f"\n[{position}] {self._path(job).name}: {item.title}", flush=True)
+        try:
+            if item.kind == "pictures":
+                self._draw(item)
+            else:
+                self._train(job)
+            self.mark.failed.pop(item.name, None)
+        except EXPECTED as error:
+            self.failed[item.name] = " ".join(str(error).split())
+            self.mark.failed[item.name] = self._for_page(str(error))
+            if self.verbose:
+                print(f"{item.name} did not run: {self.failed[item.name]}", flush=True)
+
+    def _path(self, job: Job) -> Path:
+        return self.report_dir.run_path(*job, self.settings.seed)
+
+    def _for_page(self, reason: str) -> str:
+        """A reason without this machine's folders: the page is for other people, too."""
+        paths = [self.report_dir.path]
+        if self.settings.data_dir is not None:
+            paths.insert(0, Path(self.settings.data_dir))
+        if self.settings.weights is not None and Path(self.settings.weights).exists():
+            weights = Path(self.settings.weights).absolute()
+            paths = [weights, weights.resolve().parent, weights.parent, *paths]
+        for path in paths:
+            reason = without_folder(reason, path)
+        return " ".join(reason.split())
+
+    def _draw(self, item: Item) -> None:
+        drawings = self.report_dir.drawings(item)
+        if not drawings:
+            raise RunError("no run is complete, so there is nothing to draw")
+        for drawing in drawings:
+            if not drawing.is_done():
+                drawing.make(self.settings.data_dir)
+
+    def _train(self, job: Job) -> None:
+        item, seed = job
+        recipe = recipe_of(item, self.settings, seed)
+        if recipe.weights in self.unavailable:
+            raise WeightsError(self.unavailable[recipe.weights])
+        path = self._path(job)
+        splits = load_splits(recipe, self.settings.data_dir)
+        if item.swept is not None:
+            self._sweep(item, recipe, splits, path)
+            return
+        try:
+            fit(
+                recipe,
+                splits,
+                workdir=path,
+                experiment=item.preset,
+                resume=RunDirectory(path).holds_run(),
+                verbose=self.verbose,
+            )
+        except WeightsError as error:
+            self.unavailable[str(recipe.weights)] = str(error)
+            raise
+
+    def _sweep(self, item: Item, recipe: Recipe, splits: Splits, path: Path) -> None:
+        assert item.swept is not None
         result = sweep(
             recipe,
             item.swept,
@@ -193,24 +218,23 @@ def _train(
             splits,
             workdir=path,
             experiment=item.preset,
-            # Measuring which is faster takes longer than a smoke run.
-            mode="auto" if settings.scale == "full" else "sequential",
+            # Measuring which mode is faster takes longer than a smoke run.
+            mode="auto" if self.settings.scale == "full" else "sequential",
             resume=SweepDirectory(path).holds_sweep(),
-            verbose=verbose,
+            verbose=self.verbose,
         )
         failures = [f"{m.path.name}: {m.failure}" for m in result.members if m.summary is None]
         if failures:
             raise RunError("; ".join(failures))
+
+
+def _check_recipe(run_dir: RunDirectory, expected: Recipe) -> None:
+    """Refuse to continue a run with another recipe."""
+    if not run_dir.holds_run():
         return
-    try:
-        fit(
-            recipe,
-            splits,
-            workdir=path,
-            experiment=item.preset,
-            resume=RunDirectory(path).holds_run(),
-            verbose=verbose,
+    differing = expected.differences(read_recipe(run_dir))
+    if differing:
+        raise RunError(
+            f"{run_dir.path} was started with another recipe ({'; '.join(differing)}): repeat the "
+            "options it was started with, remove it, or choose another --out"
         )
-    except WeightsError as error:
-        unavailable[str(recipe.weights)] = str(error)
-        raise

@@ -1,4 +1,4 @@
-"""A page as data, and the same page as HTML that stands alone and as Markdown."""
+"""A page as data, written as one HTML file and as Markdown."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Heading:
-    """A section (level 2) or a part of one (level 3)."""
+    """The heading of a section (level 2) or subsection (level 3)."""
 
     text: str
     level: int = 2
@@ -25,21 +25,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Notice:
-    """A paragraph that must not be overlooked."""
+    """A highlighted paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be typed as they stand."""
+    """Lines to type, unchanged."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under named columns; the first cell of a row is its name."""
+    """Rows of text under named columns; the first cell of each row is its name."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -47,12 +47,14 @@ class Table:
     def __post_init__(self) -> None:
         ragged = [row for row in self.rows if len(row) != len(self.columns)]
         if ragged:
-            raise ValueError(f"a row of {len(ragged[0])} under {len(self.columns)} columns")
+            raise ValueError(
+                f"a row has {len(ragged[0])} cells, but there are {len(self.columns)} columns"
+            )
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file with what it says (`alt`, for those who do not see it) and a caption."""
+    """A PNG file with a description for readers who cannot see it (`alt`), and a caption."""
 
     path: Path
     alt: str
@@ -64,14 +66,14 @@ Block = Heading | Text | Notice | Code | Table | Picture
 
 @dataclass(frozen=True)
 class Page:
-    """A title and what stands under it, all of it plain text: escaping is the writers' work."""
+    """A title and blocks, all plain text: `to_html` and `to_markdown` escape it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def to_html(page: Page) -> str:
-    """One file with everything in it: style and pictures inside, no script, no request."""
+    """The page as one HTML file: it contains style and pictures, has no script, loads nothing."""
     sections = [b for b in page.blocks if isinstance(b, Heading) and b.level == 2]
     links = "".join(f'<a href="#{_anchor(b)}">{html.escape(b.text)}</a>' for b in sections)
     return _DOCUMENT.format(
@@ -83,7 +85,7 @@ def to_html(page: Page) -> str:
 
 
 def to_markdown(page: Page, folder: Path) -> str:
-    """GitHub's Markdown; pictures are linked relative to `folder`, under which they lie."""
+    """The page in GitHub's Markdown; pictures are linked relative to `folder`, which holds them."""
     parts = [f"# {_plain(page.title)}"]
     for block in page.blocks:
         if isinstance(block, Picture):
@@ -94,8 +96,8 @@ def to_markdown(page: Page, folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# In the dark, pictures keep the white ground they were drawn on. On a narrow window pictures and
-# tables keep a legible size and scroll in their own frame.
+# In dark mode, pictures keep their white background. In a narrow window, pictures and tables keep a
+# readable size and scroll in their own frame.
 _STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --text: #1d2129; --soft: #5b6472;
   --line: #d5dae1; --stripe: #f5f7f9; --notice: #fff3d6; --edge: #d79b00; --link: #1f5fa8; }
@@ -148,7 +150,7 @@ _DOCUMENT = """<!DOCTYPE html>
 </body>
 </html>
 """
-_LONG_CELL = 40  # characters; what is shorter stays on one line
+_LONG_CELL = 40  # characters; shorter cells are not wrapped
 
 
 def _anchor(heading: Heading) -> str:
@@ -197,7 +199,7 @@ _HTML: dict[type, Callable[..., str]] = {
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: its marks escaped, an underscore within a word is none."""
+    """Escape markup, so that Markdown shows the text unchanged; "_" in a word is not markup."""
     escaped = re.sub(r"([\\`*<>\[\]|~])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return re.sub(r"^(\d*)([#+.-])(?=\s)", r"\1\\\2", " ".join(escaped.split("\n")))
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import Shape, write_atomically
+from jaxcifar.common.files import write_atomically
+from jaxcifar.common.json_shape import Shape
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory, check_shape, read_object
 from jaxcifar.runs.restore import recipe_of_file

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,105 +50,170 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each value of one of its fields.
 
-    The members are ordinary runs, each in a directory of its own inside `workdir`, and have the
-    numbers of their own `fit` whichever way they run: one program (to rounding) or one after
-    another (to the bit). A member whose numbers are no longer finite stops, and the others go on.
+    The members are ordinary runs, each in its own directory inside `workdir`. They have the numbers
+    of a `fit` by themselves: to the bit if they run one after another, to rounding if they run as
+    one program. A member whose numbers are no longer finite stops, and the others continue.
 
     Args:
         recipe: every setting but that field.
         field: any numeric one, see `members.numeric_fields`.
         values: of the field, each once.
-        splits: the data; a function such as `recipe.load_splits` for a field that chooses images.
+        splits: the data; for a field that chooses images, a function such as `load_splits`.
         workdir: for `sweep.json`, the members, `table.md` and `figures/sweep.png`.
         experiment: a name for titles, sweep.json and the members' config.json.
-        mode: "vmap" is one program, "sequential" one run after another; "auto" measures, where
-            both are possible, and takes the faster.
-        resume: go on with the sweep in `workdir`: finished members are kept, the others continued,
-            values that are new begun.
+        mode: "vmap" is one program, "sequential" one run after another; where both are possible
+            "auto" measures both and takes the faster.
+        resume: continue the sweep in `workdir`: finished members are kept, the others continued,
+            and new values started.
         overwrite: replace the sweep in `workdir`.
         verbose: print how it runs and why, an epoch a line, and the table.
 
     Raises:
-        RecipeError: the field, a value or the mode cannot be; nothing has been written.
+        RecipeError: the field, a value or the mode is not possible; nothing has been written.
         RunError: `workdir` holds something that may not be overwritten, or another sweep.
         WeightsError, FeatureError: as for `fit`.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxcifar import Recipe, load_splits, sweep
+        >>> recipe = Recipe(
+        ...     dataset="digits", normalization="half", width=1, resize=8, epochs=1,
+        ...     train_size=100, validation_size=50, batch_size=50,
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = sweep(recipe, "seed", [0], load_splits(recipe), workdir=f"{folder}/sweep")
+        >>> [member.value for member in result.members]
+        [0]
     """
+    plan = _plan(recipe, field, values, splits, workdir, experiment, mode, resume, overwrite)
+    if overwrite and plan.sweep_dir.holds_sweep():
+        plan.sweep_dir.clear()
+    plan.write()
+    if verbose:
+        form = "as one program" if plan.choice.mode == "vmap" else "one after another"
+        print(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
+
+    groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
+    together = {member.name for group in groups for member in group}
+    for group in groups:
+        run_dirs = [plan.sweep_dir.run(member.name) for member in group]
+        data = plan.data[group[0].name]
+        plan.failures |= train_together(
+            field, group, data, run_dirs, experiment=plan.name, verbose=verbose
+        )
+        plan.write()
+    # One after another; of members trained together it only scores the test images.
+    for member in plan.pending:
+        if member.name not in plan.failures:
+            _train_alone(plan, member, verbose=verbose and member.name not in together)
+    result = _result(plan)
+    _write_result(plan, result)
+    if verbose:
+        print(text_table(result), end="")
+        print("".join(f"{name}: {text}\n" for name, text in plan.failures.items()), end="")
+        print(
+            f"wrote {plan.sweep_dir.path}: table.md, figures/sweep.png, and a run for each member"
+        )
+    return result
+
+
+@dataclass
+class SweepPlan:
+    """A sweep, checked and with its data, before anything is written.
+
+    Attributes:
+        name: of the experiment.
+        recipe: every setting but the field.
+        field: the one in which the members differ.
+        members: all of them, in the order of their values.
+        pending: those that are not finished.
+        data: of each member, by its name.
+        choice: how the pending ones run, and why.
+        failures: members whose numbers were no longer finite -> the message.
+        sweep_dir: where all is written.
+    """
+
+    name: str
+    recipe: Recipe
+    field: str
+    members: Sequence[Member]
+    pending: Sequence[Member]
+    data: dict[str, Splits]
+    choice: Choice
+    failures: dict[str, str]
+    sweep_dir: SweepDirectory
+
+    def write(self) -> None:
+        """Write sweep.json."""
+        self.sweep_dir.write(
+            {
+                "experiment": self.name,
+                "field": self.field,
+                "values": [member.value for member in self.members],
+                "recipe": self.recipe.to_dict(),
+                **self.choice._asdict(),
+                "failures": self.failures,
+                "machine": describe_machine(),
+            }
+        )
+
+
+def _plan(
+    recipe: Recipe,
+    field: str,
+    values: Sequence[Any],
+    splits: Splits | SplitsOf,
+    workdir: str | Path,
+    experiment: str | None,
+    mode: Mode,
+    resume: bool,
+    overwrite: bool,
+) -> SweepPlan:
+    """Check everything that can be checked before anything is written, in this order."""
     name = experiment or recipe.dataset
     members = make_members(recipe, field, values)
     blocked = why_not_together(field, members) if len(members) > 1 else "it has one member"
     _check_mode(mode, blocked, members)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the sweep or replace it")
-    files = SweepDirectory(Path(workdir))
-    before = check_resumable(files, recipe, name, field, members) if resume else None
+    sweep_dir = SweepDirectory(Path(workdir))
+    before = check_resumable(sweep_dir, recipe, name, field, members) if resume else None
     if not resume:
-        files.check_free(overwrite=overwrite)
-        _check_origin(files, recipe)
+        sweep_dir.check_free(overwrite=overwrite)
+        _check_origin(sweep_dir, recipe)
     data = _member_data(field, members, splits)
     for member in members:
         check_stages(member.recipe, data[member.name])
     if not resume and recipe.weights is not None:
-        starting_weights(members[0].recipe)  # what cannot be had leaves everything as it was
-
+        starting_weights(members[0].recipe)  # weights that do not fit leave everything as it was
     failures: dict[str, str] = {} if before is None else before["failures"]
-    # What lies there of a sweep that is replaced does not count.
+    # Members of a sweep that is replaced are not finished members of this one.
     pending = [
         m
         for m in members
-        if not resume or (m.name not in failures and files.run(m.name).read_summary() is None)
+        if not resume or (m.name not in failures and sweep_dir.run(m.name).read_summary() is None)
     ]
     choice = _choose(mode, blocked, before, field, pending, data)
-    if overwrite and files.holds_sweep():
-        files.clear()
-    description = {
-        "experiment": name,
-        "field": field,
-        "values": [member.value for member in members],
-        "recipe": recipe.to_dict(),
-        **choice._asdict(),
-        "failures": failures,
-        "machine": describe_machine(),
-    }
-    files.write(description)
-    if verbose:
-        form = "as one program" if choice.mode == "vmap" else "one after another"
-        print(f"{len(members)} members, {form}: {choice.why}", flush=True)
+    return SweepPlan(name, recipe, field, members, pending, data, choice, failures, sweep_dir)
 
-    groups = _groups(pending, files) if choice.mode == "vmap" else []
-    together = {member.name for group in groups for member in group}
-    for group in groups:
-        runs = [files.run(member.name) for member in group]
-        failures |= train_together(
-            field, group, data[group[0].name], runs, experiment=name, verbose=verbose
-        )
-        files.write(description | {"failures": failures})
-    # One after another; of members trained together it only scores the test images.
-    for member in pending:
-        if member.name in failures:
-            continue
-        run = files.run(member.name)
-        alone = member.name not in together
-        if verbose and alone:
-            print(member.name, flush=True)
-        try:
-            fit(
-                member.recipe,
-                data[member.name],
-                workdir=run.path,
-                experiment=name,
-                resume=run.holds_run(),
-                verbose=verbose and alone,
-            )
-        except FloatingPointError as error:
-            failures[member.name] = str(error)
-            files.write(description | {"failures": failures})
-    result = _result(field, members, choice, failures, files)
-    _write_result(result, files, name, recipe)
+
+def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
+    """Train a member by `fit`, or finish one that was trained together with others."""
+    run_dir = plan.sweep_dir.run(member.name)
     if verbose:
-        print(text_table(result), end="")
-        print("".join(f"{name}: {text}\n" for name, text in failures.items()), end="")
-        print(f"wrote {files.path}: table.md, figures/sweep.png, and a run for each member")
-    return result
+        print(member.name, flush=True)
+    try:
+        fit(
+            member.recipe,
+            plan.data[member.name],
+            workdir=run_dir.path,
+            experiment=plan.name,
+            resume=run_dir.holds_run(),
+            verbose=verbose,
+        )
+    except FloatingPointError as error:
+        plan.failures[member.name] = str(error)
+        plan.write()
 
 
 def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> None:
@@ -158,13 +224,14 @@ def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> No
         raise RecipeError(f"mode vmap: {reason}; use mode sequential, or auto")
 
 
-def _check_origin(files: SweepDirectory, recipe: Recipe) -> None:
+def _check_origin(sweep_dir: SweepDirectory, recipe: Recipe) -> None:
     """A sweep that begins from a run must not replace it."""
     # Not Path.resolve, which fails on a loop of links.
     origin = None if recipe.weights is None else Path(os.path.realpath(recipe.weights))
-    if origin is not None and origin.is_relative_to(os.path.realpath(files.path)):
+    if origin is not None and origin.is_relative_to(os.path.realpath(sweep_dir.path)):
         raise RunError(
-            f"the weights come from {recipe.weights}, inside {files.path}: choose another --workdir"
+            f"the weights come from {recipe.weights}, inside {sweep_dir.path}: choose another "
+            "--workdir"
         )
 
 
@@ -211,14 +278,14 @@ def _choose(
     return choose(field, pending, data[pending[0].name])
 
 
-def _groups(members: Sequence[Member], files: SweepDirectory) -> list[list[Member]]:
-    """Members that stand at the same step and have some left; a crash can leave them apart.
+def _groups(members: Sequence[Member], sweep_dir: SweepDirectory) -> list[list[Member]]:
+    """Members at the same step with steps left; a crash can leave them at different ones.
 
-    One that was stopped in the middle of an epoch goes on by itself.
+    One that was stopped in the middle of an epoch continues by itself.
     """
     by_step: dict[int, list[Member]] = {}
     for member in members:
-        step = _last_step(files.run(member.name))
+        step = _last_step(sweep_dir.run(member.name))
         if step is not None:
             by_step.setdefault(step, []).append(member)
     recipe = members[0].recipe if members else None
@@ -229,57 +296,51 @@ def _groups(members: Sequence[Member], files: SweepDirectory) -> list[list[Membe
     ]
 
 
-def _last_step(run: RunDirectory) -> int | None:
+def _last_step(run_dir: RunDirectory) -> int | None:
     """Where a member stands, None in the middle of an epoch.
 
     Raises:
         CheckpointError: it has trained, and its checkpoints are gone or all damaged.
     """
-    if not run.checkpoints.is_dir():
-        if run.holds_run():
-            check_not_lost(run)
+    if not run_dir.checkpoints.is_dir():
+        if run_dir.holds_run():
+            check_not_lost(run_dir)
         return 0
-    with run.lock(), Checkpoints(run.checkpoints) as checkpoints:
+    with run_dir.lock(), Checkpoints(run_dir.checkpoints) as checkpoints:
         checkpoints.set_damaged_aside()  # before they are grouped by where they stand
         step = max(checkpoints.steps(), default=0)
         if step == 0:
-            check_not_lost(run)
+            check_not_lost(run_dir)
         return None if step and checkpoints.progress(step) is not None else step
 
 
-def _result(
-    field: str,
-    members: Sequence[Member],
-    choice: Choice,
-    failures: dict[str, str],
-    files: SweepDirectory,
-) -> SweepResult:
-    found = []
-    for member in members:
-        run = files.run(member.name)
-        found.append(
+def _result(plan: SweepPlan) -> SweepResult:
+    results = []
+    for member in plan.members:
+        run_dir = plan.sweep_dir.run(member.name)
+        results.append(
             MemberResult(
                 member.value,
-                run.path,
-                run.read_history(),
-                run.read_summary(),
-                failures.get(member.name),
+                run_dir.path,
+                run_dir.read_history(),
+                run_dir.read_summary(),
+                plan.failures.get(member.name),
             )
         )
-    values = tuple(member.value for member in members)
-    return SweepResult(field, values, choice.mode, choice.why, tuple(found))
+    values = tuple(member.value for member in plan.members)
+    return SweepResult(plan.field, values, plan.choice.mode, plan.choice.why, tuple(results))
 
 
-def _write_result(result: SweepResult, files: SweepDirectory, name: str, recipe: Recipe) -> None:
-    write_atomically(files.table, markdown_table(result))
+def _write_result(plan: SweepPlan, result: SweepResult) -> None:
+    write_atomically(plan.sweep_dir.table, markdown_table(result))
     if not result.finished:
         return
     columns = {"train": "train", "validation": "validation, last", "test": "test, last"}
-    after = "" if result.field == "epochs" else f" after {recipe.epochs} epochs"
+    after = "" if result.field == "epochs" else f" after {plan.recipe.epochs} epochs"
     figure = plot_sweep(
         result.field,
         [member.value for member in result.finished],
         {split: scores(result, column) for split, column in columns.items()},
-        title=f"{name}: accuracy{after} against {result.field}",
+        title=f"{plan.name}: accuracy{after} against {result.field}",
     )
-    save_figure(figure, files.figure)
+    save_figure(figure, plan.sweep_dir.figure)

@@ -12,16 +12,17 @@ import numpy as np
 
 from jaxcifar.data import Splits
 from jaxcifar.devices.memory import free_memory, memory_excess
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.state import TrainState, state_shapes
 from jaxcifar.step.steps import TrainStep
 from jaxcifar.studies.sweeps.members import Member
-from jaxcifar.training.epoch import Data, TrainEpoch
+from jaxcifar.training.epoch import Data
 from jaxcifar.training.features import USABLE_SHARE
 from jaxcifar.training.plan import stored_views
-from jaxcifar.training.resident import make_epoch_of_members
-from jaxcifar.training.stage import stage_data, stage_epoch, stage_step
+from jaxcifar.training.resident import TrainEpoch, make_epoch_of_members
+from jaxcifar.training.stage import resident_epoch, stage_data
 from jaxcifar.training.start import first_state
 
 Mode = Literal["auto", "vmap", "sequential"]
@@ -57,8 +58,8 @@ def build_members(
 
     def build(value: jax.Array) -> tuple[TrainStep, Augment | None]:
         # The seed is in the state, as its key.
-        of_member = recipe if field == "seed" else recipe.with_traced(field, value)
-        return stage_step(of_member, 1, cut)
+        stage = make_stage(recipe if field == "seed" else recipe.with_traced(field, value))
+        return stage.make_train_step(cut), stage.augment if cut is None else None
 
     kind = int if field == "seed" else float
     return make_epoch_of_members(
@@ -123,9 +124,9 @@ def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict
     recipe = members[0].recipe
     size = min(len(splits.train), SAMPLE_BATCHES * recipe.batch_size)
     train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
-    state = first_state(recipe, None, None, splits)
-    data = stage_data(recipe, dataclasses.replace(splits, train=train, validation=one), state, 1)
-    single = stage_epoch(recipe, 1, data.cut, size)
+    state, stage = first_state(recipe, splits), make_stage(recipe)
+    data = stage_data(stage, dataclasses.replace(splits, train=train, validation=one), state)
+    single = resident_epoch(stage, size, cut=data.cut)
     together = build_members(field, members, data.cut, size=size)
     states = stack([state] * len(members))
     return {

@@ -1,7 +1,7 @@
-"""The members of a sweep trained as one program: `train.fit`'s epochs, with the members in front.
+"""The members of a sweep trained as one program: `fit`'s epochs, with the members in front.
 
-Only the training steps are one program. Each member is validated by itself, by the program `fit`
-has: a batch of 500 images fills the device alone, and the score is that of `evaluate`.
+Only the training steps are one program. Each member is validated by itself, with `fit`'s program:
+a batch of 500 images fills the device alone, and the score is that of `evaluate`.
 """
 
 import time
@@ -11,146 +11,176 @@ from contextlib import ExitStack
 import jax
 
 from jaxcifar.data import Splits
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.opening import open_run
-from jaxcifar.runs.transfer import Start, starting_weights
-from jaxcifar.step import metrics
+from jaxcifar.runs.history import History, Row
+from jaxcifar.runs.opening import prepare_directory
+from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.state import TrainState
 from jaxcifar.studies.sweeps.measured_mode import build_members, stack
 from jaxcifar.studies.sweeps.members import Member
+from jaxcifar.training.disk import Disk
+from jaxcifar.training.interruption import Interruption
+from jaxcifar.training.partial import PartialEpoch
+from jaxcifar.training.plan import RunPlan
 from jaxcifar.training.progress import ProgressBar, duration
-from jaxcifar.training.run import PartialEpoch, check_finite, make_row
-from jaxcifar.training.stage import stage_data, stage_evaluation
+from jaxcifar.training.run import Run
+from jaxcifar.training.stage import Stage, resident_evaluation, stage_data
 from jaxcifar.training.start import first_state, restore_state
+
+Failures = dict[str, str]  # a member's name -> why it stopped: its numbers are no longer finite
 
 
 def train_together(
     field: str,
     members: Sequence[Member],
     splits: Splits,
-    runs: Sequence[RunDirectory],
+    run_dirs: Sequence[RunDirectory],
     *,
     experiment: str,
     verbose: bool = False,
-) -> dict[str, str]:
+) -> Failures:
     """Train the members to their last epoch as one program.
 
-    Each has a run directory as `fit` leaves it after the last epoch, for `fit` to close (it scores
+    Each has a run directory as `fit` leaves it after the last epoch, for `fit` to finish (it scores
     the test images and writes the summary). A row's "seconds" are the member's share.
 
     Args:
-        field: what differs.
-        members: standing at the same step; of one stage.
+        field: the one in which they differ.
+        members: at the same step, and in one stage.
         splits: the data of all.
-        runs: a run directory for each, new or begun.
+        run_dirs: a run directory for each, new or with a run.
         experiment: the name in config.json.
         verbose: print a line an epoch.
 
     Returns:
-        Member's name -> why it stopped early: its numbers were no longer finite. The others go on.
+        The members that stopped early, and why. The others continue.
     """
+    failures: Failures = {}
     with ExitStack() as opened:
-        for run in runs:
-            opened.enter_context(run.lock())
-        return _train(field, members, splits, runs, experiment=experiment, verbose=verbose)
-
-
-def _train(
-    field: str,
-    members: Sequence[Member],
-    splits: Splits,
-    runs: Sequence[RunDirectory],
-    *,
-    experiment: str,
-    verbose: bool,
-) -> dict[str, str]:
-    recipe = members[0].recipe
-    states = stack(_begin(members, splits, runs, experiment))
-    first_epoch = int(states.step[0]) // recipe.steps_per_epoch + 1
-    data = stage_data(recipe, splits, _take(states, 0), first_epoch, verbose=verbose)
-
-    begun = time.perf_counter()
-    program = build_members(field, members, data.cut, size=len(splits.train))
-    evaluation = stage_evaluation(recipe, first_epoch, data.cut, len(splits.validation))
-    states = program.compile(states, data.train)
-    evaluation.compile(_take(states, 0).variables, data.validation)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
-
-    failures: dict[str, str] = {}
-    with ExitStack() as opened:
-        checkpoints = [opened.enter_context(Checkpoints(run.checkpoints)) for run in runs]
-        for epoch in range(first_epoch, recipe.epochs + 1):
-            begun = time.perf_counter()
-            images = len(members) * len(splits.train)
-            with ProgressBar(f"epoch {epoch}/{recipe.epochs}", images, verbose) as bar:
-                states, sums = program.run(states, data.train, _pooled(bar.advance, len(members)))
-                sums = jax.device_get(sums)
-            seconds = time.perf_counter() - begun
-            if epoch == first_epoch:
-                seconds += data.seconds
-            accuracies = []
+        for run_dir in run_dirs:
+            opened.enter_context(run_dir.lock())
+        states = stack(_begin(members, splits, run_dirs, experiment))
+        runs = {
+            member.name: _open(member, splits, run_dir, _take(states, i), opened)
+            for i, (member, run_dir) in enumerate(zip(members, run_dirs, strict=True))
+        }
+        together = Together(field, members, splits, states, verbose=verbose)
+        for epoch in together.remaining_epochs():
+            sums = together.train(epoch)
+            rows = []
             for i, member in enumerate(members):
                 if member.name in failures:
                     continue
-                state, of_member = _take(states, i), _of_member(sums, i)
+                run = runs[member.name]
+                run.state = _take(together.states, i)
+                run.partial = PartialEpoch(epoch, _of_member(sums, i), together.seconds_each)
                 try:
-                    schedule = member.recipe.make_schedule()
-                    part = PartialEpoch(epoch, of_member)
-                    check_finite(part, state, schedule, member.recipe, checkpoints[i])
+                    run.check_finite()
                 except FloatingPointError as error:
                     failures[member.name] = str(error)
                     continue
-                begun = time.perf_counter()
-                validated: dict[str, float | None] = {"loss": None, "accuracy": None}
-                if recipe.validates(epoch):
-                    sums_of = evaluation.run(state.variables, data.validation)
-                    validated |= metrics.compute(sums_of)
-                row = make_row(
-                    member.recipe,
-                    int(state.step),
-                    of_member,
-                    validated,
-                    seconds=seconds / len(members),
-                    validation_seconds=time.perf_counter() - begun,
-                )
-                runs[i].append_row(row)
-                checkpoints[i].save(state, validation_accuracy=row["validation_accuracy"])
-                accuracies.append((member, row))
+                validated = run.validate(together.stage, ProgressBar("", 0, enabled=False))
+                rows.append((member, run.record(validated)))
             if verbose:
-                left = (recipe.epochs - epoch) * seconds
-                print(_epoch_line(epoch, recipe.epochs, accuracies, left), flush=True)
+                print(_epoch_line(epoch, members[0].recipe.epochs, rows, together.left), flush=True)
             if len(failures) == len(members):
                 break
     return failures
 
 
+class Together:
+    """The members' states and their one program.
+
+    Attributes:
+        states: every leaf with the members in front.
+        stage: validates one member.
+        seconds_each: of the last epoch's training, each member's share.
+        left: seconds of training that the other epochs will take.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        members: Sequence[Member],
+        splits: Splits,
+        states: TrainState,
+        *,
+        verbose: bool,
+    ) -> None:
+        """Bring the data to the device and compile."""
+        self._members, self._recipe, self._verbose = len(members), members[0].recipe, verbose
+        self.seconds_each = self.left = 0.0
+        self._first_epoch = int(states.step[0]) // self._recipe.steps_per_epoch + 1
+        parts = make_stage(self._recipe, self._first_epoch)
+        data = stage_data(parts, splits, _take(states, 0), verbose=verbose)
+        started = time.perf_counter()
+        program = build_members(field, members, data.cut, size=len(splits.train))
+        self._epoch = program.over(data.train)
+        evaluation = resident_evaluation(parts, len(splits.validation), cut=data.cut)
+        scoring = evaluation.over(data.validation)
+        self.states = self._epoch.compile(states)
+        scoring.compile(_take(self.states, 0).variables)
+        if verbose:
+            print(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
+        self.stage = Stage(parts.last_epoch, self._epoch.run, scoring.run, data.seconds)
+        self._images = len(members) * len(splits.train)
+
+    def remaining_epochs(self) -> range:
+        """Those that are left, of all members alike."""
+        return range(self._first_epoch, self._recipe.epochs + 1)
+
+    def train(self, epoch: int) -> Metrics:
+        """Train all members for an epoch; the sums of each, [m]."""
+        started = time.perf_counter()
+        label = f"epoch {epoch}/{self._recipe.epochs}"
+        with ProgressBar(label, self._images, self._verbose) as bar:
+            self.states, sums = self._epoch.run(self.states, _pooled(bar.advance, self._members))
+            sums = jax.device_get(sums)
+        seconds = time.perf_counter() - started
+        if epoch == self._first_epoch:
+            seconds += self.stage.caching_seconds
+        self.seconds_each = seconds / self._members
+        self.left = (self._recipe.epochs - epoch) * seconds
+        return sums
+
+
+def _open(
+    member: Member, splits: Splits, run_dir: RunDirectory, state: TrainState, opened: ExitStack
+) -> Run:
+    """A member as a run of its own, which hears no signals."""
+    checkpoints = opened.enter_context(Checkpoints(run_dir.checkpoints))
+    plan = RunPlan(member.recipe, splits, run_dir=run_dir)
+    disk = Disk(run_dir, checkpoints)
+    return Run(plan, disk, Interruption(), state, PartialEpoch(1), History())
+
+
 def _begin(
-    members: Sequence[Member], splits: Splits, runs: Sequence[RunDirectory], experiment: str
+    members: Sequence[Member], splits: Splits, run_dirs: Sequence[RunDirectory], experiment: str
 ) -> list[TrainState]:
     """Open each run and bring its state: new, or from its last checkpoint."""
     # A state follows from the seed (and the weights) alone; compiling it takes seconds.
-    starts: dict[int, Start] = {}
+    weights: dict[int, StartingWeights] = {}
     fresh: dict[int, TrainState] = {}
     states = []
-    for member, run in zip(members, runs, strict=True):
-        recipe, seed, resume = member.recipe, member.recipe.seed, run.holds_run()
-        # As `fit`: to go on from a checkpoint the weights need not be there any more.
-        if recipe.weights is not None and not resume and seed not in starts:
-            starts[seed] = starting_weights(recipe)
-        start = None if resume else starts.get(seed)
-        open_run(run, recipe, splits, experiment, start, resume=resume, overwrite=False)
-        with Checkpoints(run.checkpoints) as checkpoints:
+    for member, run_dir in zip(members, run_dirs, strict=True):
+        recipe, seed, resume = member.recipe, member.recipe.seed, run_dir.holds_run()
+        # As `fit`: to continue from a checkpoint the weights need not be there any more.
+        if recipe.weights is not None and not resume and seed not in weights:
+            weights[seed] = starting_weights(recipe)
+        own = None if resume else weights.get(seed)
+        prepare_directory(run_dir, recipe, splits, experiment, own, resume=resume, overwrite=False)
+        with Checkpoints(run_dir.checkpoints) as checkpoints:
             if checkpoints.steps():
                 state = restore_state(recipe, checkpoints)
             else:
                 if seed not in fresh:
-                    fresh[seed] = first_state(recipe, starts.get(seed), run, splits)
+                    fresh[seed] = first_state(recipe, splits, weights.get(seed), run_dir)
                 state = fresh[seed]
         if resume:
-            run.keep_history(int(state.step))
+            run_dir.keep_history(int(state.step))
         states.append(state)
     return states
 
@@ -167,16 +197,14 @@ def _of_member(sums: Metrics, i: int) -> Metrics:
 def _pooled(
     advance: Callable[[int, Metrics], None], members: int
 ) -> Callable[[int, Metrics], None]:
-    """One progress bar for all of them."""
+    """One progress bar for all members."""
     return lambda images, sums: advance(
         members * images, jax.tree.map(lambda leaf: leaf.sum(0), jax.device_get(sums))
     )
 
 
-def _epoch_line(
-    epoch: int, epochs: int, rows: Sequence[tuple[Member, dict[str, float | None]]], left: float
-) -> str:
-    shown = "  ".join(
+def _epoch_line(epoch: int, epochs: int, rows: Sequence[tuple[Member, Row]], left: float) -> str:
+    scores = "  ".join(
         f"{member.value}: train {row['train_accuracy']:.4f}"
         + (
             ""
@@ -185,4 +213,4 @@ def _epoch_line(
         )
         for member, row in rows
     )
-    return f"epoch {epoch:>3}/{epochs}  {shown}  {duration(left)} left"
+    return f"epoch {epoch:>3}/{epochs}  {scores}  {duration(left)} left"

@@ -1,4 +1,4 @@
-"""Figures from plain arrays, drawn without a screen."""
+"""Figures from plain arrays, drawn without a display."""
 
 from jaxcifar.visualize.plots.confusion import plot_confusion
 from jaxcifar.visualize.plots.grid import Overlay, plot_grad_cam, plot_images

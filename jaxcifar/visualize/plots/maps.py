@@ -1,4 +1,4 @@
-"""Feature maps of a network's layers beside the image they are of."""
+"""The feature maps of a network's layers next to their input image."""
 
 from collections.abc import Mapping
 
@@ -22,14 +22,14 @@ def plot_activations(
     title: str,
     channels: int = COLUMNS,
 ) -> Figure:
-    """The input and the first feature maps of each layer, eight a row.
+    """The input image and the first feature maps of each layer, eight per row.
 
     Args:
         image: uint8 [h, w, 3].
-        activations: layer name -> [h, w, channels] of that image. One grey scale a layer, from its
-            smallest to its largest value over all its channels, printed above it.
-        title: above it all.
-        channels: how many of each layer to draw.
+        activations: layer name -> [h, w, channels] of that image. Each layer has its own grey
+            scale, from its minimum to its maximum over all channels, printed above it.
+        title: above the figure.
+        channels: how many channels of each layer to draw.
     """
     heights = [
         _rows(maps, channels) * CELL * shape_of(*maps.shape[:2]) for maps in activations.values()
@@ -43,20 +43,20 @@ def plot_activations(
     input_axes.set_title(f"input, {image.shape[0]}x{image.shape[1]} pixels", fontsize=9)
     input_axes.axis("off")
     top = 0.0
-    for (name, maps), tall in zip(activations.items(), heights, strict=True):
+    for (name, maps), layer_height in zip(activations.items(), heights, strict=True):
         rows, columns, total = maps.shape
-        shown = min(channels, total)
+        drawn = min(channels, total)
         low, high = float(maps.min()), float(maps.max())
-        axes = page.add(INPUT + 2 * MARGIN, top + TITLE, COLUMNS * CELL, tall)
-        axes.imshow(_mosaic(maps[..., :shown]), cmap="gray", vmin=low, vmax=high, aspect="auto")
+        axes = page.add(INPUT + 2 * MARGIN, top + TITLE, COLUMNS * CELL, layer_height)
+        axes.imshow(_mosaic(maps[..., :drawn]), cmap="gray", vmin=low, vmax=high, aspect="auto")
         axes.set_title(
-            f"{name}: {rows}x{columns}, {shown} of {total} channels, "
+            f"{name}: {rows}x{columns}, {drawn} of {total} channels, "
             f"black {low:.3g} to white {high:.3g}",
             fontsize=9,
             loc="left",
         )
         axes.axis("off")
-        top += TITLE + tall
+        top += TITLE + layer_height
     return page.figure
 
 
@@ -65,11 +65,12 @@ def _rows(maps: NDArray[np.floating], channels: int) -> int:
 
 
 def _mosaic(maps: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The channels of [h, w, channels] side by side, eight a row, NaN between them: one picture,
-    as hundreds of axes would take matplotlib many seconds.
+    """The channels of [h, w, channels] in one picture, eight per row, with NaN between them.
+
+    Hundreds of axes would take matplotlib many seconds.
     """
     height, width, count = maps.shape
-    times = max(1, 48 // max(height, width))  # so that a gap is narrow beside a map of 2x2
+    times = max(1, 48 // max(height, width))  # so that the gaps are narrow even for maps of 2x2
     maps = maps.repeat(times, axis=0).repeat(times, axis=1)
     height, width, gap = height * times, width * times, max(2, width * times // 24)
     canvas = np.full(

@@ -1,8 +1,8 @@
-"""Write torch_resnet.npz: what PyTorch computes for tiny ResNets, for machines without PyTorch.
+"""Write torch_resnet.npz: PyTorch's numbers for tiny ResNets, to test without PyTorch.
 
-Run from the repository's root, with torch installed: ``python tests/golden/make_torch_golden.py``.
+Run it where torch is installed: ``python tests/models/golden/make_torch_golden.py``.
 
-For each case (see `CASES`), under "case/": images [n h w 3], label, logits in evaluation mode
+Each case (see `CASES`) has, under "case/": images [n h w 3], label, logits in evaluation mode
 ("eval_logits") and in train mode ("logits"), the mean loss, and by dotted flax names "params",
 "stats" (before), "new_stats" (after the pass in train mode) and "gradients".
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 from benchmarks.peers.torch_resnet import ResNet
 
 CASES = {
@@ -25,7 +25,7 @@ SHAPE = {"stage_sizes": (1, 1), "width": 4, "num_classes": 5}
 
 
 def flax_name(name, tensor):
-    """A torch name and tensor as a dotted flax name and an array in its layout."""
+    """The dotted flax name and the array in flax's layout for a torch name and tensor."""
     module, kind = name.rsplit(".", 1)
     array = tensor.detach().numpy()
     if kind == "weight":
@@ -39,18 +39,18 @@ def flax_name(name, tensor):
 
 
 def named(prefix, tensors):
-    """Flax-named arrays below a prefix."""
+    """The tensors as arrays by prefix and flax name."""
     renamed = (flax_name(name, tensor) for name, tensor in tensors)
     return {f"{prefix}/{name}": array for name, array in renamed}
 
 
 def statistics(model):
-    """Running means and variances."""
+    """The running means and variances."""
     return [(k, v) for k, v in model.named_buffers() if not k.endswith("num_batches_tracked")]
 
 
 def record(case, generator):
-    """All arrays of one case, computed in float64."""
+    """All arrays of a case, computed in float64."""
     model = ResNet(**SHAPE, **CASES[case])
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *statistics(model)]:
@@ -70,7 +70,7 @@ def record(case, generator):
         **named("params", model.named_parameters()),
         **named("stats", statistics(model)),
     }
-    # In float32 torch gave these narrow 1x1 convolutions a random gradient in some runs.
+    # In float32, torch gave these narrow 1x1 convolutions a random gradient in some runs.
     model.double().eval()
     images = images.double()
     arrays["eval_logits"] = model(images).detach().numpy()

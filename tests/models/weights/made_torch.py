@@ -1,4 +1,4 @@
-"""Files of `torch.save` made by hand, well formed and hostile, without PyTorch."""
+"""Files in the formats of `torch.save`, valid and hostile, made by hand without PyTorch."""
 
 import io
 import struct
@@ -63,6 +63,16 @@ def pickled(body):
     return b"\x80\x02" + body + b"."
 
 
+def one_tensor(*args, **kwargs):
+    """The state dict {"w": tensor}."""
+    return dictionary({"w": tensor(*args, **kwargs)})
+
+
+def with_storage(**changes):
+    """The state dict of a tensor whose storage is changed."""
+    return one_tensor(of=storage(**changes))
+
+
 def zip_bytes(body, storages=None, extra=None, *, compression=zipfile.ZIP_STORED, edit=None):
     """A zip file; `edit` may change the list of (name, bytes) first."""
     storages = {"0": NUMBERS} if storages is None else storages
@@ -92,11 +102,17 @@ def stream_bytes(body, storages=None, *, little=True, magic=MAGIC, protocol=1001
 
 
 CONTAINERS = {"zip": zip_bytes, "stream": stream_bytes}
+GOOD = one_tensor()
+
+
+def file_of(make, body):
+    """A file of either format; the old one must list exactly the storages that are used."""
+    return make(body) if make is zip_bytes or b"storage" in body else make(body, [])
 
 
 @contextmanager
 def little_memory_and_time(most=8 << 20, seconds=5):
-    """What runs inside may allot a few MB: even memory that is never touched counts."""
+    """The code inside may allocate a few MB; memory that is never touched counts too."""
     tracemalloc.start()
     start = time.perf_counter()
     try:

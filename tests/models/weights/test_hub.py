@@ -25,7 +25,7 @@ CONFIG = {
     },
 }
 FUNCTIONS = ("hf_hub_url", "get_hf_file_metadata", "hf_hub_download", "try_to_load_from_cache")
-ERRORS = {  # those caught, and what they derive from
+ERRORS = {  # the exceptions that are caught, and their base classes
     "HfHubHTTPError": OSError,
     "EntryNotFoundError": Exception,
     "LocalEntryNotFoundError": "EntryNotFoundError",
@@ -37,7 +37,7 @@ ERRORS = {  # those caught, and what they derive from
 
 
 def real(name):
-    """A member of the library itself, or None where it is not installed."""
+    """A member of the real library, or None if it is not installed."""
     try:
         module = importlib.import_module("huggingface_hub")
     except ImportError:
@@ -53,7 +53,7 @@ def sha256(data):
 
 
 class FakeHub(types.ModuleType):
-    """The hub with repositories {name: {revision: {file: bytes}}}, and a cache on the disk."""
+    """A hub with repositories {name: {revision: {file: bytes}}}, and a cache on disk."""
 
     def __init__(self, cache):
         super().__init__("huggingface_hub")
@@ -68,7 +68,7 @@ class FakeHub(types.ModuleType):
             setattr(self, name, self._checked(name))
 
     def _checked(self, name):
-        """Each call is one that the library itself would take."""
+        """Check that the real library would accept each call."""
 
         def call(*args, **kwargs):
             if REAL[name] is not None:
@@ -96,33 +96,33 @@ class FakeHub(types.ModuleType):
         data = self._look_up(*url)
         return types.SimpleNamespace(etag=self.etags.get(url[1], sha256(data)))
 
-    def _place(self, repo_id, filename, revision):
+    def _path(self, repo_id, filename, revision):
         return self.cache / repo_id / "snapshots" / (revision or "main") / filename
 
     def _hf_hub_download(self, repo_id, filename, *, revision=None, local_files_only=False):
-        place = self._place(repo_id, filename, revision)
+        path = self._path(repo_id, filename, revision)
         try:
             if local_files_only:
                 raise OSError("offline")
             data = self._look_up(repo_id, filename, revision)
         except OSError as error:
-            if place.exists():
-                return str(place)
+            if path.exists():
+                return str(path)
             raise self.errors.LocalEntryNotFoundError(str(error)) from error
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             blob = self.cache / repo_id / "blobs" / sha256(data)
             blob.parent.mkdir(exist_ok=True)
             blob.write_bytes(data)
             if self.links:
-                place.symlink_to(os.path.relpath(blob, place.parent))
+                path.symlink_to(os.path.relpath(blob, path.parent))
             else:
-                place.write_bytes(data)
-        return str(place)
+                path.write_bytes(data)
+        return str(path)
 
     def _try_to_load_from_cache(self, repo_id, filename, *, revision=None):
-        place = self._place(repo_id, filename, revision)
-        return str(place) if place.is_file() else None
+        path = self._path(repo_id, filename, revision)
+        return str(path) if path.is_file() else None
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_weights_come_with_their_digest_and_configuration(hub):
     assert (file.name, file.sha256, file.config) == ("model.safetensors", sha256(WEIGHTS), CONFIG)
 
 
-def test_the_old_name_is_the_second_choice(hub):
+def test_the_old_file_name_is_the_second_choice(hub):
     files = hub.repositories[NAME]["main"]
     files["pytorch_model.bin"] = b"old"
     assert fetch(NAME).name == "model.safetensors"
@@ -153,7 +153,7 @@ def test_the_old_name_is_the_second_choice(hub):
     assert fetch(NAME).name == "pytorch_model.bin"
 
 
-def test_a_revision_is_asked_for_by_name(hub):
+def test_a_revision_is_selected_by_name(hub):
     hub.repositories[NAME]["v2"] = {"model.safetensors": b"second"}
     file = fetch(NAME + "@v2")
     assert file.path.read_bytes() == b"second"
@@ -190,7 +190,7 @@ def test_offline_the_cache_is_used(hub, failure):
 
 
 def test_offline_a_cached_file_in_a_store_shared_between_caches_is_checked_by_its_first_link(hub):
-    """The blob, too, may be a link, to a file of another name."""
+    """The blob may itself be a link, to a file with another name."""
     blob = fetch(NAME).path.resolve()
     store = blob.rename(blob.parent / "another-hash")
     blob.symlink_to(store)
@@ -209,7 +209,7 @@ def test_offline_a_cache_without_links_is_used_with_a_warning(hub, caplog):
     assert "no SHA-256 is known offline" in caplog.text
 
 
-def test_offline_weights_without_a_configuration_have_an_empty_one(hub):
+def test_offline_a_missing_config_is_empty(hub):
     fetch(NAME).path.with_name("config.json").unlink()
     hub.failure = FAILURES[0]
     assert fetch(NAME).config == {}
@@ -220,22 +220,22 @@ def test_offline_without_the_file_is_one_clear_error(hub, failure):
     hub.failure = failure
     with pytest.raises(
         WeightsError,
-        match=rf"could not be reached \({failure}\), and its weights are not in the local cache: "
+        match=rf"could not be reached \({failure}\), and its weights are not in the local cache; "
         rf"download model.safetensors from https://huggingface.co/{NAME} .* pass its path",
     ):
         fetch(NAME)
 
 
-def test_a_hub_that_goes_away_while_the_weights_come_is_one_clear_error(hub):
+def test_a_connection_lost_during_the_download_is_one_clear_error(hub):
     hub._get_hf_file_metadata = lambda url: types.SimpleNamespace(etag="0" * 64)
     hub.failure = FAILURES[0]
     with pytest.raises(WeightsError, match="and its weights are not in the local cache"):
         fetch(NAME)
 
 
-def test_a_configuration_that_does_not_come_is_an_error_rather_than_none(hub):
+def test_a_config_that_cannot_be_downloaded_is_an_error(hub):
     hub.fails_at = "config.json"
-    with pytest.raises(WeightsError, match="and its config.json was not fetched"):
+    with pytest.raises(WeightsError, match="and its config.json was not downloaded"):
         fetch(NAME)
 
 
@@ -243,14 +243,14 @@ def test_a_configuration_that_does_not_come_is_an_error_rather_than_none(hub):
     "text",
     [b"{", b"[]", b"3", b"\xff\xfe{", b"[" * 100_000, b'{"a": "' + b"x" * (1 << 20) + b'"}'],
 )
-def test_a_configuration_that_is_no_object_is_refused(hub, text):
+def test_a_config_that_is_not_an_object_is_refused(hub, text):
     hub.repositories[NAME]["main"]["config.json"] = text
     with pytest.raises(WeightsError, match="config.json of timm/resnet18.a1_in1k is not a JSON"):
         fetch(NAME)
 
 
 def test_an_unknown_repository_is_an_error_that_names_it(hub):
-    with pytest.raises(WeightsError, match="is no file here, and .* no repository timm/resnet19"):
+    with pytest.raises(WeightsError, match="is not a file, and .* no repository timm/resnet19"):
         fetch("timm/resnet19")
 
 
@@ -258,7 +258,7 @@ def test_an_unknown_repository_is_an_error_that_names_it(hub):
     ("error", "message"),
     [
         ("GatedRepoError", "only to users that have accepted its terms"),
-        ("HFValidationError", "no name on the Hugging Face hub"),
+        ("HFValidationError", "nor a valid name on the Hugging Face hub"),
     ],
 )
 def test_other_answers_of_the_hub_are_explained(hub, error, message):
@@ -267,13 +267,13 @@ def test_other_answers_of_the_hub_are_explained(hub, error, message):
         fetch(NAME)
 
 
-def test_a_repository_without_weights_is_an_error_that_says_what_was_looked_for(hub):
+def test_a_repository_without_weights_is_an_error_that_names_the_files(hub):
     hub.repositories["a/b"] = {"main": {"README.md": b""}}
     with pytest.raises(WeightsError, match="neither model.safetensors nor pytorch_model.bin"):
         fetch("a/b")
 
 
-def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
+def test_without_the_library_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
         WeightsError, match=r"pip install 'jaxcifar\[hub\]', or download a file from https://hugg"
@@ -284,7 +284,7 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
 # Through read_weights.
 
 
-def test_a_name_gives_tensors_and_what_timm_says_of_the_images(hub):
+def test_a_name_gives_the_tensors_and_timms_preprocessing(hub):
     weights = read_weights(NAME)
     assert weights.source == NAME
     assert weights.sha256 == sha256(WEIGHTS)
@@ -297,7 +297,7 @@ def test_a_name_gives_tensors_and_what_timm_says_of_the_images(hub):
     }
 
 
-def test_what_the_file_says_of_the_images_counts_for_more(hub):
+def test_the_metadata_of_the_file_takes_precedence(hub):
     files = hub.repositories[NAME]["main"]
     files["model.safetensors"] = save({"w": np.zeros(1)}, {"mean": "0 0 0"})
     metadata = read_weights(NAME).metadata
@@ -317,17 +317,17 @@ def test_what_the_file_says_of_the_images_counts_for_more(hub):
         ({"mean": [10**400] * 3, "input_size": [3, 2.0, 2.0]}, {}),
     ],
 )
-def test_a_configuration_counts_as_far_as_it_makes_sense(hub, config, expected):
+def test_only_the_valid_entries_of_a_config_are_used(hub, config, expected):
     files = hub.repositories[NAME]["main"]
     files["config.json"] = json.dumps(config).encode()
     files["model.safetensors"] = save({"w": np.zeros(1)})
     assert read_weights(NAME).metadata == expected
 
 
-# The library itself, which has no network here.
+# With the real library, offline.
 
 
-def test_the_errors_caught_exist_and_derive_from_one_another_as_in_the_fake():
+def test_the_real_exceptions_have_the_base_classes_of_the_fake_ones():
     errors = pytest.importorskip("huggingface_hub.errors")
     for name, base in ERRORS.items():
         base = getattr(errors, base) if isinstance(base, str) else base
@@ -336,7 +336,7 @@ def test_the_errors_caught_exist_and_derive_from_one_another_as_in_the_fake():
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """The library offline, with a cache of its own layout."""
+    """The real library, offline, with a cache in its own layout."""
     pytest.importorskip("huggingface_hub")
     from huggingface_hub import constants
 
@@ -372,7 +372,7 @@ def test_the_library_offline_without_the_file_is_one_clear_error(library):
         fetch(NAME)
 
 
-def test_a_file_of_absurd_length_is_not_fetched(hub):
+def test_an_absurdly_large_file_is_not_downloaded(hub):
     metadata = hub.get_hf_file_metadata
 
     def large(url):

@@ -55,7 +55,7 @@ def test_a_file_without_metadata_has_none(path, arrays):
 
 
 def test_half_precision_is_read_exactly(path):
-    """bfloat16 by the definition of its bits, beside float16 and float32."""
+    """bfloat16 by the definition of its bits, together with float16 and float32."""
     header = {
         "bf": entry(0, 8, (2, 2), "BF16"),
         "f": entry(8, 12, (1,), "F32"),
@@ -78,7 +78,7 @@ def test_bfloat16_needs_no_other_library(path, monkeypatch):
     assert read_safetensors(path)[0]["w"].tolist() == [1.0]
 
 
-def test_torch_writes_what_is_read(path):
+def test_files_of_torch_are_read(path):
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("safetensors.torch")
     state = {str(dtype): torch.randn(3, 2).to(dtype) for dtype in (torch.bfloat16, torch.half)}
@@ -109,18 +109,18 @@ DAMAGED = {
         file_bytes({"a": entry(0, 4, (1 << 32, (1 << 32) + 1))}, b"\0" * 4),
         "overflow",
     ),
-    "a shape of nothing that is too large": (
+    "an empty shape that is too large": (
         file_bytes({"a": entry(0, 0, (0, 1 << 62))}),
         "array is too big",
     ),
-    "a bfloat16 shape of nothing that is too large": (
+    "an empty bfloat16 shape that is too large": (
         file_bytes({"a": entry(0, 0, (0, 1 << 62, 1 << 62), "BF16")}),
         "array is too big",
     ),
     "too many dimensions": (file_bytes({"a": entry(0, 4, (1,) * 70)}, b"\0" * 4), "dimension"),
     "a negative size": (file_bytes({"a": entry(0, 4, (-1,))}, b"\0" * 4), "invalid JSON"),
     "metadata that is no string": (file_bytes({"__metadata__": {"a": 3}}), "expected a string"),
-    "a kind not known": (file_bytes({"a": entry(0, 4, (1,), "F99")}, b"\0" * 4), "unknown variant"),
+    "an unknown dtype": (file_bytes({"a": entry(0, 4, (1,), "F99")}, b"\0" * 4), "unknown variant"),
 }
 
 
@@ -178,7 +178,7 @@ def strided_arrays(draw):
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(arrays=st.dictionaries(st.text('a.\0é"', max_size=5), strided_arrays(), max_size=3))
-def test_what_was_written_is_read_whatever_the_strides(tmp_path_factory, arrays):
+def test_arrays_of_any_strides_are_read_as_written(tmp_path_factory, arrays):
     path = tmp_path_factory.getbasetemp() / "written.safetensors"
     write_safetensors(path, arrays, {"arch": "x"}, overwrite=True)
     library = load_file(path)
@@ -191,7 +191,7 @@ def test_what_was_written_is_read_whatever_the_strides(tmp_path_factory, arrays)
         np.testing.assert_array_equal(library[name], native, strict=True)
 
 
-def test_a_file_that_is_there_is_kept_unless_told_otherwise(path, arrays):
+def test_an_existing_file_is_not_replaced_without_overwrite(path, arrays):
     path.write_bytes(b"mine")
     with pytest.raises(WeightsError, match=r"w\.safetensors exists: .*overwrite=True"):
         write_safetensors(path, arrays)
@@ -211,39 +211,43 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path, arrays, m
         assert os.listdir(path.parent) == [path.name]
 
 
-def test_the_file_is_on_the_disk_before_it_has_its_name(path, arrays, monkeypatch):
-    seen = []
+def test_the_file_is_synced_before_it_gets_its_name(path, arrays, monkeypatch):
+    calls = []
     fsync, replace = os.fsync, os.replace
 
     def note_fsync(descriptor):
-        seen.append(("fsync", os.fstat(descriptor).st_size, path.exists()))
+        calls.append(("fsync", os.fstat(descriptor).st_size, path.exists()))
         fsync(descriptor)
 
     def note_replace(source, target):
-        seen.append(("replace", os.path.getsize(source), os.path.exists(target)))
+        calls.append(("replace", os.path.getsize(source), os.path.exists(target)))
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
     write_safetensors(path, arrays)
     size = path.stat().st_size
-    assert seen == [("fsync", size, False), ("replace", size, False)]
+    assert calls == [("fsync", size, False), ("replace", size, False)]
 
 
 @pytest.mark.parametrize(
     ("tensors", "metadata", "message"),
     [
-        ({"w": np.array(["a"])}, {}, "'w' has numbers of str32; store float32"),
-        ({"w": np.array([None])}, {}, "'w' has numbers of object"),
-        ({"w": np.zeros(1, complex)}, {}, "'w' has numbers of complex128"),
-        ({"__metadata__": np.zeros(1)}, {}, "'__metadata__' cannot be the name"),
-        ({3: np.zeros(1)}, {}, "3 cannot be the name"),
+        ({"w": np.array(["a"])}, {}, "'w' has dtype str32, which cannot be stored; use float32"),
+        ({"w": np.array([None])}, {}, "'w' has dtype object"),
+        ({"w": np.zeros(1, complex)}, {}, "'w' has dtype complex128"),
+        ({"__metadata__": np.zeros(1)}, {}, "a tensor cannot be named '__metadata__'"),
+        ({3: np.zeros(1)}, {}, "a tensor cannot be named 3"),
         ({"\ud800": np.zeros(1)}, {}, "the tensors cannot be stored"),
-        ({"w": np.zeros(1)}, {"size": 32}, "metadata is stored as strings; got {'size': 32}"),
-        ({"w": np.zeros(1)}, {32: "size"}, "metadata is stored as strings"),
+        (
+            {"w": np.zeros(1)},
+            {"size": 32},
+            "keys and values of metadata must be strings, not {'size': 32}",
+        ),
+        ({"w": np.zeros(1)}, {32: "size"}, "keys and values of metadata must be strings"),
     ],
 )
-def test_what_cannot_be_stored_is_refused(path, tensors, metadata, message):
+def test_arguments_that_cannot_be_stored_are_refused(path, tensors, metadata, message):
     with pytest.raises(WeightsError, match=message):
         write_safetensors(path, tensors, metadata)
     assert os.listdir(path.parent) == []

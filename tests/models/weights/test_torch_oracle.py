@@ -1,4 +1,4 @@
-"""What PyTorch writes, read here, is what PyTorch reads."""
+"""Files written by PyTorch give the same tensors here as in PyTorch."""
 
 import os
 
@@ -58,7 +58,7 @@ def state_dicts(draw):
 def test_tensors_are_those_that_torch_reads(path, state, modern, protocol, member):
     saved = {member: state, "epoch": 3, "lr": 0.1} if member else state
     torch.save(saved, path, _use_new_zipfile_serialization=modern, pickle_protocol=protocol)
-    # Trusted, as its own weights-only reader does not know protocol 4.
+    # weights_only=False, because PyTorch's safe reader does not support protocol 4.
     loaded = torch.load(path, weights_only=False)
     expected = loaded[member] if member else loaded
     arrays = read_torch(path)
@@ -123,4 +123,4 @@ def test_code_in_a_file_of_torch_itself_does_not_run(path, tmp_path, modern):
         read_torch(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
-    assert marker.exists(), "the file is no threat, so this test shows nothing"
+    assert marker.exists(), "the file is harmless, so this test proves nothing"

@@ -2,12 +2,12 @@ import pytest
 
 from jaxcifar.recipes.presets import EXPERIMENTS, Experiment
 from jaxcifar.studies.reproduction import Item
-from jaxcifar.studies.reproduction.report import Reported
+from jaxcifar.studies.reproduction.entries import Reported
 
 
 @pytest.fixture
 def plan(recipe, monkeypatch):
-    """Two small runs on digits, a sweep that the second is a member of, and all pictures."""
+    """Two small runs on digits, a sweep whose member serves as another run, and all pictures."""
     settings = recipe.to_dict() | {"epochs": 2}
     monkeypatch.setitem(EXPERIMENTS, "one", Experiment(settings, "a run"))
     monkeypatch.setitem(

@@ -17,7 +17,7 @@ def test_points_are_where_they_belong_and_axes_have_units():
     ours, theirs = axes.collections
     assert ours.get_offsets().tolist() == [[48, 0.737], [10, 0.709]]
     assert theirs.get_offsets().tolist() == [[6.1, 0.730], [6.0, 0.805]]
-    assert len(theirs.get_facecolors()) == 0, "another machine's are hollow"
+    assert len(theirs.get_facecolors()) == 0, "points of another machine are hollow"
     assert "minutes" in axes.get_xlabel()
     assert axes.get_ylabel() == "test accuracy (fraction)"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["us", "them"]

@@ -3,8 +3,9 @@ import os
 import pytest
 from matplotlib.figure import Figure
 
-from jaxcifar.studies.reproduction.drawings import Drawing, gallery_drawings, pictures
-from jaxcifar.studies.reproduction.report import Entry
+from jaxcifar.studies.reproduction.drawings import Drawing, pictures
+from jaxcifar.studies.reproduction.entries import Entry
+from jaxcifar.studies.reproduction.galleries import gallery_drawings
 from tests.studies.reproduction.test_report import write_run
 
 
@@ -20,7 +21,7 @@ def drawing(tmp_path):
     return Drawing(tmp_path / "pictures" / "x.png", "alt", "caption", source, draw)
 
 
-def test_a_drawing_is_made_with_its_numbers_and_is_stale_once_its_source_is_newer(drawing):
+def test_a_drawing_is_made_with_its_numbers_and_is_stale_if_its_source_is_newer(drawing):
     assert not drawing.is_done()
     assert pictures([drawing]) == ()
     drawing.make("there")
@@ -48,7 +49,7 @@ def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing):
     assert sorted(p.name for p in drawing.path.parent.iterdir()) == ["x.json", "x.png"]
 
 
-def test_galleries_look_into_finetune_or_else_the_first_complete_run(tmp_path):
+def test_galleries_show_finetune_or_else_the_first_complete_run(tmp_path):
     def entry(name):
         return Entry(name, "", "scratch", "scratch", None, (tmp_path / name,))
 

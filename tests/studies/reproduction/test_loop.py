@@ -33,14 +33,12 @@ def state(out, plan, name):
     return line[20:44].strip()
 
 
-def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
-    plan, tmp_path, trained, capsys
-):
+def test_a_plan_runs_notes_failures_and_skips_what_is_complete(plan, tmp_path, trained, capsys):
     out, smoke = tmp_path / "report", Settings(scale="smoke")
     with pytest.raises(RunError, match=r"^1 of 6 items did not run: lean \(nobody/nothing"):
         reproduce(out, smoke, plan=plan)
     assert "lean did not run: nobody/nothing" in capsys.readouterr().out
-    # The sweep trained the member that `two` is.
+    # The sweep trained the member that serves as `two`.
     assert [name for name, _ in trained] == ["one", "lean"]
     assert state(out, plan, "one") == "complete"
     assert state(out, plan, "rates") == "1 of 1 complete"
@@ -51,7 +49,7 @@ def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
     assert "smoke run; epochs 1, not 2" in text
     assert "2 of 3 runs are complete" in text
     assert "lean: not run: nobody/nothing" in text
-    assert "Recipe, against one: smoke run; epochs 1, not 2." in text
+    assert "Differences from one: smoke run; epochs 1, not 2." in text
     assert "rates/dropout_rate=0.3" in text.split("What ran where")[1]
     assert str(tmp_path) not in (out / "index.html").read_text()
     assert len(list((out / "pictures").glob("*.png"))) == 5  # 2 curves, 2 matrices, comparison
@@ -70,12 +68,12 @@ def test_a_plan_runs_and_what_fails_is_noted_and_what_is_done_is_skipped(
     assert [(name, len(epochs)) for name, epochs in trained[1:]] == [("one-seed1", 1)]
     text = page_text(out)
     assert "n = 2" in text
-    assert state(out, plan, "two") == "complete", "it was asked for with one seed"
+    assert state(out, plan, "two") == "complete", "it was requested with one seed"
     assert "--scale smoke --skip one" in text
     assert "--scale smoke --seeds 2 --only one" in text
 
 
-def test_an_interrupted_call_leaves_a_page_and_the_same_call_goes_on(
+def test_an_interrupted_call_leaves_a_page_and_the_same_call_continues(
     plan, tmp_path, trained, monkeypatch
 ):
     out = tmp_path / "report"
@@ -119,18 +117,18 @@ def test_a_report_without_a_run_has_the_reports_figures_only(plan, tmp_path):
     ("files", "settings", "message"),
     [
         ({"thesis.tex": "years of work"}, {}, "is not empty and holds no report"),
-        ({"plan.json": '{"steps": []}'}, {}, "another program's"),
+        ({"plan.json": '{"steps": []}'}, {}, "belongs to another program"),
         ({"plan.json": "{"}, {}, "cannot be read as JSON"),
         ({"plan.json": '{"made_by": "jaxcifar reproduce", "x": 1}'}, {}, "is damaged"),
-        ({"plan.json": '{"made_by": "jaxcifar reproduce"}'}, {"seed": 1}, "go on with --seed 0"),
+        ({"plan.json": '{"made_by": "jaxcifar reproduce"}'}, {"seed": 1}, "continue with --seed 0"),
         (
             {"plan.json": '{"made_by": "jaxcifar reproduce"}'},
             {"scale": "smoke"},
-            "made with --scale full, not smoke: go on with --scale full, or choose another --out",
+            "--scale full, not smoke: continue with --scale full, or choose another --out",
         ),
     ],
 )
-def test_a_foreign_directory_is_refused_and_left_as_it_is(
+def test_a_foreign_directory_is_refused_and_left_unchanged(
     plan, tmp_path, trained, files, settings, message
 ):
     for name, text in files.items():
@@ -141,13 +139,13 @@ def test_a_foreign_directory_is_refused_and_left_as_it_is(
     assert not trained
 
 
-def test_a_run_by_another_recipe_is_refused_before_anything_runs(plan, tmp_path, trained):
+def test_a_run_with_another_recipe_is_refused_before_anything_runs(plan, tmp_path, trained):
     path = tmp_path / "runs" / "two"
     path.mkdir(parents=True)
     recipe = loop.recipe_of(plan[3], Settings(epochs=7), seed=0)
     (path / "config.json").write_text(json.dumps({"recipe": recipe.to_dict()}))
     (tmp_path / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
-    with pytest.raises(RunError, match=r"two was begun with another recipe \(epochs: 2, not 7\)"):
+    with pytest.raises(RunError, match=r"two was started with another recipe \(epochs: 2, not 7\)"):
         reproduce(tmp_path, plan=plan, verbose=False)
     assert not trained
     assert not (tmp_path / "index.html").exists()
@@ -169,7 +167,7 @@ def test_a_bad_request_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_weights_that_cannot_be_had_are_asked_for_once(plan, tmp_path, trained):
+def test_unavailable_weights_are_requested_once(plan, tmp_path, trained):
     doubled = (*plan[:2], plan[1].__class__("lean2", "Again.", "lean"))
     with pytest.raises(RunError, match=r"^2 of 2 items did not run"):
         reproduce(tmp_path / "out", plan=doubled, only=["lean", "lean2"], verbose=False)
@@ -180,9 +178,9 @@ def test_weights_that_cannot_be_had_are_asked_for_once(plan, tmp_path, trained):
 def test_the_pages_command_is_not_refused(plan, tmp_path, trained, monkeypatch):
     out = tmp_path / "mine"
     reproduce(out, Settings(epochs=1), plan=plan, only=["one"], verbose=False)
-    command = "python scripts/reproduce.py --scale full --out mine --epochs 1 --only one"
+    command = "jaxcifar reproduce --scale full --out mine --epochs 1 --only one"
     assert command in page_text(out)
-    with pytest.raises(RunError, match="begun with another recipe"):  # as without --epochs
+    with pytest.raises(RunError, match="started with another recipe"):  # as without --epochs
         reproduce(out, plan=plan, only=["one"], verbose=False)
     assert command in page_text(out)
 

@@ -22,7 +22,7 @@ VOID = {"meta", "img", "br", "link"}
 
 
 class Reader(HTMLParser):
-    """Checks that every tag is closed in order, and keeps the text and what is referred to."""
+    """Checks that every tag is closed in order, and keeps the text and the references."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def page(picture):
     )
 
 
-def test_html_is_balanced_and_shows_the_text_as_it_is(page):
+def test_html_is_balanced_and_shows_the_text_unchanged(page):
     reader = read(to_html(page))
     text = "".join(reader.text)
     assert text.count(NASTY) == 4  # title twice, paragraph, cell
@@ -77,7 +77,7 @@ def test_html_is_balanced_and_shows_the_text_as_it_is(page):
     assert reader.alts == ['says "x" & y']
 
 
-def test_html_asks_for_nothing_and_holds_the_picture(page, picture):
+def test_html_loads_nothing_and_holds_the_picture(page, picture):
     html = to_html(page)
     anchor, source = read(html).references
     assert anchor == "#a-part"
@@ -89,7 +89,7 @@ def test_html_asks_for_nothing_and_holds_the_picture(page, picture):
     assert "default-src 'none'" in html
 
 
-def test_markdown_is_the_same_and_links_pictures(page, tmp_path):
+def test_markdown_has_the_same_blocks_and_links_pictures(page, tmp_path):
     text = to_markdown(page, tmp_path)
     lines = text.splitlines()
     assert lines[0].startswith("# Title ")
@@ -98,21 +98,21 @@ def test_markdown_is_the_same_and_links_pictures(page, tmp_path):
     assert '![says "x" & y](<pictures/odd "name".png>)' in lines
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
-    # A bar in a cell is escaped, so that every row has the two columns.
+    # A bar in a cell is escaped: every row has two columns.
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {3}
 
 
-def test_markdown_shows_marks_as_they_are(tmp_path):
-    def said(text):
+def test_markdown_escapes_markup(tmp_path):
+    def markdown(text):
         return to_markdown(Page("t", (Text(text),)), tmp_path).split("\n")[2]
 
-    assert said("freeze_a_modern") == "freeze_a_modern"
-    assert said("_x_ *y* <z> `w`") == r"\_x\_ \*y\* \<z\> \`w\`"
-    assert said("- no list") == r"\- no list"
-    assert said("1. no list") == r"1\. no list"
-    assert said("a\nb") == "a b"
+    assert markdown("freeze_a_modern") == "freeze_a_modern"
+    assert markdown("_x_ *y* <z> `w`") == r"\_x\_ \*y\* \<z\> \`w\`"
+    assert markdown("- no list") == r"\- no list"
+    assert markdown("1. no list") == r"1\. no list"
+    assert markdown("a\nb") == "a b"
 
 
 def test_a_row_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="a row of 1 under 2 columns"):
+    with pytest.raises(ValueError, match="a row has 1 cells, but there are 2 columns"):
         Table(("a", "b"), (("c",),))

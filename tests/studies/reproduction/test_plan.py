@@ -7,25 +7,25 @@ from jaxcifar.studies.reproduction.plan import PLAN, Settings, recipe_of, select
 ITEMS = {item.name: item for item in PLAN}
 
 
-def test_the_plan_has_every_experiment_and_the_report_before_what_goes_beyond():
+def test_the_plan_has_every_experiment_and_begins_with_the_reports():
     names = [item.name for item in PLAN]
     assert len(set(names)) == len(names)
     trained = {item.preset for item in PLAN if item.kind == "run"}
     speedruns = {name for name in EXPERIMENTS if name.startswith("speedrun")}
     assert trained == set(EXPERIMENTS) - {"demo"} - speedruns
     assert names[:4] == ["scratch", "finetune", "freeze_a", "freeze_b"]
-    assert names.index("dropout_sweep") < names.index("mini"), "so that mini need not run again"
+    assert names.index("dropout_sweep") < names.index("mini"), "so that mini does not run again"
     pictures = [item.kind for item in PLAN].index("pictures")
     assert {item.kind for item in PLAN[pictures:]} == {"pictures"}
 
 
 def test_the_reports_figures_are_those_of_its_table():
-    said = {
+    figures = {
         item.name: (*item.reported.accuracies, item.reported.seconds)
         for item in PLAN
         if item.reported and item.preset == item.faithful
     }
-    assert said == {
+    assert figures == {
         "scratch": (0.978, 0.737, 0.730, 364),
         "finetune": (0.992, 0.808, 0.805, 362),
         "freeze_a": (0.995, 0.793, 0.791, 321),
@@ -35,7 +35,7 @@ def test_the_reports_figures_are_those_of_its_table():
 
 
 @pytest.mark.parametrize("item", [i for i in PLAN if i.preset], ids=lambda item: item.name)
-def test_every_recipe_can_be_had_at_both_scales(item):
+def test_every_recipe_is_valid_at_both_scales(item):
     smoke = recipe_of(item, Settings(scale="smoke"), seed=3)
     assert (smoke.seed, smoke.epochs) == (3, 2)
     assert smoke.split_sizes[0] <= 2_560
@@ -52,7 +52,7 @@ def test_smaller_images_are_shifted_and_cut_less():
     assert scratch == EXPERIMENTS["scratch"].recipe
 
 
-def test_weights_are_for_what_starts_from_weights():
+def test_weights_apply_only_to_pretrained_items():
     settings = Settings(weights="some/where")
     assert recipe_of(ITEMS["finetune"], settings, seed=0).weights == "some/where"
     assert recipe_of(ITEMS["scratch"], settings, seed=0).weights is None

@@ -6,19 +6,12 @@ import pytest
 from jaxcifar.common.errors import RunError
 from jaxcifar.recipes.presets import EXPERIMENTS
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.studies.reproduction.drawings import comparison_points
+from jaxcifar.studies.reproduction.entries import Entry, Gallery, Report, Reported, SweepEntry
 from jaxcifar.studies.reproduction.page import to_html, to_markdown
-from jaxcifar.studies.reproduction.report import (
-    Entry,
-    Gallery,
-    Report,
-    Reported,
-    SweepEntry,
-    build_page,
-    comparison_points,
-    departures,
-    read_run,
-    time_text,
-)
+from jaxcifar.studies.reproduction.report import build_page
+from jaxcifar.studies.reproduction.stored_run import read_run
+from jaxcifar.studies.reproduction.words import preset_differences, time_text
 from tests.studies.reproduction.test_page import read
 
 REPORTED = Reported(0.978, 0.737, 0.730, 364)
@@ -75,7 +68,7 @@ def table_row(report, name):
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_figures_stand_beside_the_reports(tmp_path):
+def test_figures_are_shown_next_to_the_reports(tmp_path):
     run = write_run(tmp_path / "scratch", epochs=20)
     row = table_row(Report("full", (entry(run),)), "scratch")
     assert row == [
@@ -90,7 +83,7 @@ def test_figures_stand_beside_the_reports(tmp_path):
     ]
 
 
-def test_a_smoke_run_is_called_so_at_the_top_and_in_the_table(tmp_path):
+def test_a_smoke_run_is_marked_at_the_top_and_in_the_table(tmp_path):
     report = Report("smoke", (entry(write_run(tmp_path / "scratch")),))
     row = table_row(report, "scratch")
     assert row[3] == "not comparable"
@@ -110,7 +103,7 @@ def test_a_smoke_run_is_called_so_at_the_top_and_in_the_table(tmp_path):
         (1, None, "stopped after epoch 1 of 2"),
     ],
 )
-def test_what_did_not_run_has_a_state_and_no_number(tmp_path, done, reason, state):
+def test_a_run_that_did_not_run_has_a_state_and_no_numbers(tmp_path, done, reason, state):
     path = tmp_path / "scratch"
     if done is not None:
         write_run(path, done=done)
@@ -122,7 +115,7 @@ def test_what_did_not_run_has_a_state_and_no_number(tmp_path, done, reason, stat
     assert [point.accuracy for point in theirs] == [0.730]
     text = "".join(read(to_html(build_page(report))).text)
     assert "0 of 1 runs are complete" in text
-    # Of accuracies the page has the report's only.
+    # The only accuracies on the page are the report's.
     assert set(re.findall(r"0\.\d{3}", text)) == {"0.978", "0.737", "0.730"}
 
 
@@ -156,7 +149,7 @@ def test_seeds_have_a_mean_and_a_spread_with_their_number(tmp_path):
     assert row[7] == "n = 2; complete for 2 of 3 seeds"
 
 
-def test_weights_are_named_without_the_place_they_lie_in(tmp_path):
+def test_weights_are_named_without_their_folder(tmp_path):
     for number, (source, shown) in enumerate(
         (("/home/someone/w.pth", "w.pth"), ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k"))
     ):
@@ -167,7 +160,7 @@ def test_weights_are_named_without_the_place_they_lie_in(tmp_path):
         assert "someone" not in text
 
 
-def test_the_machine_and_the_checkpoints_are_told(tmp_path):
+def test_the_machine_and_the_checkpoints_are_shown(tmp_path):
     page = build_page(Report("full", (entry(write_run(tmp_path / "scratch")),)))
     text = "".join(read(to_html(page)).text)
     assert "a <processor>" in text
@@ -175,21 +168,23 @@ def test_the_machine_and_the_checkpoints_are_told(tmp_path):
     assert "epoch 2: validation 0.400, test 0.500" in text
     assert "10 of 1,000" in text
     assert "350 (median epoch)" in text
-    # `stage.StageData.seconds`, which is training time, has the compiling of the caching pass.
-    assert "excludes compiling (but for the pass that caches features) and validation" in text
+    # Training time includes `StageData.seconds`, and so the compiling of the caching pass.
+    assert "excludes compiling (except for the pass that caches features) and validation" in text
 
 
-def test_departures_are_against_a_preset():
+def test_differences_are_those_from_a_preset():
     recipe = EXPERIMENTS["finetune"].recipe.to_dict()
-    assert departures(recipe, "finetune") == []
-    assert departures(recipe | {"seed": 3, "weights": "w.pth"}, "finetune") == []
-    assert departures(recipe | {"epochs": 3}, "finetune") == ["epochs 3, not 20"]
-    assert departures(recipe | {"train_size": 9}, "finetune") == ["train_size 9, not the default"]
-    assert "new_head True, not False" in departures(recipe, "scratch")
+    assert preset_differences(recipe, "finetune") == []
+    assert preset_differences(recipe | {"seed": 3, "weights": "w.pth"}, "finetune") == []
+    assert preset_differences(recipe | {"epochs": 3}, "finetune") == ["epochs 3, not 20"]
+    assert preset_differences(recipe | {"train_size": 9}, "finetune") == [
+        "train_size 9, not the default"
+    ]
+    assert "new_head True, not False" in preset_differences(recipe, "scratch")
     assert set(recipe) == set(Recipe().to_dict())
 
 
-def test_members_of_a_sweep_that_are_missing_have_no_number(tmp_path):
+def test_missing_members_of_a_sweep_have_no_numbers(tmp_path):
     run = write_run(tmp_path / "x=0.1")
     members = ((0.1, run), (0.2, tmp_path / "x=0.2"))
     sweep = SweepEntry("sweep_x", "x", "scratch", "x", members, reason="out of luck")
@@ -199,20 +194,20 @@ def test_members_of_a_sweep_that_are_missing_have_no_number(tmp_path):
     assert "1 of 2 not run: out of luck" in text
 
 
-def test_a_sweep_tells_its_departures_and_where_it_ran(tmp_path):
+def test_a_sweep_shows_its_differences_and_where_it_ran(tmp_path):
     run = write_run(tmp_path / "dropout_rate=0.3", settings={"dropout_rate": 0.3, "resize": 64})
     members = ((0.3, run), (0.4, tmp_path / "dropout_rate=0.4"))
     sweep = SweepEntry("rates", "Rates.", "scratch", "dropout_rate", members)
     text = to_markdown(build_page(Report("smoke", (), (sweep,))), tmp_path)
-    departing = "epochs 2, not 20; resize 64, not the default."
-    assert f"Recipe, against scratch: smoke run; {departing}" in text
+    differences = "epochs 2, not 20; resize 64, not the default."
+    assert f"Differences from scratch: smoke run; {differences}" in text
     full = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
-    assert f"Recipe, against scratch: {departing}" in full
+    assert f"Differences from scratch: {differences}" in full
     ran = text.split("What ran where")[1]
     assert ran.count("rates/dropout_rate=0.3") == 3  # machine, weights, data
 
 
-def test_a_damaged_run_is_named_without_the_folder_it_lies_in(tmp_path):
+def test_a_damaged_run_is_named_without_its_folder(tmp_path):
     path = write_run(tmp_path / "scratch")
     (path / "config.json").write_text("{")
     state = entry(path).state()

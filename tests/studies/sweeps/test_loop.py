@@ -6,7 +6,7 @@ import pytest
 
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.data import Splits
-from jaxcifar.recipes.recipe import load_splits
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step.state import start_state

@@ -9,17 +9,16 @@ import pytest
 
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import WeightsError
+from jaxcifar.recipes.stage import StageRecipe, make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step import metrics
 from jaxcifar.step.state import init_state
-from jaxcifar.studies.sweeps import measured_mode
 from jaxcifar.studies.sweeps.measured_mode import build_members, stack
 from jaxcifar.studies.sweeps.members import PLAIN_FIELDS, Member, make_members
 from jaxcifar.studies.sweeps.vmapped import _begin
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.resident import make_train_epoch
-from jaxcifar.training.stage import stage_step
 from tests.conftest import assert_trees_identical
 
 
@@ -42,22 +41,26 @@ def begun(recipe):
     )
 
 
-def narrow_step(recipe, epoch, cut):
+make_train_step = StageRecipe.make_train_step
+
+
+def narrow_step(stage, cut=None):
     """The epoch keeps its sums in float32, whatever the network computes in."""
-    step, augment = stage_step(recipe, epoch, cut)
+    step = make_train_step(stage, cut)
 
     def narrow(state, batch):
         state, sums = step(state, batch)
         zeros = metrics.zeros()
         return state, {name: value.astype(zeros[name].dtype) for name, value in sums.items()}
 
-    return narrow, augment
+    return narrow
 
 
 def trained_alone(recipe, data, state, epochs):
-    step, augment = narrow_step(recipe, 1, None)
-    size = len(data["label"])
-    program = make_train_epoch(step, size=size, batch_size=recipe.batch_size, augment=augment)
+    stage, size = make_stage(recipe), len(data["label"])
+    program = make_train_epoch(
+        narrow_step(stage), size=size, batch_size=recipe.batch_size, augment=stage.augment
+    )
     for _ in range(epochs):
         state, sums = program.run(state, data)
     return state, sums
@@ -65,7 +68,7 @@ def trained_alone(recipe, data, state, epochs):
 
 def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
     """Their seeds and their rates differ."""
-    monkeypatch.setattr(measured_mode, "stage_step", narrow_step)
+    monkeypatch.setattr(StageRecipe, "make_train_step", narrow_step)
     # Only the head: the gradients of the rest take longest to compile.
     sgd = dataclasses.replace(recipe, optimizer="sgd", freeze="freeze_b")
     members = [
@@ -106,8 +109,10 @@ def test_members_of_fast_training_are_their_own_runs(recipe, digits):
 
     program = build_members("seed", members, None, size=120)
     states, _ = program.run(stack([begin(member.recipe) for member in members]), data)
-    step, augment = stage_step(fast, 1, None)
-    alone = make_train_epoch(step, size=120, batch_size=40, augment=augment)
+    stage = make_stage(fast)
+    alone = make_train_epoch(
+        stage.make_train_step(), size=120, batch_size=40, augment=stage.augment
+    )
     for i, member in enumerate(members):
         state, _ = alone.run(begin(member.recipe), data)
         for name, leaf in named_leaves((state.params, state.opt_state)).items():
@@ -134,8 +139,9 @@ def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
         data = to_device(digits.train)
 
         def step_of(recipe):
-            step, augment = stage_step(recipe, 1, None)
-            images = augment(jax.random.split(jax.random.key(5), 40), data["image"][:40])
+            stage = make_stage(recipe)
+            step = stage.make_train_step()
+            images = stage.augment(jax.random.split(jax.random.key(5), 40), data["image"][:40])
             batch = {"image": images, "label": data["label"][:40]}
             sums = step(begun_state, batch)[1]
             return jax.lax.fori_loop(0, 2, lambda _, c: step(c[0], batch), (begun_state, sums))

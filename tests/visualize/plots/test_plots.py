@@ -36,22 +36,22 @@ def boxes(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    found = [
+    pairs = [
         (axes.get_title(loc="left") or axes.get_label(), axes.get_tightbbox(renderer))
         for axes in figure.axes
     ]
-    return [*found, ("title", figure._suptitle.get_window_extent(renderer))]
+    return [*pairs, ("title", figure._suptitle.get_window_extent(renderer))]
 
 
 def assert_nothing_overlaps(figure):
-    found = boxes(figure)
+    pairs = boxes(figure)
     width, height = figure.canvas.get_width_height()
-    for i, (name, box) in enumerate(found):
+    for i, (name, box) in enumerate(pairs):
         assert box.x0 >= 0, name
         assert box.y0 >= 0, name
         assert box.x1 <= width, name
         assert box.y1 <= height, name
-        for other, second in found[i + 1 :]:
+        for other, second in pairs[i + 1 :]:
             overlap = (
                 min(box.x1, second.x1) - max(box.x0, second.x0),
                 min(box.y1, second.y1) - max(box.y0, second.y0),
@@ -74,7 +74,7 @@ def test_one_epoch_can_be_drawn():
     plot_curves(History(rows(1)), title="short")
 
 
-def test_activations_share_a_scale_in_a_layer_and_state_it():
+def test_the_maps_of_a_layer_share_a_scale_which_is_stated():
     maps = np.zeros((48, 48, 3), np.float32)
     maps[0, 0, 1] = 2.5
     maps[47, 47, 2] = -1.0
@@ -85,7 +85,7 @@ def test_activations_share_a_scale_in_a_layer_and_state_it():
     assert layer1.images[0].get_clim() == (0.0, 25.0)
     assert figure.axes[0].get_title() == "input, 8x8 pixels"
     drawn = conv1.images[0].get_array()
-    assert drawn.shape == (48, 8 * 50 - 2)  # eight places with gaps of two
+    assert drawn.shape == (48, 8 * 50 - 2)  # eight maps with gaps of two
     np.testing.assert_array_equal(drawn[:, 50:98], maps[..., 1])
     np.testing.assert_array_equal(drawn[:, 100:148], maps[..., 2])
     assert drawn.mask[:, 48:50].all()
@@ -93,7 +93,7 @@ def test_activations_share_a_scale_in_a_layer_and_state_it():
 
 
 @pytest.mark.parametrize("channels", [1, 8, 20])
-def test_as_many_channels_as_asked_for_and_none_overlaps(channels):
+def test_the_requested_channels_are_drawn_without_overlap(channels):
     maps = np.random.default_rng(0).normal(size=(16, 16, 20))
     layers = {"conv2_block2_3_conv (layer1.1.conv2)": maps, "layer1": maps[:2, :2, :5]}
     figure = plot_activations(
@@ -119,12 +119,12 @@ def test_a_map_lies_over_a_copy_of_its_image(count):
     assert overlay.images[1].get_clim() == (0, 1)
     assert image.texts[0].get_text() == "\n".join(caption)
     bar = figure.axes[-1]
-    assert bar.get_xlabel() == "Grad-CAM (share of the map's largest value)"
+    assert bar.get_xlabel() == "Grad-CAM (fraction of the map's maximum)"
     assert len(figure.axes) == 2 * count + 1
     assert_nothing_overlaps(figure)
 
 
-def test_images_of_any_shape_and_name_keep_apart():
+def test_images_of_any_shape_and_name_do_not_overlap():
     wide, tall = np.zeros((8, 90, 3), np.uint8), np.zeros((90, 8, 3), np.uint8)
     name = "a_very_long_file_name_of_a_camera_20261124.jpg"
     figure = plot_images([wide, tall, IMAGE, IMAGE, IMAGE], [(name, "predicted")] * 5, title="t")
@@ -140,15 +140,15 @@ def test_a_confusion_matrix_has_its_counts_and_accuracies(names):
     accuracy = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
     accuracy[0] = np.nan
     figure = plot_confusion(confusion, accuracy, names, title="test accuracy; a run")
-    matrix, beside = figure.axes
+    matrix, bars = figure.axes
     assert matrix.get_xlabel().startswith("predicted class")
     assert matrix.get_ylabel() == "true class"
-    assert beside.get_xlabel() == "accuracy of the class (fraction)"
-    np.testing.assert_allclose([bar.get_width() for bar in beside.patches][1:], accuracy[1:])
+    assert bars.get_xlabel() == "accuracy of the class (fraction)"
+    np.testing.assert_allclose([bar.get_width() for bar in bars.patches][1:], accuracy[1:])
     if count <= 10:
-        found = {text.get_position(): text.get_text() for text in matrix.texts}
-        assert found == {(p, t): str(n) for (t, p), n in np.ndenumerate(confusion)}
-        assert [text.get_text() for text in beside.texts][:2] == ["no images", f"{accuracy[1]:.3f}"]
+        counts = {text.get_position(): text.get_text() for text in matrix.texts}
+        assert counts == {(p, t): str(n) for (t, p), n in np.ndenumerate(confusion)}
+        assert [text.get_text() for text in bars.texts][:2] == ["no images", f"{accuracy[1]:.3f}"]
         assert [label.get_text() for label in matrix.get_yticklabels()] == names
     else:
         assert not matrix.texts

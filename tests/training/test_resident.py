@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -13,8 +11,7 @@ from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_augment, make_normalize
 from jaxcifar.step.state import Draw, TrainState, draw_key, init_state
 from jaxcifar.step.steps import make_train_step
-from jaxcifar.training import epoch
-from jaxcifar.training.pieces import in_pieces
+from jaxcifar.training import pieces
 from jaxcifar.training.resident import make_evaluation, make_train_epoch
 
 compiling = settings(max_examples=8, deadline=None)
@@ -114,7 +111,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("seconds", [0.0, 1e9])
     def test_pieces_change_nothing_and_report_every_image(self, seconds, monkeypatch):
-        monkeypatch.setattr(epoch, "SECONDS_PER_PIECE", seconds)
+        monkeypatch.setattr(pieces, "SECONDS_PER_PIECE", seconds)
         reports = []
         state, sums = self.train.run(
             recording_state(),
@@ -193,84 +190,6 @@ def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progr
     assert sums["count"] == size
     assert sums["correct"] == 2**size - 1
     assert not with_progress or reports[-1] == size
-
-
-class TestPieces:
-    @given(st.integers(0, 60), st.integers(1, 5), st.lists(st.floats(0, 9), min_size=1))
-    def test_they_add_up_whatever_the_clock_says(self, total, batch_size, ticks):
-        now, counts, reports, events = 0.0, [], [], []
-
-        def clock():
-            nonlocal now
-            now += ticks[len(events) % len(ticks)]
-            return now
-
-        def advance(count):
-            counts.append(count)
-            events.append("advance")
-            return {"steps": sum(counts)}
-
-        def report(examples, sums):
-            reports.append((examples, sums["steps"]))
-            events.append("report")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(epoch, "time", SimpleNamespace(perf_counter=clock))
-            in_pieces(advance, total, batch_size, report)
-        assert sum(counts) == total
-        assert all(count > 0 for count in counts)
-        assert [examples for examples, _ in reports] == [count * batch_size for count in counts]
-        assert [steps for _, steps in reports] == list(np.cumsum(counts))
-        if len(counts) > 1:
-            assert events[:3] == ["advance", "advance", "report"], "the device never idles"
-
-    def test_a_pace_of_none_ends_them_and_what_was_begun_is_reported(self):
-        counts, reports = [], []
-
-        def advance(count):
-            counts.append(count)
-            return {}
-
-        def allow(count):
-            return min(count, 2) if sum(counts) < 5 else 0
-
-        ended = in_pieces(advance, 20, 3, lambda n, _: reports.append(n), allow=allow)
-        assert not ended
-        assert sum(counts) in (5, 6)
-        assert reports == [3 * count for count in counts]
-
-    @given(st.integers(1, 40), st.integers(1, 7))
-    def test_none_is_larger_than_the_limit(self, total, chunk):
-        counts = []
-
-        def limit(done):
-            return chunk - done % chunk
-
-        assert in_pieces(counts.append, total, 1, None, limit=limit)
-        edges = np.cumsum(counts)
-        assert edges[-1] == total
-        assert {*range(chunk, total, chunk)} <= {*edges.tolist()}
-
-    def test_without_a_listener_there_is_one_piece(self):
-        counts = []
-        in_pieces(counts.append, 17, 8, None)
-        assert counts == [17]
-
-    def test_they_grow_towards_their_time(self, monkeypatch):
-        now, counts = 0.0, []
-        seconds_per_step = epoch.SECONDS_PER_PIECE / 10
-
-        def advance(count):
-            nonlocal now
-            counts.append(count)
-            now += count * seconds_per_step
-            return {}
-
-        monkeypatch.setattr(epoch, "time", SimpleNamespace(perf_counter=lambda: now))
-        in_pieces(advance, 200, 1, lambda *_: None)
-        assert counts[0] == 1
-        assert max(counts) <= 20
-        assert counts[len(counts) // 2] >= 5
 
 
 def step_with_trouble(at, kinds):

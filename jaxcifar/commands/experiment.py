@@ -1,0 +1,68 @@
+"""The parser of a command that trains an EXPERIMENT, with every setting of its recipe an option."""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from jaxcifar.commands.options import add_options
+from jaxcifar.commands.parser import Parser, add_data_dir_option
+from jaxcifar.recipes.presets import EXPERIMENTS, get_experiment
+from jaxcifar.recipes.recipe import Recipe
+
+ALIASES = {"batch_size": "--bs", "learning_rate": "--lr"}
+
+
+class ExperimentParser(Parser):
+    """Lists the experiments where EXPERIMENT is missing."""
+
+    def error(self, message: str) -> NoReturn:
+        """As `Parser.error`."""
+        if "EXPERIMENT" in message:
+            message += f"; EXPERIMENT is one of {', '.join(EXPERIMENTS)}"
+        super().error(message)
+
+
+def experiment_parser(
+    prog: str, arguments: Sequence[str], *, usage: str, text: str, workdir: str
+) -> ExperimentParser:
+    """The parser of a command that trains an EXPERIMENT.
+
+    Args:
+        prog: how the command was called.
+        arguments: if the first one names an experiment, its settings are the defaults shown.
+        usage: the command's own options in the usage line.
+        text: what the command does.
+        workdir: the default directory, in words.
+    """
+    named = arguments and arguments[0].replace("-", "_") in EXPERIMENTS
+    defaults = get_experiment(arguments[0]).recipe if named else Recipe()
+    parser = ExperimentParser(
+        prog=prog,
+        description=text,
+        epilog=f"experiments:\n{_listing()}\n\nEach experiment has its own defaults: "
+        "see %(prog)s EXPERIMENT --help.",
+        usage=f"%(prog)s EXPERIMENT {usage}[options]",
+    )
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="a named recipe; they are listed at the end"
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--workdir", type=Path, metavar="DIR", help=f"directory for all files (default: {workdir})"
+    )
+    add_data_dir_option(run)
+    run.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    run.add_argument("--overwrite", action="store_true", help="replace what is in the workdir")
+    add_options(parser, defaults, ALIASES)
+    return parser
+
+
+def _listing() -> str:
+    width = shutil.get_terminal_size().columns - 2
+    indent = " " * 22
+    return "\n".join(
+        textwrap.fill(f"  {name:<18}  {e.text}", width, subsequent_indent=indent)
+        for name, e in EXPERIMENTS.items()
+    )

@@ -1,0 +1,75 @@
+"""Pooling as in PyTorch, with a faster gradient of max pooling on the CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcifar.common.numbers import at_least_float32
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """PyTorch's MaxPool2d(3, stride=2, padding=1): [n, h, w, c] -> [n, ceil(h/2), ceil(w/2), c].
+
+    If values in a window are equal, the first gets the gradient, as in torch. The CPU uses a custom
+    gradient, which excludes forward mode. XLA's select-and-scatter gives the same numbers but took
+    24 of a ResNet-18's 417 ms at 32x32, instead of 10 (all threads together).
+    """
+    return _max_pool_on_cpu(x) if jax.default_backend() == "cpu" else _max_pool(x)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+_max_pool_on_cpu = jax.custom_vjp(_max_pool)
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _max_pool(x)
+    _, height, width, channels = x.shape
+    _, rows, columns, _ = y.shape
+    margins = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
+    padded = jnp.pad(x, margins, constant_values=-jnp.inf)
+    windows = [
+        padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        for i in range(3)
+        for j in range(3)
+    ]
+    # The position is not found by comparing with y: the compiler may compute x twice with different
+    # rounding, and then no value would equal y.
+    largest, position = windows[0], jnp.zeros(y.shape, jnp.uint8)  # 3 * row + column
+    for k, window in enumerate(windows[1:], 1):
+        position = jnp.where(window > largest, jnp.uint8(k), position)
+        largest = jnp.maximum(largest, window)
+    return y, (position, jnp.zeros((0, height, width, channels), x.dtype))
+
+
+def _max_pool_backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array]:
+    position, like = residuals
+    n, rows, columns, channels = cotangent.shape
+    _, height, width, _ = like.shape
+    margins = ((0, 0), (0, 1), (0, 1), (0, 0))
+    gradient, position = jnp.pad(cotangent, margins), jnp.pad(position, margins)
+
+    def part(i: int, j: int) -> jax.Array:
+        """The gradient of each window's pixel (i, j); row or column 0 takes the next window's."""
+        at = (slice(None), slice(i == 0, rows + (i == 0)), slice(j == 0, columns + (j == 0)))
+        return jnp.where(position[at] == 3 * i + j, gradient[at], 0)
+
+    # Pixels by the parity of their row and column; a pixel in two windows sums both gradients.
+    upper = jnp.stack([part(1, 1), part(1, 2) + part(1, 0)], axis=3)
+    lower = jnp.stack(
+        [part(2, 1) + part(0, 1), part(2, 2) + part(2, 0) + part(0, 2) + part(0, 0)], axis=3
+    )
+    pixels = jnp.stack([upper, lower], axis=2).reshape(n, 2 * rows, 2 * columns, channels)
+    return (pixels[:, :height, :width],)
+
+
+_max_pool_on_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """The mean over the map, in float32: [n, h, w, c] -> [n, c]."""
+    return jnp.mean(at_least_float32(x), axis=(1, 2))

@@ -1,0 +1,47 @@
+"""The data of a recipe."""
+
+from pathlib import Path
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.data import Splits, dataset_info, load_dataset
+from jaxcifar.recipes.recipe import Recipe
+
+
+def load_splits(
+    recipe: Recipe, data_dir: str | Path | None = None, *, lazy: bool = False
+) -> Splits:
+    """The data a recipe names, split as it says.
+
+    Args:
+        recipe: what is wanted.
+        data_dir: where TFDS data lies; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        lazy: see `data.load_dataset`.
+
+    Raises:
+        RecipeError: the data in `data_dir` are not those that the recipe was checked with.
+        DataError: the data are not available.
+
+    Example:
+        >>> from jaxcifar import Recipe, load_splits
+        >>> recipe = Recipe(
+        ...     dataset="digits", normalization="half", train_size=100, validation_size=50,
+        ...     batch_size=50,
+        ... )
+        >>> splits = load_splits(recipe)
+        >>> len(splits.train), len(splits.validation), len(splits.test)
+        (100, 50, 360)
+    """
+    if data_dir and dataset_info(recipe.dataset, data_dir=data_dir) != recipe.dataset_info:
+        raise RecipeError(
+            f"{recipe.dataset} in {data_dir} is not the dataset the recipe was checked with: set "
+            f"TFDS_DATA_DIR={data_dir}"
+        )
+    return load_dataset(
+        recipe.dataset,
+        split=recipe.split_sizes,
+        stratified=recipe.stratified,
+        seed=recipe.split_seed,
+        data_dir=data_dir,
+        side=recipe.resize,
+        lazy=lazy,
+    )

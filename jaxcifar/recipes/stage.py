@@ -1,0 +1,80 @@
+"""The parts of a run, built once from its recipe for the epochs in which they stay the same."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.step.augment import Augment
+from jaxcifar.step.freeze import Labels
+from jaxcifar.step.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+
+
+class StageRecipe(NamedTuple):
+    """What a recipe builds for a stage: the epochs in which the same parameters are trained.
+
+    Attributes:
+        recipe: that of the run.
+        first_epoch: of the stage, from 1.
+        last_epoch: of the stage.
+        model: with the BatchNorms frozen that are frozen in the stage.
+        labels: what is trained, and how.
+        tx: the optimizer.
+        schedule: the learning rate by step.
+        preprocess: uint8 images to the network's input.
+        augment: ``(keys [n], images) -> images``, or None.
+    """
+
+    recipe: Recipe
+    first_epoch: int
+    last_epoch: int
+    model: ResNet
+    labels: Labels
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    preprocess: Callable[[jax.Array], jax.Array]
+    augment: Augment | None
+
+    def make_train_step(self, cut: str | None = None, *, axis_name: str | None = None) -> TrainStep:
+        """The stage's train step.
+
+        Args:
+            cut: the batches are the features after this child of the network, not images.
+            axis_name: the mapped axis over which a batch is divided, under pmap.
+        """
+        return make_train_step(
+            self.model.clone(axis_name=axis_name),
+            self.tx,
+            normalize=self.preprocess,
+            label_smoothing=self.recipe.label_smoothing,
+            labels=self.labels,
+            start=cut,
+            log_gradient_norm=self.recipe.log_gradient_norm,
+            skip_nonfinite=self.recipe.on_nonfinite == "skip",
+            axis_name=axis_name,
+        )
+
+    def make_eval_step(self, cut: str | None = None) -> EvalStep:
+        """The scoring of a batch, with mirror images where the recipe says so."""
+        return make_eval_step(
+            self.model, normalize=self.preprocess, start=cut, mirror=self.recipe.test_mirror
+        )
+
+
+def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
+    """Build the parts of the stage that `epoch` lies in."""
+    first_epoch, last_epoch = recipe.stage_of(epoch)
+    return StageRecipe(
+        recipe=recipe,
+        first_epoch=first_epoch,
+        last_epoch=last_epoch,
+        model=recipe.make_model(epoch),
+        labels=recipe.make_labels(epoch),
+        tx=recipe.make_optimizer(epoch),
+        schedule=recipe.make_schedule(),
+        preprocess=recipe.make_preprocess(),
+        augment=recipe.make_augment(),
+    )

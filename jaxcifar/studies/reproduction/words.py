@@ -1,0 +1,97 @@
+"""Figures of a run as the text that stands in the page's tables."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcifar.common.messages import printable, shown
+from jaxcifar.recipes.presets import EXPERIMENTS
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.studies.reproduction.stored_run import StoredRun
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in the form of the course report: "6m 4s"."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    parts = [f"{hours}h"] if hours else []
+    parts += [f"{minutes}m"] if whole >= 60 else []
+    return " ".join([*parts, f"{whole % 60}s"])
+
+
+def mean_time(runs: Sequence[StoredRun]) -> str:
+    """The mean training time of complete runs."""
+    return time_text(statistics.fmean(run.train_seconds for run in runs))
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """To 3 decimals; of several values the mean and the standard deviation."""
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def triple_text(columns: Iterable[Sequence[float]]) -> str:
+    """Train, validation and test values, each as in `mean_text`."""
+    return " / ".join(map(mean_text, columns))
+
+
+def preset_differences(recipe: Mapping[str, Any], preset: str) -> list[str]:
+    """How a run's recipe (from its config.json) differs from a preset's, as "epochs 2, not 20".
+
+    Seeds and the source of the weights are ignored: the page shows them elsewhere.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    expected = defaults | EXPERIMENTS[preset].settings
+    ignored = ("seed", "weights", "eval_batch_size")
+    return [
+        f"{name} {_value(value)}, not {_value(expected[name])}"
+        for name, value in recipe.items()
+        if name in expected and name not in ignored and value != expected[name]
+    ]
+
+
+def checkpoint_text(run: StoredRun, which: str) -> str:
+    """The epoch and the accuracies of the "best" or "last" checkpoint of a complete run."""
+    assert run.summary is not None
+    score = run.summary[which]
+    epochs = [row["epoch"] for row in run.history.rows if row["step"] == score["step"]]
+    name = f"epoch {epochs[0]}" if epochs else f"step {score['step']}"
+    return (
+        f"{name}: validation {score['validation_accuracy']:.3f}, "
+        f"test {score['test']['accuracy']:.3f} ({score['test']['examples']:,} images)"
+    )
+
+
+def device_text(machine: Mapping[str, Any]) -> str:
+    """The device of a run and, if there are several, their number."""
+    return str(machine["device"]) + (f" x {machine['devices']}" if machine["devices"] > 1 else "")
+
+
+def machine_cells(machine: Mapping[str, Any]) -> tuple[str, ...]:
+    """Device, processor, cores and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        device_text(machine),
+        str(machine["processor"]),
+        str(machine["cores"]),
+        f"Python {machine['python']}, {versions}",
+    )
+
+
+def weights_cells(run: StoredRun) -> tuple[str, str]:
+    """The weights a run started from: their name, without a local folder, and short SHA-256."""
+    weights = run.config.get("weights")
+    if weights is None:
+        return "none: random initial weights", "-"
+    source = Path(weights["source"])
+    name = source.name if source.is_absolute() else weights["source"]
+    return name, f"{weights['sha256'][:12]}..."
+
+
+def _value(value: Any) -> str:
+    """A recipe's value, which comes from a file."""
+    if value is None:
+        return "the default"
+    return printable(value) if isinstance(value, str) else shown(value)

@@ -1,0 +1,82 @@
+"""What a run keeps on disk while it trains, or nothing: two forms of one interface."""
+
+from typing import Any
+
+from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.history import History, Row
+from jaxcifar.step.state import TrainState
+
+
+class NoDisk:
+    """A run without a directory: nothing is kept."""
+
+    saves = False
+
+    def append_row(self, row: Row) -> None:
+        """Keep an epoch's row."""
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        validation_accuracy: float | None,
+        progress: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep a checkpoint, in the background."""
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints there are."""
+        return []
+
+    def read_history(self) -> History:
+        """The rows of the epochs before."""
+        return History()
+
+    def is_complete(self, epochs: int) -> bool:
+        """Whether a run of this many epochs is finished."""
+        return False
+
+
+class Disk(NoDisk):
+    """A run directory and its checkpoints."""
+
+    saves = True
+
+    def __init__(self, run_dir: RunDirectory, checkpoints: Checkpoints) -> None:
+        """Both are open."""
+        self.run_dir, self.checkpoints = run_dir, checkpoints
+
+    def append_row(self, row: Row) -> None:
+        """Add it to metrics.jsonl."""
+        self.run_dir.append_row(row)
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        validation_accuracy: float | None,
+        progress: dict[str, Any] | None = None,
+    ) -> None:
+        """See `Checkpoints.save`."""
+        self.checkpoints.save(state, validation_accuracy=validation_accuracy, progress=progress)
+
+    def wait(self) -> None:
+        """See `Checkpoints.wait`."""
+        self.checkpoints.wait()
+
+    def saved_steps(self) -> list[int]:
+        """See `Checkpoints.steps`."""
+        return self.checkpoints.steps()
+
+    def read_history(self) -> History:
+        """The rows in metrics.jsonl."""
+        return self.run_dir.read_history()
+
+    def is_complete(self, epochs: int) -> bool:
+        """Whether the summary of a run of this many epochs is there."""
+        summary = self.run_dir.read_summary()
+        return summary is not None and summary.get("epochs") == epochs

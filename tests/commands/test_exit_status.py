@@ -1,0 +1,99 @@
+import os
+import signal
+import time
+import warnings
+
+import jax
+import pytest
+
+from jaxcifar.commands.exit_status import exit_with_status
+from jaxcifar.common.errors import RunError
+from jaxcifar.training.interruption import Interrupted
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers():
+    handler = signal.getsignal(signal.SIGTERM)
+    with warnings.catch_warnings():
+        yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def status_of(command, **settings):
+    with pytest.raises(SystemExit) as stopped:
+        exit_with_status(command, **settings)
+    return stopped.value.code
+
+
+def raising(error):
+    def command():
+        if error is not None:
+            raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (RunError("no such run"), 2, "error: no such run\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written\n"),
+        (Interrupted("stopped in epoch 2", signal.SIGTERM), 143, "stopped in epoch 2\n"),
+        (PermissionError(13, "Permission denied", "runs"), 2, "error: [Errno 13] Permission"),
+        (None, 0, ""),
+    ],
+)
+def test_expected_errors_are_one_line_and_a_status(error, code, text, capsys):
+    assert status_of(raising(error)) == code
+    error = capsys.readouterr().err
+    assert error.startswith(text)
+    assert error.count("\n") == bool(text)
+
+
+def test_sigterm_stops_like_ctrl_c(capsys):
+    closed = []
+
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+
+    assert status_of(command, interrupted="the rest is kept") == 143
+    assert closed
+    assert capsys.readouterr().err == "terminated; the rest is kept\n"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nand more")]
+)
+def test_exhausted_memory_is_one_line(error, capsys):
+    assert status_of(raising(error)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: out of memory: lower --batch-size")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), jax.errors.JaxRuntimeError("INTERNAL: bug")])
+def test_a_defect_keeps_its_traceback(error):
+    with pytest.raises(type(error)) as caught:
+        exit_with_status(raising(error))
+    assert caught.value is error
+
+
+def test_a_warning_is_one_line(capsys):
+    def command():
+        warnings.simplefilter("default")
+        warnings.warn("a damaged checkpoint", stacklevel=1)
+
+    assert status_of(command) == 0
+    assert capsys.readouterr().err == "warning: a damaged checkpoint\n"
+
+
+def test_one_of_several_processes_leaves_at_once(monkeypatch, capfd):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"left with {code}"))
+    with pytest.raises(pytest.fail.Exception, match="left with 2"):
+        exit_with_status(raising(RunError("no such run")))
+    assert capfd.readouterr().err == "error: no such run\n"

@@ -1,0 +1,44 @@
+import pytest
+
+from jaxcifar.commands.experiment import experiment_parser
+from jaxcifar.recipes.presets import EXPERIMENTS
+
+
+def make_parser(*arguments):
+    return experiment_parser(
+        "jaxcifar train", arguments, usage="--field F ", text="Train.", workdir="runs/EXPERIMENT"
+    )
+
+
+def test_help_lists_the_experiments_within_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    text = make_parser().format_help()
+    assert text.startswith("usage: jaxcifar train EXPERIMENT --field F [options]\n\nTrain.\n")
+    listing = text[text.index("\nexperiments:\n") : text.index("\n\nEach experiment")]
+    for name, experiment in EXPERIMENTS.items():
+        assert f"\n  {name} " in listing
+        assert experiment.text in " ".join(listing.split())
+    assert max(map(len, listing.splitlines())) <= 70
+    assert text.endswith("see jaxcifar train EXPERIMENT --help.\n")
+
+
+def test_the_defaults_shown_are_those_of_the_experiment():
+    batch_size = "images a step; the last batch of an epoch may be smaller (default: {})"
+    for arguments, size in (((), 128), (("demo", "--epochs", "2"), 64), (("no-such",), 128)):
+        text = " ".join(make_parser(*arguments).format_help().split())
+        assert batch_size.format(size) in text
+    assert make_parser("freeze-a").format_help() == make_parser("freeze_a").format_help()
+
+
+def test_a_missing_experiment_lists_them_all(capsys):
+    for arguments in ([], ["--epochs", "3"]):
+        with pytest.raises(SystemExit):
+            make_parser().parse(arguments)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"EXPERIMENT is one of {', '.join(EXPERIMENTS)} (see" in error
+
+
+def test_the_rates_and_batches_have_short_names():
+    parsed = make_parser().parse(["demo", "--lr", "0.1", "--bs", "32"])
+    assert (parsed.learning_rate, parsed.batch_size) == (0.1, 32)

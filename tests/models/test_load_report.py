@@ -1,0 +1,27 @@
+import jax
+from safetensors.numpy import save_file
+
+from jaxcifar.models.pretrained import fill_model, load_pretrained, to_torch
+from jaxcifar.models.resnet import ResNet
+from tests.conftest import random_variables
+
+MODEL = ResNet(stage_sizes=(1, 1), width=4, num_classes=5)
+
+
+def test_it_names_the_source_and_what_was_loaded(tmp_path):
+    path = tmp_path / "w.safetensors"
+    metadata = {"mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225", "size": "32"}
+    save_file(to_torch(random_variables(MODEL)), path, metadata)
+    _, report = load_pretrained(path, MODEL, new_head=True, key=jax.random.key(0))
+    text = str(report)
+    for part in (str(path), "18 parameter leaves and 12 statistics", "new: fc.bias, fc.kernel"):
+        assert part in text
+    assert "left out: fc.bias, fc.weight" in text
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, 32 pixels" in text
+    assert report.to_dict()["preprocessing"]["size"] == 32
+
+
+def test_it_says_if_the_file_records_no_preprocessing():
+    _, report = fill_model(MODEL, to_torch(random_variables(MODEL)), source="file")
+    assert "does not record the mean and std of the training images" in str(report)
+    assert report.preprocessing_values() == ((), ())
