@@ -212,7 +212,7 @@ def main() -> None:
     )
     parser.add_argument("weights", type=Path, nargs="+", metavar="WEIGHTS")
     parser.add_argument("--experiment", default="scratch", help="default: %(default)s")
-    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--out", type=Path, metavar="PATH.json")
     parsed = parser.parse_args()
     recipe = get_experiment(parsed.experiment).recipe

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
-    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parsed = parser.parse_args()
     if parsed.data_dir is not None:
         os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)

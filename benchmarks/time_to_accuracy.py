@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--target", type=float, nargs="+", default=[0.94, 0.95, 0.96])
-    parser.add_argument("--data-dir", type=Path, help="TFDS data directory (default: $TFDS_DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--resume", action="store_true", help="keep the seeds that the JSON holds")
     parsed = parser.parse_args()
     recipe = replace(get_experiment(parsed.experiment).recipe, **parse_settings(parsed.set))

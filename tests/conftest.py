@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# The repository's root holds `benchmarks`, which is not installed.
+# `benchmarks` is not installed, so the tests import it from the repository's root.
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Half of the time to compile on JAX 0.10; others abort at an unknown flag. The scripts'
-# tests go without it.
+# Halves the compile time on JAX 0.10; other versions abort on an unknown flag. The tests that
+# start scripts do not use it.
 QUICK_COMPILING = (
     "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
 )
@@ -24,21 +24,21 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILING}"
 
 
 def with_devices(count):
-    """The environment's XLA_FLAGS for a process that has so many CPU devices."""
+    """XLA_FLAGS of the environment, for a process with `count` CPU devices."""
     return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
 
 
 def pytest_configure(config):
-    """Runs of one recipe share their compiled programs: compiling is most of the suite's time."""
-    # Ignored in a job in a shell's background, and here and in scripts that tests start.
+    """Share compiled programs between runs of a recipe; compiling is most of the suite's time."""
+    # A shell's background job ignores SIGINT, and so would the scripts that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):  # xdist's workers inherit it
+    if not hasattr(config, "workerinput"):  # the workers of xdist inherit the variable
         os.environ["JAXCIFAR_TEST_COMPILED"] = tempfile.mkdtemp(prefix="jaxcifar-tests-")
     import jax
 
     jax.config.update("jax_compilation_cache_dir", os.environ["JAXCIFAR_TEST_COMPILED"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    # A third less time; the scripts' own tests run in processes with every optimisation.
+    # Saves a third of the time; the tests that start scripts run with every optimisation.
     jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -49,7 +49,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture
 def optimised():
-    """Programs compiled with all care, up to the XLA flag above."""
+    """Programs compiled with all optimisations, except for the XLA flag above."""
     import jax
 
     jax.config.update("jax_disable_most_optimizations", False)
@@ -59,9 +59,7 @@ def optimised():
 
 @pytest.fixture(autouse=True)
 def own_programs(request):
-    """What a test puts in the place of parts of the library is in its own programs only; the other
-    tests share those of a recipe.
-    """
+    """Tests share the compiled programs of a recipe, unless they patch parts of the library."""
 
     def clear():
         stage = sys.modules.get("jaxcifar.training.stage")
@@ -80,7 +78,7 @@ def root():
 
 @pytest.fixture
 def run_here(root, tmp_path, monkeypatch, capsys):
-    """Run a script in this process, which has it all imported: (status, stdout, stderr)."""
+    """Run a script in this process, which saves the imports: (status, stdout, stderr)."""
 
     def run(script, *arguments):
         monkeypatch.chdir(tmp_path)
@@ -97,7 +95,7 @@ def run_here(root, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory):
-    """Decoded data and compiled programs of tests stay apart from the user's."""
+    """Decoded data and compiled programs of tests stay out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
@@ -115,7 +113,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def digits():
-    """Real data that every machine has: 120 train, 40 validation images, all 360 test images."""
+    """Real data that needs no download: 120 train, 40 validation and all 360 test images."""
     from jaxcifar.data import load_dataset
 
     return load_dataset("digits", split=(120, 40))
@@ -127,7 +125,7 @@ def recipe(tiny):
 
     return Recipe(
         dataset="digits",
-        train_size=120,  # three batches of 40: a smaller last one would be one more program
+        train_size=120,  # three batches of 40: a smaller last batch needs another program
         validation_size=40,
         normalization="half",
         architecture=tiny,
@@ -145,22 +143,22 @@ def recipe(tiny):
 
 @pytest.fixture
 def stored_run(recipe, digits, tmp_path):
-    """A run directory with a checkpoint that nobody trained: looking at it needs no more."""
+    """A run directory with a checkpoint of random weights, which is enough to look at."""
     from jaxcifar.runs.checkpoints import Checkpoints
     from jaxcifar.runs.directory import RunDirectory
     from jaxcifar.step.state import start_state
 
-    files = RunDirectory(tmp_path / "run")
-    files.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})
+    run_dir = RunDirectory(tmp_path / "run")
+    run_dir.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})
     variables = random_variables(recipe.make_model())
-    with Checkpoints(files.checkpoints) as checkpoints:
+    with Checkpoints(run_dir.checkpoints) as checkpoints:
         state = start_state(variables, recipe.make_optimizer(), seed=0)
         checkpoints.save(state, validation_accuracy=0.5)
-    return files.path
+    return run_dir.path
 
 
 def assert_trees_identical(a, b):
-    """Same structure, and every leaf the same to the bit."""
+    """The same structure, and bit-identical leaves."""
     import jax
 
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -171,10 +169,10 @@ def assert_trees_identical(a, b):
 
 
 def random_variables(model, seed=0):
-    """Random variables with statistics that do something, drawn without compiling anything."""
+    """Random variables with statistics that have an effect, drawn without compiling anything."""
     import jax
 
-    # In dicts of the caller's own: one that a test changed had been another test's, too.
+    # In new dicts: a test that changes one must not change those of another test.
     return jax.tree.map(lambda leaf: leaf, _draw_variables(model, seed))
 
 

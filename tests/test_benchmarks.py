@@ -44,12 +44,12 @@ def seconds(n, seed):
 
 
 def test_every_script_is_in_the_list(root):
-    found = {path.stem for path in (root / "benchmarks").glob("*.py")}
-    assert found == {*SCRIPTS, "harness", "__init__"}
+    names = {path.stem for path in (root / "benchmarks").glob("*.py")}
+    assert names == {*SCRIPTS, "harness", "__init__"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_each_script_says_what_it_measures(name, monkeypatch, capsys):
+def test_the_help_of_each_script_names_its_command(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
     with pytest.raises(SystemExit) as stopped:
@@ -58,7 +58,7 @@ def test_each_script_says_what_it_measures(name, monkeypatch, capsys):
     assert f"python -m benchmarks.{name}" in capsys.readouterr().out
 
 
-def test_variants_take_turns_and_warming_up_is_not_counted():
+def test_variants_take_turns_and_the_warmup_is_not_counted():
     calls = []
     variants = {name: lambda name=name: calls.append(name) for name in "ab"}
     timed = harness.interleave(variants, repeats=3, warmup=1)
@@ -68,7 +68,7 @@ def test_variants_take_turns_and_warming_up_is_not_counted():
         harness.interleave(variants, repeats=1)
 
 
-def test_a_call_of_several_steps_counts_as_several(monkeypatch):
+def test_the_time_of_a_call_is_divided_by_its_steps(monkeypatch):
     monkeypatch.setattr(
         harness, "interleave", lambda runs, **_: {name: [1.0, 2.0] for name in runs}
     )
@@ -76,8 +76,8 @@ def test_a_call_of_several_steps_counts_as_several(monkeypatch):
         "one": harness.Variant(lambda: None),
         "four": harness.Variant(lambda: None, steps=4),
     }
-    found = harness.seconds_per_step(variants, repeats=2)
-    assert found == {"one": [1.0, 2.0], "four": [0.25, 0.5]}
+    seconds = harness.seconds_per_step(variants, repeats=2)
+    assert seconds == {"one": [1.0, 2.0], "four": [0.25, 0.5]}
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
@@ -99,21 +99,21 @@ def test_ratios_are_of_medians():
     assert compared["ratios"] == {"a / b": 0.5}
 
 
-def test_a_result_is_saved_with_its_machine_and_drawn(tmp_path):
+def test_a_result_is_saved_with_its_machine_and_a_figure(tmp_path):
     compared = harness.compare({"a": seconds(5, 0), "b": seconds(5, 1)}, {"a / b": ("a", "b")})
     out = tmp_path / "new" / "result.json"
     assert harness.save("unused", {"cases": {"one": compared}}, out=out) == out
-    found = json.loads(out.read_text())
-    assert found["cases"]["one"] == compared
-    assert found["machine"]["backend"] == jax.default_backend()
-    assert found["machine"]["versions"]["jax"] == jax.__version__
-    picture = out.with_suffix(".png").read_bytes()
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    assert len(picture) < 100_000
+    result = json.loads(out.read_text())
+    assert result["cases"]["one"] == compared
+    assert result["machine"]["backend"] == jax.default_backend()
+    assert result["machine"]["versions"]["jax"] == jax.__version__
+    figure = out.with_suffix(".png").read_bytes()
+    assert figure.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(figure) < 100_000
     assert str(tmp_path) not in out.read_text()
 
 
-def test_what_the_allocator_was_told_is_noted(monkeypatch):
+def test_settings_of_the_allocator_are_recorded(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     assert "glibc_tunables" not in harness.describe()
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -132,49 +132,49 @@ def test_a_bar_is_as_long_as_its_median_and_whiskers_reach_the_quartiles():
     assert "(x1)" in axes.texts[0].get_text()
 
 
-def test_a_result_without_a_table_has_no_picture(tmp_path):
+def test_a_result_without_a_table_has_no_figure(tmp_path):
     harness.save("unused", {"refused": 3}, out=tmp_path / "result.json")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_settings_are_read_as_python_values():
-    found = harness.parse_settings(
+    settings = harness.parse_settings(
         ["width=16", "learning-rate=0.1", "dtype=bfloat16", "views=None"]
     )
-    assert found == {"width": 16, "learning_rate": 0.1, "dtype": "bfloat16", "views": None}
+    assert settings == {"width": 16, "learning_rate": 0.1, "dtype": "bfloat16", "views": None}
     with pytest.raises(ValueError, match="field=value"):
         harness.parse_settings(["width"])
 
 
-def test_flops_of_a_convolution_and_of_its_step_are_the_closed_form():
+def test_counted_flops_of_a_convolution_match_the_formula():
     n, side, k, c_in, c_out = 3, 9, 3, 5, 7
     images, kernel = jnp.ones((n, side, side, c_in)), jnp.ones((k, k, c_in, c_out))
-    out = side - k + 1  # without padding, of which XLA does not count what is multiplied by it
+    out = side - k + 1  # without padding: XLA does not count products with padding
     counted = harness.count_flops(lambda x, w: conv2d(x, w, lowering="xla"), images, kernel)
     assert counted == 2 * n * out * out * k * k * c_in * c_out
 
 
-def test_every_dtype_and_form_is_credited_with_the_same_flops(recipe):
+def test_flops_depend_neither_on_the_dtype_nor_on_the_form(recipe):
     side = recipe.image_size
     batch = {"image": np.zeros((40, side, side, 3), np.uint8), "label": np.zeros(40, np.int32)}
     flops = harness.algorithm_flops(recipe, batch)
     assert harness.algorithm_flops(replace(recipe, dtype="bfloat16"), batch) == flops
-    # Not of the CPU's forms, which do more or less.
+    # They are not those of the CPU's forms, which do more or less arithmetic.
     plain = harness.recipe_step(recipe, "xla")
     assert harness.count_flops(plain, harness.new_state(recipe), batch) == flops
     step = make_stage(recipe).make_train_step()
     assert harness.count_flops(step, harness.new_state(recipe), batch) != flops
-    # All but what the optimizer and the means over the batch take.
+    # Half of the images, half of the FLOPs, except for the optimizer and the means over the batch.
     half = harness.algorithm_flops(recipe, {name: values[:20] for name, values in batch.items()})
     assert 0.5 <= half / flops < 0.52
 
 
-def test_memory_is_at_least_what_goes_in_and_out():
+def test_memory_includes_arguments_and_results():
     lowered = jax.jit(lambda x: x + 1).lower(jnp.ones(1000, jnp.float32))
     assert 8_000 <= harness.memory_of(lowered) < 16_000
 
 
-def test_the_matrix_peak_is_what_the_clock_says(monkeypatch):
+def test_the_matrix_peak_is_flops_over_the_measured_time(monkeypatch):
     monkeypatch.setattr(harness, "timed", lambda f: (f(), 0.5))
     assert harness.matrix_peak("float32", repeats=1) == 4 * 2 * 2048**3 / 0.5
 
@@ -187,7 +187,7 @@ def test_the_flax_peer_is_the_same_network(stem, train):
     ours, peer = resnet18(width=4, stem=stem), flax_resnet.ResNet(width=4, stem=stem)
     variables = random_variables(ours)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
-    # Also the same parameters: flax refuses a tree that does not fit.
+    # They have the same parameters too.
     shapes = jax.eval_shape(lambda: peer.init(jax.random.key(0), images, train=False))
     assert jax.tree.map(jnp.shape, dict(shapes)) == jax.tree.map(jnp.shape, dict(variables))
     logits = [
@@ -197,14 +197,14 @@ def test_the_flax_peer_is_the_same_network(stem, train):
     np.testing.assert_allclose(*logits, atol=1e-4, rtol=1e-4)
 
 
-def test_the_torch_peer_has_as_many_parameters():
+def test_the_torch_peer_has_the_same_number_of_parameters():
     torch_resnet = pytest.importorskip("benchmarks.peers.torch_resnet")
     params = random_variables(resnet18(width=4))["params"]
     peer = torch_resnet.ResNet((2, 2, 2, 2), width=4)
     assert sum(p.numel() for p in peer.parameters()) == count_params(params)
 
 
-def test_the_keras_peer_has_as_many_parameters():
+def test_the_keras_peer_has_the_same_number_of_parameters():
     pytest.importorskip("keras")
     from benchmarks.peers.keras_resnet import make_model
 
@@ -221,10 +221,10 @@ def rows(*accuracies):
     ]
 
 
-def test_a_target_is_reached_when_the_mean_is():
+def test_a_target_is_reached_when_the_mean_over_seeds_reaches_it():
     seeds = {"0": rows(0.2, 0.9, 0.9), "1": rows(0.2, 0.5, 0.8)}
-    found = time_to_accuracy.summarize(seeds, [0.7, 0.8, 0.96], flops=5.0)
-    plain, mirrored = found["accuracy"], found["accuracy_mirrored"]
+    summary = time_to_accuracy.summarize(seeds, [0.7, 0.8, 0.96], flops=5.0)
+    plain, mirrored = summary["accuracy"], summary["accuracy_mirrored"]
     assert plain["reached"]["0.7"] == {"epoch": 2, "seconds": 20.0, "flops": 10.0}
     assert plain["reached"]["0.8"] == {"epoch": 3, "seconds": 30.0, "flops": 15.0}
     assert plain["reached"]["0.96"] is None
@@ -242,19 +242,19 @@ def test_scoring_averages_the_logits_of_image_and_mirror_image(recipe):
         return recipe.make_model().apply(variables, images, train=False)
 
     plain, mirrored = logits(images), logits(images[:, :, ::-1])
-    middle = jnp.mean(plain + mirrored, axis=0)  # or all images would be of one class
+    middle = jnp.mean(plain + mirrored, axis=0)  # otherwise all images would get one class
     fc = variables["params"]["fc"]
     fc["bias"] = fc["bias"] - middle / 2
     state = harness.new_state(recipe).replace(**variables)
     plain, averaged = plain - middle / 2, plain + mirrored - middle
     test = {"image": jnp.asarray(images), "label": averaged.argmax(-1)}
-    found = time_to_accuracy.make_score(recipe, test)(state)  # batches of 64 and 6
-    assert found["accuracy_mirrored"] == 1
-    assert found["accuracy"] == pytest.approx(np.mean(plain.argmax(-1) == test["label"]))
-    assert found["accuracy"] < 1
+    scores = time_to_accuracy.make_score(recipe, test)(state)  # batches of 64 and 6
+    assert scores["accuracy_mirrored"] == 1
+    assert scores["accuracy"] == pytest.approx(np.mean(plain.argmax(-1) == test["label"]))
+    assert scores["accuracy"] < 1
 
 
-def test_what_is_timed_is_the_run_that_fit_makes(recipe, digits):
+def test_the_timed_training_has_the_losses_of_fit(recipe, digits):
     recipe = replace(recipe, epochs=2)
     data = to_device(digits.train)
     epoch = resident_epoch(make_stage(recipe), len(digits.train))
@@ -280,7 +280,7 @@ def scored(variant, seed, accuracy):
     return {"variant": variant, "seed": seed, "accuracy": accuracy, "accuracy_mirrored": accuracy}
 
 
-def test_an_ingredient_is_worth_the_difference_of_means():
+def test_the_summary_has_the_difference_of_means_to_the_reference():
     rows = [scored("reference", 0, 0.7), scored("reference", 1, 0.72), scored("plain", 0, 0.65)]
     summary = ablation.summarize(rows)
     assert summary["reference"]["seeds"] == 2
@@ -289,7 +289,7 @@ def test_an_ingredient_is_worth_the_difference_of_means():
     assert "difference" not in ablation.summarize(rows[2:])["plain"]
 
 
-def test_a_variant_differs_in_its_ingredient_alone():
+def test_a_variant_differs_from_the_reference_only_in_its_ingredient():
     base = ablation.variant_recipe("reference", 8, {}).to_dict()
     for name, changes in ablation.VARIANTS.items():
         recipe = ablation.variant_recipe(name, 8, {}).to_dict()
@@ -297,7 +297,7 @@ def test_a_variant_differs_in_its_ingredient_alone():
     assert base["warmup_epochs"] == pytest.approx(1.6)
 
 
-def test_a_variant_is_trained_as_fit_does_and_kept(recipe, digits, tmp_path):
+def test_a_variant_has_the_losses_of_fit_and_is_saved(recipe, digits, tmp_path):
     recipe = replace(recipe, epochs=2)
     (row,) = ablation.train_variant("plain", recipe, [recipe.seed], digits)
     state, history = fit(recipe, digits)

@@ -51,7 +51,7 @@ def slug(heading):
 def workspace(digits, tmp_path, monkeypatch):
     """The files that the guides take for granted, in the current directory."""
     monkeypatch.chdir(tmp_path)
-    export_weights(random_variables(resnet18(20)), "resnet18.safetensors")
+    export_weights(random_variables(resnet18()), "resnet18.safetensors")
     Path("resnet18.safetensors").rename("resnet18.pth")  # the format is told by the content
     for part in ("train", "test"):
         for name in ("cat", "dog"):

@@ -28,7 +28,7 @@ def test_the_example_runs(name, tmp_path, monkeypatch):
     runner, printed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), []
     for test in tests:
         runner.run(test, out=printed.append)
-    assert not runner.summarize(verbose=False).failed, "".join(printed)
+    assert not runner.failures, "".join(printed)
     assert not list(tmp_path.iterdir()), "an example writes into the current directory"
 
 

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The scripts as a user runs them, in their own processes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from tests.conftest import QUICK_COMPILING, assert_trees_identical
 
-# The scripts with one small architecture more.
+# Runs a script with an additional, small architecture.
 RUN_TINY = (
     "import runpy, sys; from jaxcifar.models.resnet import ARCHITECTURES; "
     "ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; sys.argv = sys.argv[1:]; "
@@ -52,7 +52,7 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     stream = ("--input", "stream", "--workdir", "out/streamed")
     streamed = run_script("train.py", *TINY, "--epochs", "2", *stream)
     assert "images read from the host" in streamed.stdout
-    assert_same_to_the_bit(tmp_path / "out/run", tmp_path / "out/streamed")
+    assert_bit_identical(tmp_path / "out/run", tmp_path / "out/streamed")
 
     scored = run_script("evaluate.py", "out/run")
     line = json.loads(scored.stdout.splitlines()[-1])
@@ -70,14 +70,14 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
 
     exported = run_script("export.py", "out/run", "out/run.safetensors")
     assert exported.stdout == "wrote out/run.safetensors\n"
-    status, _, said = run_here("export.py", "out/run", "out/run.safetensors")
+    status, _, stderr = run_here("export.py", "out/run", "out/run.safetensors")
     assert status == 2
-    assert said.startswith("error: ")
-    assert "--overwrite" in said
+    assert stderr.startswith("error: ")
+    assert "--overwrite" in stderr
 
-    status, _, said = run_here("train.py", *TINY, "--epochs", "2", "--workdir", "out/run")
+    status, _, stderr = run_here("train.py", *TINY, "--epochs", "2", "--workdir", "out/run")
     assert status == 2
-    assert said == (
+    assert stderr == (
         "error: out/run holds a run: continue it with --resume, replace it with --overwrite, or "
         "choose another --workdir\n"
     )
@@ -92,13 +92,13 @@ def test_sweep(run_script, run_here, tiny, tmp_path):
     summary = json.loads((tmp_path / "out/sweep/seed=1/summary.json").read_text())
     assert summary["epochs"] == 1
 
-    status, _, said = run_here("sweep.py", *settings, "--values", "0", "0")
+    status, _, stderr = run_here("sweep.py", *settings, "--values", "0", "0")
     assert status == 2
-    assert said == "error: seed 0 is given twice: each member needs its own value\n"
+    assert stderr == "error: seed 0 is given twice: each member needs its own value\n"
 
 
-@pytest.mark.slow  # a minute; tests/test_train.py has an interrupted run in the same process
-def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed_one(
+@pytest.mark.slow  # a minute; tests/training/test_fit.py interrupts runs in its own process
+def test_a_run_killed_in_mid_epoch_and_resumed_is_bit_identical_to_an_undisturbed_one(
     run_script, tiny, tmp_path
 ):
     epochs = ("--epochs", "8")
@@ -107,8 +107,8 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed
     metrics = tmp_path / "killed" / "metrics.jsonl"
     second_epoch = tmp_path / "killed" / "checkpoints" / str(2 * 64)
     deadline = time.monotonic() + 120
-    while not second_epoch.is_dir():  # it appears by a rename, complete
-        assert process.poll() is None, "it ended before it could be killed"
+    while not second_epoch.is_dir():  # it is complete when it appears, by a rename
+        assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -116,11 +116,11 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_to_the_bit_as_an_undisturbed
     assert metrics.read_text().count("\n") == 2, "the kill came after the third epoch"
 
     run_script("train.py", "demo", "--workdir", "killed", "--resume")
-    assert_same_to_the_bit(tmp_path / "whole", tmp_path / "killed")
+    assert_bit_identical(tmp_path / "whole", tmp_path / "killed")
     assert metrics.read_text().count("\n") == 8
 
 
-def assert_same_to_the_bit(run, other):
+def assert_bit_identical(run, other):
     for which in ("best", "last"):
         assert_trees_identical(*(restore_run(path, which)[2] for path in (run, other)))
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (run, other))
@@ -150,10 +150,10 @@ def assert_same_to_the_bit(run, other):
 def test_bad_input_is_one_clear_line_and_writes_nothing(run_here, tmp_path, arguments, message):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("years of work")
-    status, _, said = run_here("train.py", *arguments)
+    status, _, stderr = run_here("train.py", *arguments)
     assert status == 2
-    assert message in said
-    assert said.count("\n") == 1
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["foreign", "thesis.tex"]
 
 
@@ -168,7 +168,8 @@ def test_help_names_the_experiments_and_shows_their_own_defaults(run_here):
 def test_after_training_neither_tensorflow_nor_torch_is_loaded(root, tmp_path):
     code = (
         "import sys; from jaxcifar import Recipe, fit, load_dataset; "
-        "from jaxcifar.models.resnet import ARCHITECTURES; ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; "
+        "from jaxcifar.models.resnet import ARCHITECTURES; "
+        "ARCHITECTURES['tiny'] = {'stage_sizes': (1,)}; "
         "recipe = Recipe(dataset='digits', train_size=64, validation_size=40, epochs=1, "
         "architecture='tiny', width=4, batch_size=32, normalization='half'); "
         "fit(recipe, load_dataset('digits', split=(64, 40)), workdir=sys.argv[1]); "

@@ -1,4 +1,4 @@
-"""What importing and training load, seen in a process of its own."""
+"""Which modules are loaded by importing and training, checked in new processes."""
 
 import subprocess
 import sys
@@ -22,18 +22,19 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not loaded & (heavy | {"torch", "tensorflow"})
 
 
-def test_training_pieces_import_no_checkpointing_or_plotting():
+def test_parts_of_training_import_no_checkpointing_or_plotting():
     loaded = modules_after("from jaxcifar import resnet18, make_train_step, make_optimizer, Recipe")
     assert "jax" in loaded
     assert not loaded & {"orbax", "matplotlib", "tensorflow_datasets", "torch", "tensorflow"}
 
 
-def test_a_run_begins_without_plotting():
-    assert "matplotlib" not in modules_after("import jaxcifar.commands.train")
+def test_training_starts_without_plotting():
+    code = "import jaxcifar.commands.train, jaxcifar.training.fit"
+    assert "matplotlib" not in modules_after(code)
 
 
 def test_listing_the_experiments_starts_no_device():
-    """On a GPU it would take the memory before anything was asked for."""
+    """Starting a GPU would take its memory."""
     code = (
         "import jaxcifar; print(jaxcifar.EXPERIMENTS['freeze_b'].text); "
         "from jax._src import xla_bridge; assert not xla_bridge._backends"
@@ -41,7 +42,7 @@ def test_listing_the_experiments_starts_no_device():
     assert "jax" in modules_after(code)
 
 
-def test_every_public_name_is_there_and_listed():
+def test_every_public_name_exists_and_is_listed():
     for name in jaxcifar.__all__:
         assert getattr(jaxcifar, name) is not None
     assert dir(jaxcifar) == jaxcifar.__all__

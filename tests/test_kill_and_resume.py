@@ -1,4 +1,4 @@
-"""The short form of benchmarks/kill_and_resume.py, on a network small enough for every run."""
+"""A short form of benchmarks/kill_and_resume.py, with a network small enough for the tests."""
 
 import random
 import signal
@@ -12,14 +12,14 @@ from tests.test_end_to_end import RUN_TINY
 
 
 @pytest.fixture
-def torment(root, tmp_path, tiny, monkeypatch):
+def run_with_kills(root, tmp_path, tiny, monkeypatch):
     command = [sys.executable, "-c", RUN_TINY, str(root / "scripts" / "train.py")]
     monkeypatch.setattr(
         kill_and_resume, "SETTINGS", ["--architecture", "tiny", *kill_and_resume.SETTINGS]
     )
 
-    def torment(number, kills, epochs):
-        return kill_and_resume.torment(
+    def run_with_kills(number, kills, epochs):
+        return kill_and_resume.run_with_kills(
             tmp_path,
             kills=kills,
             runs=1,
@@ -29,20 +29,20 @@ def torment(root, tmp_path, tiny, monkeypatch):
             command=command,
         )
 
-    return torment
+    return run_with_kills
 
 
-@pytest.mark.slow  # a minute each; tests/test_train.py stops a run everywhere in its own process
+@pytest.mark.slow  # a minute each; tests/training/test_fit.py stops runs in its own process
 @pytest.mark.parametrize(
     ("number", "kills"), [(signal.SIGKILL, 2), (signal.SIGTERM, 3), (signal.SIGINT, 3)]
 )
-def test_a_run_killed_at_random_and_during_saves_ends_to_the_bit(torment, number, kills):
-    found = torment(number, kills, epochs=40)
-    assert found["identical"] == found["runs"] == 1
-    assert found["kills"] == kills, "it ended before it could be killed"
+def test_a_run_killed_at_random_and_during_saves_ends_bit_identical(run_with_kills, number, kills):
+    counts = run_with_kills(number, kills, epochs=40)
+    assert counts["identical"] == counts["runs"] == 1
+    assert counts["kills"] == kills, "the run ended before it could be killed"
 
 
-def test_one_bit_makes_another_digest():
+def test_a_single_bit_changes_the_digest():
     tree = {"a": np.zeros(3, np.float32), "b": [np.ones(2)]}
     before = kill_and_resume.digest(tree)
     assert kill_and_resume.digest({**tree}) == before
@@ -51,8 +51,8 @@ def test_one_bit_makes_another_digest():
 
 
 @pytest.mark.slow
-def test_a_difference_is_noticed(torment, monkeypatch, tmp_path):
-    """The comparison can fail: the run that is resumed has another seed."""
+def test_a_run_with_another_seed_counts_as_different(run_with_kills, monkeypatch, tmp_path):
+    """The comparison can fail: the undisturbed run has another seed."""
     calls = []
     real = kill_and_resume.run_to_end
 
@@ -61,5 +61,5 @@ def test_a_difference_is_noticed(torment, monkeypatch, tmp_path):
         real([*command, "--seed", "1"] if len(calls) == 1 else command)
 
     monkeypatch.setattr(kill_and_resume, "run_to_end", run_to_end)
-    found = torment(signal.SIGKILL, 1, epochs=30)
-    assert found["identical"] == 0
+    counts = run_with_kills(signal.SIGKILL, 1, epochs=30)
+    assert counts["identical"] == 0

@@ -1,9 +1,6 @@
-"""A run on pictures of one's own, looked at from all sides."""
+"""A run on the user's own images: splits, scores, figures and errors."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -26,7 +23,7 @@ from tests.conftest import random_variables
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Sixteen pictures to train on and ten to test on, of two colours and many sizes."""
+    """Sixteen training and ten test images, of two colours and many sizes."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 16), ("test", 10)):
         for i in range(count):
@@ -41,7 +38,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def run(tiny, pictures, tmp_path):
-    """A run on them that nobody trained."""
+    """A run on these images, with a checkpoint of random weights."""
     recipe = Recipe(
         dataset=f"folder:{pictures}",
         resize=32,
@@ -51,22 +48,22 @@ def run(tiny, pictures, tmp_path):
         batch_size=5,
         eval_batch_size=64,
     )
-    files = RunDirectory(tmp_path / "run")
+    run_dir = RunDirectory(tmp_path / "run")
     fingerprint = load_splits(recipe).fingerprint
-    files.create({"recipe": recipe.to_dict(), "data_fingerprint": fingerprint})
-    with Checkpoints(files.checkpoints) as checkpoints:
+    run_dir.create({"recipe": recipe.to_dict(), "data_fingerprint": fingerprint})
+    with Checkpoints(run_dir.checkpoints) as checkpoints:
         state = start_state(random_variables(recipe.make_model()), recipe.make_optimizer(), seed=0)
         checkpoints.save(state, validation_accuracy=0.5)
-    return files.path
+    return run_dir.path
 
 
-def test_the_splits_of_a_recipe_are_those_it_is_trained_on(run):
+def test_training_accepts_the_splits_of_the_recipe(run):
     recipe = read_recipe(RunDirectory(run))
     check_splits(recipe, load_splits(recipe))
     check_splits(recipe, load_splits(recipe, lazy=True))
 
 
-def test_lazy_and_eager_score_the_same(run):
+def test_lazy_and_eager_splits_have_the_same_scores(run):
     recipe = read_recipe(RunDirectory(run))
     variables = random_variables(recipe.make_model())
     scores = [
@@ -84,21 +81,21 @@ def test_lazy_and_eager_score_the_same(run):
     assert evaluate_run(run, split="validation")["examples"] == 3
 
 
-def test_its_test_images_are_named_by_class_and_index(run, tmp_path):
+def test_test_images_are_chosen_by_class_or_index(run, tmp_path):
     assert draw_activations(run, image="red", out=tmp_path / "a.png", layers=["conv1"]).is_file()
     assert draw_activations(run, image=9, out=tmp_path / "b.png", layers=["conv1"]).is_file()
-    with pytest.raises(RecipeError, match="'bleu' is no class, .*did you mean 'blue'"):
+    with pytest.raises(RecipeError, match="'bleu' is not a class, .*; did you mean 'blue'"):
         draw_activations(run, image="bleu", layers=["conv1"])
 
 
-def test_its_mistakes_and_confusion_are_drawn(run):
+def test_mistakes_and_confusion_are_drawn(run):
     counts = json.loads(draw_confusion(run).with_suffix(".json").read_text())
     assert counts["class_names"] == ["blue", "red"]
     assert np.sum(counts["confusion"], axis=1).tolist() == [5, 5]
     assert draw_mistakes(run, count=2).is_file()
 
 
-def test_weights_without_a_size_are_not_shown_pictures_of_several(run, pictures, tmp_path):
+def test_weights_without_a_size_are_refused_for_images_of_several_sizes(run, pictures, tmp_path):
     recipe = read_recipe(RunDirectory(run))
     export_weights(random_variables(recipe.make_model()), tmp_path / "w.safetensors")
     with pytest.raises(RecipeError, match="does not say the size it was trained at"):
@@ -113,17 +110,14 @@ def test_weights_without_a_size_are_not_shown_pictures_of_several(run, pictures,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "folder:none", "--resize", "8"], "error: There is no folder"),
+        (["--dataset", "folder:none", "--resize", "8"], "error: there is no folder"),
         (["--dataset", "folder:pictures"], "error: the images of folder:pictures are of several"),
         (["--dataset", "tfds:made", "--data-dir", "."], "error: tfds:made is not prepared under"),
-        (["--dataset", "cifar"], "Your own are named folder:PATH or tfds:NAME."),
+        (["--dataset", "cifar"], "(name your own data folder:PATH or tfds:NAME)"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_one_clear_line(root, pictures, arguments, message):
-    command = [sys.executable, str(root / "scripts" / "train.py"), "demo", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=pictures.parent, env=os.environ
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_an_unusable_dataset_is_one_clear_line(run_here, pictures, arguments, message):
+    status, _, stderr = run_here("train.py", "demo", *arguments)
+    assert status == 2
+    assert message in stderr
+    assert stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Every exception class of the library, and which of them a user can act on.
+"""Every exception class that reaches a user, and which of them a command prints as one line.
 
 The message of each is a sentence or two: what is wrong with which value, what was expected, and the
 way out. It can be shown without a traceback.
@@ -19,6 +19,10 @@ class WeightsError(ValueError):
 
 class RecipeError(ValueError):
     """A recipe whose settings contradict each other or the data."""
+
+
+class FreezeError(ValueError):
+    """Invalid freeze rules; the message names the rule or the parameter, and what to write."""
 
 
 class RunError(ValueError):

@@ -17,7 +17,7 @@ The forms, all equal up to rounding:
 The table has milliseconds for forward / weight gradient / input gradient: batch 128, float32, 2
 cores of an AVX-512 EPYC, JAX 0.10.2, four runs in a loop, medians of 2 (`python -m
 benchmarks.conv_time`; a second measurement of the same program differs by up to 40 %). "auto" is
-`cpu_forms`. XLA's weight gradient was not timed here; it took 1 to 2.4 s for the two stems.
+`cpu_forms`. XLA's weight gradient is left out; it took 1 to 2.4 s for the two stems.
 
 ======================  ==================  ==================  ==================  ==================  ==================
 input map, kernel       auto                xla                 patches             dense               winograd

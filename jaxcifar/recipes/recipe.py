@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import FreezeError, RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.data import DatasetInfo, check_split, dataset_info
 from jaxcifar.models.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
@@ -31,7 +31,6 @@ from jaxcifar.step.augment import (
     make_preprocess,
 )
 from jaxcifar.step.freeze import (
-    FreezeError,
     Labels,
     frozen_batch_norms,
     label_params,
@@ -79,8 +78,8 @@ class Recipe:
     resize: int | None = setting(
         "data",
         None,
-        "height and width the network sees, pixels (default: the dataset's); where its images are "
-        "of several sizes, their shorter side is brought to it and the centre cut out",
+        "height and width of the network's input, pixels (default: the dataset's); images of "
+        "several sizes are scaled by their shorter side and cropped to the centre",
     )
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
     rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
@@ -107,22 +106,22 @@ class Recipe:
     init: Init = setting(
         "model",
         "kaiming",
-        "of random weights: torchvision's (kaiming), or in the stages as much of them as can be "
-        "hands on its input (dirac)",
+        "random weights: torchvision's (kaiming), or identity (Dirac) initialisation in the stages "
+        "where shapes allow (dirac)",
     )
     whiten: bool = setting(
         "model",
         False,
-        "begin with a first layer that decorrelates the patches of the train images (3x3 stem)",
+        "start with a first layer that whitens the patches of the training images (3x3 stem)",
     )
     batch_norm_groups: int = setting(
         "model",
         1,
-        "equal parts of a batch normalised each by itself in training (1: the whole batch, on all "
-        "devices together; the number of devices: each by itself, without communication)",
+        "normalise a training batch in this many equal parts (1: the whole batch, across all "
+        "devices; the number of devices: each its own share, without communication)",
     )
     dtype: Literal["float32", "bfloat16"] = setting(
-        "model", "float32", "of the computation; parameters and statistics are float32"
+        "model", "float32", "compute dtype; parameters and statistics are float32"
     )
 
     weights: str | None = setting(
@@ -130,8 +129,12 @@ class Recipe:
         None,
         "start from a .safetensors or .pth file, OWNER/NAME on the Hugging Face hub, or a run",
     )
-    new_head: bool = setting("transfer", False, "draw fc anew, whatever head the weights have")
-    adapt_stem: bool = setting("transfer", False, "let a 3x3 stem take the centre of a 7x7 one")
+    new_head: bool = setting(
+        "transfer", False, "start with a new random fc, whatever head the weights have"
+    )
+    adapt_stem: bool = setting(
+        "transfer", False, "use the centre of 7x7 stem weights for a 3x3 stem"
+    )
     freeze: str = setting(
         "transfer",
         "none",
@@ -141,24 +144,26 @@ class Recipe:
     bn: BatchNormMode = setting(
         "transfer",
         "batch",
-        "statistics of frozen BatchNorms: of each batch, still moving (batch), or frozen, too",
+        "frozen BatchNorms follow each batch's statistics (batch), or keep theirs (frozen)",
     )
     cache_features: bool = setting(
-        "transfer", False, "run the frozen front once and train on what it puts out (bn frozen)"
+        "transfer", False, "run the frozen layers once and train on their output (needs bn frozen)"
     )
 
     epochs: int = setting("training", 20, "passes over the train split")
     batch_size: int = setting(
-        "training", 128, "images a step; the last batch of an epoch may be smaller"
+        "training", 128, "images per step; the last batch of an epoch may be smaller"
     )
     optimizer: OptimizerName = setting(
-        "training", "adam", "adam, adamw, sgd (Nesterov), or muon (sgd but on convolution kernels)"
+        "training",
+        "adam",
+        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels; sgd for the rest)",
     )
     learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
     momentum: float = setting("training", 0.9, "of sgd and muon")
     weight_decay: float = setting("training", 0.0, "on kernels, for adamw, sgd and muon")
     bias_scale: float = setting(
-        "training", 1.0, "learning rate of BatchNorm's biases, times that of the rest"
+        "training", 1.0, "learning rate of BatchNorm's biases, as a multiple of the others'"
     )
     lookahead_steps: int | None = setting(
         "training",
@@ -175,14 +180,14 @@ class Recipe:
     clip_norm: float | None = setting(
         "training", None, "largest global norm of the trained gradients (default: no clipping)"
     )
-    log_gradient_norm: bool = setting("training", False, "note that norm for every epoch")
+    log_gradient_norm: bool = setting("training", False, "record that norm for every epoch")
     on_nonfinite: Literal["stop", "skip"] = setting(
         "training",
         "stop",
-        "at a step whose logits, gradients or statistics are not finite: stop, or skip its update "
-        "and count it",
+        "if a step's logits, gradients or statistics are not finite: stop, or skip its update and "
+        "count it",
     )
-    schedule: ScheduleName = setting("training", "cosine", "of the learning rate")
+    schedule: ScheduleName = setting("training", "cosine", "the learning rate's schedule")
     t_max: float | None = setting(
         "training", None, "epochs to the schedule's end (default: epochs)"
     )
@@ -191,20 +196,21 @@ class Recipe:
     )
     warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
     start_scale: float = setting(
-        "training", 0.0, "rate at the warm-up's start, share of what it warms up to"
+        "training", 0.0, "rate at the warm-up's start, as a share of the peak"
     )
-    final_scale: float = setting("training", 0.0, "rate at the schedule's end, share of the peak")
+    final_scale: float = setting(
+        "training", 0.0, "rate at the schedule's end, as a share of the peak"
+    )
 
-    validate_every: int = setting(
-        "training", 1, "epochs from one validation to the next; the last epoch always has one"
-    )
+    validate_every: int = setting("training", 1, "validate every N epochs, and after the last one")
     eval_batch_size: int = setting(
-        "training", 500, "images a step in evaluation; changes no result"
+        "training", 500, "images per step in evaluation; changes no result"
     )
     test_mirror: bool = setting(
         "training",
         False,
-        "validate and test on the mean logits of an image and its mirror image, at twice the cost",
+        "validate and test with the mean logits of an image and its mirror image; costs twice as "
+        "much",
     )
     seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
 

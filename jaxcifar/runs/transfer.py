@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError
+from jaxcifar.models.load_report import LoadReport
+from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import (
-    LoadReport,
-    Preprocessing,
     export_weights,
     fill_model,
     load_pretrained,

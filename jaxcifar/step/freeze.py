@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxcifar.common.errors import FreezeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.names import HEAD, PyTree, children_of, named_leaves, units_of
 from jaxcifar.step.patterns import explain_unused, make_matcher
@@ -37,10 +38,6 @@ FREEZE_A: Rules = (
 )
 # The first nine children: all but the head.
 FREEZE_B: Rules = ((HEAD, TRAINED), ("*", FROZEN))
-
-
-class FreezeError(ValueError):
-    """Invalid freeze rules; the message names the rule or the parameter, and what to write."""
 
 
 class Treatment(NamedTuple):

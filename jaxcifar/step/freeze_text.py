@@ -2,6 +2,7 @@
 
 import re
 
+from jaxcifar.common.errors import FreezeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.names import PyTree, named_leaves
 from jaxcifar.step.freeze import (
@@ -9,7 +10,6 @@ from jaxcifar.step.freeze import (
     FREEZE_B,
     FROZEN,
     TRAINED,
-    FreezeError,
     Rules,
     freeze_all_but,
     freeze_up_to,

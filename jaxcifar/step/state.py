@@ -3,7 +3,6 @@
 import enum
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import flax.struct

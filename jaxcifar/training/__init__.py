@@ -4,11 +4,13 @@ What reaches the disk goes through `runs`.
 """
 
 __all__ = [
+    "disk",
     "epoch",
     "evaluation",
     "features",
     "fit",
     "interruption",
+    "partial",
     "plan",
     "progress",
     "resident",

@@ -13,7 +13,8 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import Dataset, DatasetInfo, Rows, Splits, dataset_info, load_dataset
-from jaxcifar.models.pretrained import Preprocessing, fill_model, model_of
+from jaxcifar.models.preprocessing import Preprocessing
+from jaxcifar.models.pretrained import fill_model, model_of
 from jaxcifar.models.resnet import ARCHITECTURES, ResNet
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.splits import load_splits

@@ -1,5 +1,7 @@
+import io
 import os
 import signal
+import sys
 import time
 import warnings
 
@@ -97,3 +99,11 @@ def test_one_of_several_processes_leaves_at_once(monkeypatch, capfd):
     with pytest.raises(pytest.fail.Exception, match="left with 2"):
         exit_with_status(raising(RunError("no such run")))
     assert capfd.readouterr().err == "error: no such run\n"
+
+
+def test_a_path_that_is_not_text_is_printed_escaped(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert status_of(lambda: print("wrote caf\udce9")) == 0
+    stdout.flush()
+    assert stdout.buffer.getvalue() == b"wrote caf\\udce9\n"

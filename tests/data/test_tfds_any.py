@@ -175,7 +175,7 @@ def test_a_recipe_finds_it_in_tfds_data_dir(fixed, data_dir, tmp_path, monkeypat
     other = tmp_path / "other"
     other.mkdir()
     prepare(other, {"train": rows(pictures(9, 6, 6, 3)), "test": rows(pictures(3, 6, 6, 3))})
-    with pytest.raises(RecipeError, match="is not what the recipe was checked with"):
+    with pytest.raises(RecipeError, match="is not the dataset the recipe was checked with"):
         load_splits(recipe, other)
 
 

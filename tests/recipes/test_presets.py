@@ -1,10 +1,11 @@
+import jax
 import pytest
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.models.names import count_params
 from jaxcifar.recipes.presets import ELSEWHERE, EXPERIMENTS, get_experiment
-from jaxcifar.recipes.recipe import _param_shapes
 from jaxcifar.step.freeze import split_params
+from jaxcifar.step.state import init_variables
 
 
 def test_dash_and_underscore_are_the_same(monkeypatch):
@@ -19,14 +20,22 @@ def test_an_unknown_experiment_has_its_nearest_name():
         get_experiment("xyzzy")
 
 
-def test_what_is_not_one_run_names_the_command_that_makes_it(root):
+def test_a_part_of_the_report_that_is_not_a_run_names_its_command(root):
     for name, command in ELSEWHERE.items():
-        assert (root / command.split()[0]).is_file()
-        with pytest.raises(RecipeError, match=f"{name} is not one run: python {command}"):
+        program, subcommand, *_ = command.split()
+        assert program == "jaxcifar"
+        assert (root / "jaxcifar" / "commands" / f"{subcommand}.py").is_file()
+        with pytest.raises(RecipeError, match=f"{name} is not a single run; use: {command}"):
             get_experiment(name)
 
 
-def test_the_reports_transfer_runs_are_as_experiments_says():
+def trained_params(recipe):
+    model, key = recipe.make_model(), jax.random.key(0)
+    variables = jax.eval_shape(lambda: init_variables(model, key, recipe.image_size))
+    return count_params(split_params(variables["params"], recipe.make_labels())[0])
+
+
+def test_the_transfer_runs_are_those_of_the_report():
     finetune, freeze_a, freeze_b = (
         get_experiment(name).recipe for name in ("finetune", "freeze-a", "freeze-b")
     )
@@ -39,16 +48,14 @@ def test_the_reports_transfer_runs_are_as_experiments_says():
             128,
         )
         assert (recipe.bn, recipe.new_head, recipe.split_sizes) == ("batch", True, (40_000, 10_000))
-    trained = [
-        count_params(split_params(shapes, r.make_labels())[0])
-        for r, shapes in (
-            (r, _param_shapes(r.make_model())) for r in (finetune, freeze_a, freeze_b)
-        )
+    assert [trained_params(recipe) for recipe in (finetune, freeze_a, freeze_b)] == [
+        11_181_642,
+        11_181_642 - 157_504,
+        512 * 256 + 256 + 256 * 10 + 10,
     ]
-    assert trained == [11_181_642, 11_181_642 - 157_504, 512 * 256 + 256 + 256 * 10 + 10]
 
 
-def test_the_mini_run_is_as_experiments_says():
+def test_the_mini_run_is_that_of_the_report():
     mini = get_experiment("mini").recipe
     assert (mini.split_sizes, mini.stratified) == ((5_000, 45_000), True)
     assert (mini.image_size, mini.normalization, mini.weights) == (224, "imagenet", None)
@@ -71,7 +78,7 @@ def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
     ("name", "epochs", "smoothing", "shift", "cutout"),
     [("speedrun", 16, 0.2, 2, 0), ("speedrun-95", 40, 0.1, 4, 12), ("speedrun-96", 80, 0.1, 4, 12)],
 )
-def test_a_speedrun_is_all_images_and_one_validation(name, epochs, smoothing, shift, cutout):
+def test_a_speedrun_uses_all_images_and_validates_once(name, epochs, smoothing, shift, cutout):
     experiment = get_experiment(name)
     recipe = experiment.recipe
     assert "not measured yet at full width" in experiment.text
@@ -83,7 +90,7 @@ def test_a_speedrun_is_all_images_and_one_validation(name, epochs, smoothing, sh
     assert [epoch for epoch in range(1, epochs + 1) if recipe.validates(epoch)] == [epochs]
     assert (recipe.label_smoothing, recipe.flip_rate) == (smoothing, 0.5)
     assert (recipe.translate_pixels, recipe.cutout_pixels) == (shift, cutout)
-    # From a fifth of the peak to it in a fifth of the run, then to zero.
+    # From a fifth of the peak to the peak in a fifth of the run, then to zero.
     steps, schedule = 99 * epochs, recipe.make_schedule()
-    found = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
-    assert found == pytest.approx([0.06, 0.3, 0.15, 0.0], rel=0.02, abs=1e-6)
+    rates = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
+    assert rates == pytest.approx([0.06, 0.3, 0.15, 0.0], rel=0.02, abs=1e-6)

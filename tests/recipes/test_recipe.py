@@ -119,7 +119,7 @@ def test_a_recipe_survives_json():
         ),
     ],
 )
-def test_a_wrong_setting_is_named_with_what_would_do(settings, message):
+def test_an_invalid_setting_is_named_with_a_way_out(settings, message):
     with pytest.raises(RecipeError, match=message):
         Recipe(**settings)
 
@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_named_with_what_would_do(settings, message):
         ({"validation_size": 0}, "validation"),
     ],
 )
-def test_a_split_that_the_data_cannot_give_is_refused_without_loading_it(settings, message):
+def test_an_impossible_split_is_refused_without_loading_the_data(settings, message):
     with pytest.raises(DataError, match=message):
         Recipe(**settings)
 
@@ -144,18 +144,18 @@ def test_one_image_is_refused_only_where_batchnorm_has_no_variance():
         Recipe(dataset="digits", train_size=65, batch_size=64, stem="imagenet")
 
 
-def test_an_unknown_field_has_its_nearest_name():
+def test_the_error_of_an_unknown_field_names_the_nearest_one():
     with pytest.raises(RecipeError, match="'bach_size'; did you mean 'batch_size'"):
         Recipe.from_dict({"bach_size": 3})
 
 
-def test_a_whole_number_is_a_float_where_one_is_wanted():
+def test_float_fields_accept_whole_numbers():
     recipe = Recipe(t_max=2**31, learning_rate=1)
     assert isinstance(recipe.t_max, float)
     assert float(recipe.make_schedule()(0)) == 1.0
 
 
-def test_a_value_is_shown_shortly_in_the_message():
+def test_long_values_are_shortened_in_messages():
     deep = json.loads("[" * 900 + "]" * 900)
     for settings in ({"width": deep}, {"optimizer": deep}, {"freeze": "x" * 16_000}):
         with pytest.raises(RecipeError) as caught:
@@ -163,7 +163,7 @@ def test_a_value_is_shown_shortly_in_the_message():
         assert len(str(caught.value)) < 500
 
 
-def test_a_recipe_that_cannot_be_is_called_by_its_file(tmp_path):
+def test_the_error_of_a_stored_recipe_names_its_file(tmp_path):
     files = RunDirectory(tmp_path)
     for values, message in (
         ({"width": 10**9}, "width must be"),
@@ -176,7 +176,7 @@ def test_a_recipe_that_cannot_be_is_called_by_its_file(tmp_path):
         assert "\x1b" not in str(caught.value)
 
 
-def test_steps_count_the_partial_batch():
+def test_the_steps_of_an_epoch_include_the_smaller_last_batch():
     assert Recipe().steps_per_epoch == 313
     assert Recipe(train_size=39_936).steps_per_epoch == 312
 
@@ -191,7 +191,7 @@ def test_every_field_has_a_group_and_a_help_text():
         assert field.metadata["help"], field.name
 
 
-def test_the_faithful_recipe_is_the_reports():
+def test_the_preset_scratch_has_the_settings_of_the_report():
     recipe = get_experiment("scratch").recipe
     assert recipe.split_sizes == (40_000, 10_000)
     assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (20, 128, "adam")
@@ -201,7 +201,7 @@ def test_the_faithful_recipe_is_the_reports():
     assert float(schedule(313 * 19)) == pytest.approx(0.00977905, rel=1e-5)
 
 
-def test_what_is_frozen_decides_labels_optimizer_and_batch_norms():
+def test_freeze_rules_determine_labels_stages_and_frozen_batch_norms():
     recipe = Recipe(freeze="up_to:layer1 layer4=0.1@5 *=trained", bn="frozen")
     assert set(jax.tree.leaves(recipe.make_labels()["layer4"])) == {"0.1@5"}
     assert set(jax.tree.leaves(recipe.make_labels(4)["layer4"])) == {"frozen"}
@@ -215,7 +215,7 @@ def test_what_is_frozen_decides_labels_optimizer_and_batch_norms():
     assert dataclasses.replace(recipe, bn="batch").make_model(1).frozen == frozenset()
 
 
-def test_the_recipe_of_an_older_config_has_the_new_fields_defaults():
+def test_fields_missing_from_an_older_config_get_their_defaults():
     old = Recipe().to_dict()
     for name in ("weights", "freeze", "bn", "views", "cache_features", "clip_norm"):
         del old[name]

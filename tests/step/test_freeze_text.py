@@ -1,7 +1,8 @@
 import jax
 import pytest
 
-from jaxcifar.step.freeze import FREEZE_A, FREEZE_B, FreezeError, label_params, layer_decay
+from jaxcifar.common.errors import FreezeError
+from jaxcifar.step.freeze import FREEZE_A, FREEZE_B, label_params, layer_decay
 from jaxcifar.step.freeze_text import parse_rules
 
 

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxcifar.common.errors import FreezeError
 from jaxcifar.models.names import named_leaves
-from jaxcifar.step.freeze import FreezeError, label_params
+from jaxcifar.step.freeze import label_params
 from jaxcifar.step.freeze_text import parse_rules
 
 

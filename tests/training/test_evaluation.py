@@ -15,7 +15,7 @@ from jaxcifar.training.evaluation import evaluate, evaluate_run
 
 @pytest.fixture
 def run(recipe, tmp_path):
-    """A run directory with a checkpoint that nobody trained: evaluation needs no more."""
+    """A run directory with a checkpoint of random weights, which is enough for evaluation."""
     files = RunDirectory(tmp_path / "run")
     files.create({"recipe": recipe.to_dict(), "data_fingerprint": "?"})
     state = init_state(recipe.make_model(), recipe.make_optimizer(), seed=0, image_size=32)

@@ -68,21 +68,21 @@ def test_batch_norms_that_follow_the_batch_cannot_be_cached(variables):
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 100])
-def test_the_features_are_what_the_network_puts_out_there(variables, data, batch_size):
+def test_the_features_are_the_output_of_the_layer(variables, data, batch_size):
     normalize = make_normalize("half")
-    found = cache_features(
+    cached = cache_features(
         MODEL, variables, data, "layer1", normalize=normalize, batch_size=batch_size
     )
     expected = MODEL.apply(variables, normalize(data["image"]), train=False, stop="layer1")
-    assert found["image"].shape == (SIZE, 4, 4, 4)
-    np.testing.assert_allclose(found["image"], expected, atol=1e-5)
-    np.testing.assert_array_equal(found["label"], data["label"])
+    assert cached["image"].shape == (SIZE, 4, 4, 4)
+    np.testing.assert_allclose(cached["image"], expected, atol=1e-5)
+    np.testing.assert_array_equal(cached["label"], data["label"])
 
 
-def test_a_view_is_augmented_as_in_the_epoch_of_its_number(variables, data):
+def test_each_view_is_augmented_like_the_epoch_with_its_number(variables, data):
     normalize, key = make_normalize("half"), jax.random.key(3)
     augment = make_augment(flip_rate=0.5, translate_pixels=2)
-    found = cache_features(
+    cached = cache_features(
         MODEL,
         variables,
         data,
@@ -99,30 +99,32 @@ def test_a_view_is_augmented_as_in_the_epoch_of_its_number(variables, data):
         images = normalize(augment(keys, data["image"]))
         expected = MODEL.apply(variables, images, train=False, stop="avgpool")
         np.testing.assert_allclose(
-            found["image"][view * SIZE : (view + 1) * SIZE], expected, atol=1e-5
+            cached["image"][view * SIZE : (view + 1) * SIZE], expected, atol=1e-5
         )
-    assert not np.allclose(found["image"][:SIZE], found["image"][SIZE:])
+    assert not np.allclose(cached["image"][:SIZE], cached["image"][SIZE:])
 
 
 def test_bfloat16_features_are_kept_in_bfloat16(variables, data):
     model = MODEL.clone(dtype=jnp.bfloat16)
-    found = cache_features(model, variables, data, "layer1", normalize=make_normalize("half"))
-    assert found["image"].dtype == jnp.bfloat16
+    cached = cache_features(model, variables, data, "layer1", normalize=make_normalize("half"))
+    assert cached["image"].dtype == jnp.bfloat16
 
 
-def test_the_estimate_is_what_they_take(variables, data):
-    found = cache_features(MODEL, variables, data, "layer1", normalize=make_normalize("half"))
+def test_the_memory_estimate_is_the_size_of_the_features(variables, data):
+    cached = cache_features(MODEL, variables, data, "layer1", normalize=make_normalize("half"))
     needed = check_memory(MODEL, variables, "layer1", images=SIZE, image_size=16)
-    assert needed == found["image"].nbytes
+    assert needed == cached["image"].nbytes
 
 
-def test_more_than_is_free_is_refused_with_both_figures(variables, monkeypatch):
+def test_features_larger_than_the_free_memory_are_refused_with_both_sizes(variables, monkeypatch):
     monkeypatch.setattr(features, "free_memory", lambda: 2**30)
     assert check_memory(MODEL, variables, "layer1", images=1000, image_size=16)
-    with pytest.raises(FeatureError, match=r"2\.4 GiB, more than 80% of the 1\.0 GiB free: take fewer views"):
+    with pytest.raises(
+        FeatureError, match=r"2\.4 GiB, more than 80% of the 1\.0 GiB free: take fewer views"
+    ):
         check_memory(MODEL, variables, "layer1", images=10_000_000, image_size=16)
 
 
-def test_where_nothing_tells_the_memory_nothing_is_refused(variables, monkeypatch):
+def test_without_a_known_memory_nothing_is_refused(variables, monkeypatch):
     monkeypatch.setattr(features, "free_memory", lambda: None)
     check_memory(MODEL, variables, "layer1", images=10**12, image_size=16)

@@ -34,7 +34,7 @@ def stop_after(epoch):
 
 
 def numbers(history):
-    """The rows without what a clock says."""
+    """The rows without the columns that measure time."""
     clock = {"seconds", "validation_seconds", "images_per_second"}
     return [{k: v for k, v in row.items() if k not in clock} for row in history.rows]
 
@@ -51,7 +51,7 @@ def test_a_run_without_a_directory_returns_state_and_history(recipe, digits, mon
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_leaves_its_files_and_they_agree(recipe, digits, tmp_path):
+def test_the_files_of_a_run_agree_with_its_history(recipe, digits, tmp_path):
     run = tmp_path / "run"
     state, history = fit(recipe, digits, workdir=run, experiment="small")
     names = sorted(p.name for p in run.iterdir())
@@ -80,18 +80,18 @@ def test_validation_every_few_epochs_changes_nothing_else(recipe, digits, tmp_pa
     assert_trees_identical(again, state)
     for name in ("validation_loss", "validation_accuracy"):
         expected = history.column(name)
-        assert sparse.column(name) == [None, expected[1], expected[2]]  # the last one always
+        assert sparse.column(name) == [None, expected[1], expected[2]]  # always the last epoch
     assert sparse.validated().column("epoch") == [2, 3]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert ["validation" in line for line in lines] == [False, True, True]
-    assert len({line.index("  lr ") for line in lines}) == 1, "the columns stand in line"
+    assert len({line.index("  lr ") for line in lines}) == 1, "the columns do not line up"
     summary = RunDirectory(tmp_path / "run").read_summary()
     assert summary is not None
     assert summary["best"]["validation_accuracy"] == max(sparse.column("validation_accuracy")[1:])
 
 
-def test_images_are_trained_on_and_scored_at_the_size_asked_for(recipe, digits, tmp_path):
-    """A network for 16x16 is what one gets by resizing beforehand."""
+def test_images_are_resized_for_training_and_scoring(recipe, digits, tmp_path):
+    """The scores are those of images that are resized beforehand."""
     small = dataclasses.replace(recipe, resize=16, flip_rate=0.0, translate_pixels=0, epochs=1)
     state, history = fit(small, digits, workdir=tmp_path / "run")
     inputs = small.make_preprocess()(digits.validation.images)
@@ -123,9 +123,7 @@ def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_p
     assert summary["best"] == summary["last"]
 
 
-def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
-    recipe, digits, tmp_path
-):
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(recipe, digits, tmp_path):
     whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=tmp_path / "cut", on_epoch=stop_after(2))
@@ -137,7 +135,7 @@ def test_an_interrupted_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(
     assert numbers(RunDirectory(tmp_path / "cut").read_history()) == numbers(history)
 
 
-def test_a_complete_run_resumed_trains_nothing(recipe, digits, tmp_path, capsys):
+def test_resuming_a_complete_run_trains_nothing(recipe, digits, tmp_path, capsys):
     whole, _ = fit(recipe, digits, workdir=tmp_path / "run")
     before = (tmp_path / "run" / "summary.json").read_bytes()
 
@@ -152,7 +150,7 @@ def test_a_complete_run_resumed_trains_nothing(recipe, digits, tmp_path, capsys)
     assert "is complete" in capsys.readouterr().out
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, digits, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again_on_resume(recipe, digits, tmp_path):
     def stop_at_once(row):
         raise Stop
 
@@ -169,7 +167,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_on_resume(recipe, 
     assert int(state.step) == 9
 
 
-def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+def test_a_run_whose_last_checkpoint_is_damaged_continues_from_the_one_before(
     recipe, digits, tmp_path
 ):
     whole, _ = fit(recipe, digits, workdir=tmp_path / "whole")
@@ -189,7 +187,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert (files.damaged / "6" / "model").is_dir()
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, digits, tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(recipe, digits, tmp_path):
     files = RunDirectory(tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=files.path, on_epoch=stop_after(2))
@@ -204,7 +202,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(recipe, dig
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=str)
-def test_a_run_that_another_process_writes_is_left_alone(recipe, digits, tmp_path, how):
+def test_a_run_in_use_by_another_process_is_not_touched(recipe, digits, tmp_path, how):
     files = RunDirectory(tmp_path / "run")
     if how:
         files.create({"recipe": recipe.to_dict()})
@@ -227,8 +225,8 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     assert summary["epochs"] == 3
 
 
-def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
-    """Its averages are counted from the end."""
+def test_a_run_with_lookahead_cannot_be_extended(recipe, digits, tmp_path):
+    """The periods of lookahead are counted from the end of the run."""
     short = dataclasses.replace(recipe, epochs=1, lookahead_steps=2)
     fit(short, digits, workdir=tmp_path / "run")
     with pytest.raises(RunError, match="another recipe .epochs: 3, not 1"):
@@ -236,7 +234,7 @@ def test_a_run_with_lookahead_has_its_length(recipe, digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, tmp_path):
+def test_muon_with_lookahead_thaws_and_resumes_bit_identically(recipe, digits, tmp_path):
     fast = dataclasses.replace(
         recipe,
         optimizer="muon",
@@ -259,7 +257,7 @@ def test_fast_trainings_optimizer_thaws_and_resumes_to_the_bit(recipe, digits, t
         np.testing.assert_allclose(leaf, params[name.split(".slow.")[1]], rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits, tmp_path):
+def test_extending_a_run_removes_the_summary_of_the_shorter_one(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     with pytest.raises(Stop):
         fit(recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=stop_after(2))
@@ -273,7 +271,7 @@ def test_a_run_being_extended_has_no_summary_of_its_shorter_self(recipe, digits,
     assert RunDirectory(tmp_path / "run").read_config()["recipe"]["eval_batch_size"] == 33
 
 
-def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
+def test_resuming_with_another_recipe_is_refused(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     with pytest.raises(RunError, match=r"learning_rate: 0\.5, not 0\.003"):
         fit(
@@ -283,8 +281,8 @@ def test_resuming_by_another_recipe_is_refused(recipe, digits, tmp_path):
             resume=True,
         )
     files = RunDirectory(tmp_path / "run")
-    begun = files.read_config()
-    files.write_config(begun | {"recipe": begun["recipe"] | {"epochs": 3}})
+    config = files.read_config()
+    files.write_config(config | {"recipe": config["recipe"] | {"epochs": 3}})
     with pytest.raises(RunError, match="epochs: 1, not 3"):
         fit(dataclasses.replace(recipe, epochs=1), digits, workdir=files.path, resume=True)
 
@@ -296,7 +294,7 @@ def test_resuming_as_another_experiment_is_refused(recipe, digits, tmp_path):
         fit(short, digits, workdir=tmp_path / "run", experiment="second", resume=True)
 
 
-def test_resuming_on_other_data_or_nothing_is_refused(recipe, digits, tmp_path):
+def test_resuming_on_other_data_or_without_a_run_is_refused(recipe, digits, tmp_path):
     with pytest.raises(RunError, match="there is no run directory"):
         fit(recipe, digits, workdir=tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
@@ -306,7 +304,7 @@ def test_resuming_on_other_data_or_nothing_is_refused(recipe, digits, tmp_path):
         fit(dataclasses.replace(recipe, epochs=1), other, workdir=tmp_path / "run", resume=True)
 
 
-def test_a_run_is_replaced_only_when_asked(recipe, digits, tmp_path):
+def test_a_run_is_replaced_only_with_overwrite(recipe, digits, tmp_path):
     short = dataclasses.replace(recipe, epochs=1)
     fit(short, digits, workdir=tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -319,7 +317,7 @@ def test_a_run_is_replaced_only_when_asked(recipe, digits, tmp_path):
         assert checkpoints.steps() == [3]
 
 
-def test_the_seed_decides_the_run(recipe, digits):
+def test_the_seed_determines_the_run(recipe, digits):
     short = dataclasses.replace(recipe, epochs=1)
     first, again = fit(short, digits)[0], fit(short, digits)[0]
     assert_trees_identical(first, again)
@@ -327,7 +325,7 @@ def test_the_seed_decides_the_run(recipe, digits):
     assert not np.array_equal(first.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     recipe, digits, tmp_path, optimised
 ):
     wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
@@ -337,14 +335,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_where(
         fit(wild, digits, workdir=tmp_path / "run")
 
 
-def test_data_of_another_size_than_the_recipes_is_refused(recipe, digits):
+def test_data_of_another_size_than_the_recipe_says_is_refused(recipe, digits):
     with pytest.raises(ValueError, match=r"the recipe wants \('digits', \(90, 40\)"):
         fit(dataclasses.replace(recipe, train_size=90), digits)
     with pytest.raises(ValueError, match="load_splits"):
         fit(dataclasses.replace(recipe, split_seed=1), digits)
 
 
-def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_path, monkeypatch):
+def test_evaluate_run_gives_exactly_the_scores_of_the_summary(
+    recipe, digits, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     fit(recipe, digits, workdir="run")
     summary = RunDirectory(tmp_path / "run").read_summary()
@@ -359,8 +359,8 @@ def test_evaluate_run_repeats_the_summary_to_the_last_digit(recipe, digits, tmp_
     jax.clear_caches()
 
 
-def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_path):
-    # Kept small: a second form of evaluation is one more program.
+def test_a_run_with_test_mirror_is_scored_with_mirror_images(recipe, digits, tmp_path):
+    # Short, because a second form of evaluation needs another program.
     mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)
     state, history = fit(mirrored, digits, workdir=tmp_path / "run")
     summary = RunDirectory(tmp_path / "run").read_summary()
@@ -386,7 +386,7 @@ def test_a_run_that_says_so_is_scored_with_mirror_images(recipe, digits, tmp_pat
     assert plain["loss"] != pytest.approx(tested, rel=1e-5)
 
 
-def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp_path):
+def test_evaluating_a_run_on_a_split_of_other_data_is_refused(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     files = RunDirectory(tmp_path / "run")
     files.write_config(files.read_config() | {"data_fingerprint": "0" * 64})
@@ -395,8 +395,8 @@ def test_splits_of_other_data_are_not_passed_off_as_the_runs(recipe, digits, tmp
     assert evaluate_run(files.path, split="test")["examples"] == 360
 
 
-def signal_after(steps, number, monkeypatch, *, in_validation=False):
-    """Send this process a signal when the run has done so many steps, in pieces of one."""
+def signal_after(calls, number, monkeypatch):
+    """Send this process a signal after this many calls of `allow`, with pieces of one step."""
     from jaxcifar.training import pieces, run
 
     asked = []
@@ -406,7 +406,7 @@ def signal_after(steps, number, monkeypatch, *, in_validation=False):
 
         def allow(count):
             asked.append(count)
-            if len(asked) == steps + 1:
+            if len(asked) == calls + 1:
                 os.kill(os.getpid(), number)
                 while not signals.requested:
                     time.sleep(0.001)
@@ -419,18 +419,18 @@ def signal_after(steps, number, monkeypatch, *, in_validation=False):
     monkeypatch.setattr(pieces, "SECONDS_PER_PIECE", 0)
 
 
-# `allow` is asked at an epoch's start, before each of its 3 steps and before its validation;
-# and in the end before the test images are scored.
+# `allow` is called at the start of an epoch, before each of its 3 steps and before its validation,
+# and at the end before the test images are scored.
 @pytest.mark.parametrize(
     "pieces",
     [0, 2, 4, 15, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 5, 7, 9, 13))],
 )
-def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_undisturbed_one(
+def test_a_run_stopped_at_any_step_continues_there_and_ends_bit_identical(
     recipe, digits, tmp_path, pieces
 ):
     recipe = dataclasses.replace(recipe, log_gradient_norm=True, on_nonfinite="skip")
     whole, history = fit(recipe, digits, workdir=tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:  # of no compiled program
+    with pytest.MonkeyPatch.context() as patch:  # does not affect compiled programs
         signal_after(pieces, signal.SIGTERM, patch)
         with pytest.raises(Interrupted, match="SIGTERM (in epoch|scoring)") as stopped:
             fit(recipe, digits, workdir=tmp_path / "cut")
@@ -449,11 +449,11 @@ def test_a_run_stopped_at_any_step_goes_on_from_there_and_ends_to_the_bit_as_an_
 
 
 def compiled_steps(caplog):
-    """How often the loops over steps, of training and of scoring, have been compiled."""
+    """How often the loops over steps, for training and scoring, were compiled."""
     return sum("Finished XLA compilation of jit(steps)" in line for line in caplog.messages)
 
 
-def test_a_resumed_run_compiles_what_the_first_one_did_and_nothing_in_mid_epoch(
+def test_resuming_compiles_no_new_program_for_training_and_validation(
     recipe, digits, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr("jaxcifar.training.pieces.SECONDS_PER_PIECE", 0)  # a piece for each step
@@ -466,7 +466,7 @@ def test_a_resumed_run_compiles_what_the_first_one_did_and_nothing_in_mid_epoch(
                 fit(recipe, digits, workdir=tmp_path / "cut")
         fit(recipe, digits, workdir=tmp_path / "cut", resume=True)
     assert train_validate_and_test == 3
-    # The programs of training and validation serve the other runs of this process, too.
+    # The other runs of this process share the programs of training and validation.
     assert compiled_steps(caplog) == 4
 
 
@@ -488,15 +488,15 @@ def test_a_run_without_a_directory_says_that_nothing_was_saved(recipe, digits, m
         fit(recipe, digits)
 
 
-@pytest.mark.parametrize("place", ["logits", "weights"])
-def test_trouble_in_an_epoch_stops_there_and_names_step_rate_and_checkpoint(
-    recipe, digits, tmp_path, monkeypatch, place
+@pytest.mark.parametrize("broken", ["logits", "weights"])
+def test_an_error_in_mid_run_names_step_learning_rate_and_checkpoint(
+    recipe, digits, tmp_path, monkeypatch, broken
 ):
-    """The learning rate explodes in the fifth step, the second of the second epoch."""
+    """The learning rate explodes in step 5, the second step of the second epoch."""
     from jaxcifar.recipes import recipe as module
 
     def make_schedule(self):
-        huge = 1e30 if place == "logits" else jnp.inf
+        huge = 1e30 if broken == "logits" else jnp.inf
         return lambda step: jnp.where(jnp.asarray(step) == 4, huge, 0.003)
 
     monkeypatch.setattr(module.Recipe, "make_schedule", make_schedule)
@@ -510,17 +510,17 @@ def test_trouble_in_an_epoch_stops_there_and_names_step_rate_and_checkpoint(
     assert RunDirectory(tmp_path / "run").read_history().column("epoch") == [1]
 
 
-def test_steps_that_are_not_finite_are_skipped_if_asked(recipe, digits, monkeypatch):
-    """One image is spoilt: of three batches an epoch, one is skipped."""
+def test_steps_that_are_not_finite_are_skipped_on_request(recipe, digits, monkeypatch):
+    """One image becomes NaN, so one of the three batches of an epoch is skipped."""
     from jaxcifar.recipes import recipe as module
 
     original = module.Recipe.make_preprocess
 
     def make_preprocess(self):
         preprocess = original(self)
-        spoilt = jnp.asarray(digits.train.images[7])
+        bad = jnp.asarray(digits.train.images[7])
         return lambda x: jnp.where(
-            jnp.all(x == spoilt, axis=(1, 2, 3), keepdims=True), jnp.nan, preprocess(x)
+            jnp.all(x == bad, axis=(1, 2, 3), keepdims=True), jnp.nan, preprocess(x)
         )
 
     monkeypatch.setattr(module.Recipe, "make_preprocess", make_preprocess)
@@ -533,8 +533,8 @@ def test_steps_that_are_not_finite_are_skipped_if_asked(recipe, digits, monkeypa
     assert np.isfinite(history.column("train_loss")).all()
 
 
-def test_streamed_training_is_that_on_the_device(recipe, digits, tmp_path):
-    """To the bit, as users' programs are compiled: see test_end_to_end."""
+def test_streamed_training_equals_training_on_the_device(recipe, digits, tmp_path):
+    """Bit-identical with all optimisations, which test_end_to_end.py checks."""
     resident, history = fit(recipe, digits)
     streamed, again = fit(
         recipe, digits, workdir=tmp_path / "run", devices=DeviceOptions(input="stream")
@@ -566,7 +566,7 @@ def test_images_that_do_not_fit_are_streamed(recipe, digits, monkeypatch, capsys
         fit(cached, digits, devices=DeviceOptions(input="stream"))
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_silently(recipe, digits, tmp_path):
+def test_a_run_whose_checkpoints_are_gone_is_not_silently_started_again(recipe, digits, tmp_path):
     files = RunDirectory(tmp_path / "run")
     fit(recipe, digits, workdir=files.path)
     shutil.rmtree(files.checkpoints)

@@ -24,7 +24,7 @@ def normalize(images):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Smooth colours with noise, rather bright: patches that correlate, of a mean not zero."""
+    """Bright, smooth colours with noise: patches that are correlated and have a mean above zero."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(90, 255, (150, 4, 4, 3)).astype(np.float32)
     smooth = np.array(jax.image.resize(coarse, (150, 12, 12, 3), "bilinear"))
@@ -34,7 +34,7 @@ def pictures():
 
 
 @pytest.mark.parametrize("model", [MODEL, BOTTLENECK])
-def test_a_convolution_of_a_stage_begins_by_handing_on_its_input(model):
+def test_dirac_makes_the_convolutions_of_the_stages_identities(model):
     params = random_variables(model)["params"]
     before, after = named_leaves(params), named_leaves(begin_as_identity(params))
     image = np.random.default_rng(1).normal(size=(2, 8, 8, 16)).astype(np.float32)
@@ -54,7 +54,7 @@ def test_a_convolution_of_a_stage_begins_by_handing_on_its_input(model):
     assert any("downsample.0" in name for name in changed)
 
 
-def test_whitened_patches_are_uncorrelated_and_of_variance_one(pictures):
+def test_whitened_patches_are_uncorrelated_with_variance_one(pictures):
     filters = whitening_filters(pictures, normalize)
     assert (filters.shape, filters.dtype) == ((3, 3, 3, 54), np.float32)
     np.testing.assert_array_equal(filters[..., 1::2], -filters[..., ::2])
@@ -67,7 +67,7 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one(pictures):
         precision="highest",
     )
     covariance = np.cov(np.float64(seen).reshape(-1, 27).T)
-    # Short of one by the epsilon, for components of little variance.
+    # Components with little variance fall short of one, because of the epsilon.
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
     assert np.all(np.diag(covariance) < 1.001)
     assert np.all(np.diag(covariance) > 0.9)
@@ -76,21 +76,21 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one(pictures):
     assert np.all(np.diff(norms) > -1e-6)
 
 
-def test_the_first_images_alone_are_looked_at_and_in_any_pieces(pictures, monkeypatch):
+def test_only_the_first_images_are_used_in_pieces_of_any_size(pictures, monkeypatch):
     whole = whitening_filters(Dataset(pictures.images[:70], pictures.labels[:70]), normalize)
     monkeypatch.setattr(initialization, "WHITENED_IMAGES", 70)
     monkeypatch.setattr(initialization, "_IMAGES_AT_ONCE", 16)
-    found = whitening_filters(pictures, normalize)
-    # Where two components' variances are alike they may turn into each other.
-    np.testing.assert_allclose(found, whole, atol=1e-3)
+    in_pieces = whitening_filters(pictures, normalize)
+    # Components with similar variances may mix.
+    np.testing.assert_allclose(in_pieces, whole, atol=1e-3)
 
 
-def test_grey_images_whose_colours_are_one_have_finite_filters(digits):
+def test_the_filters_of_grey_images_are_finite(digits):
     assert np.isfinite(whitening_filters(digits.train, normalize)).all()
 
 
 @pytest.mark.parametrize("width", [8, 64])
-def test_the_first_layer_takes_as_many_filters_as_it_can(pictures, width):
+def test_the_first_layer_takes_as_many_filters_as_fit(pictures, width):
     params = random_variables(ResNet(stage_sizes=(1,), width=width, stem="cifar"))["params"]
     adjusted = make_adjust("kaiming", pictures, normalize)(params)
     before, after = named_leaves(params), named_leaves(adjusted)
@@ -102,11 +102,11 @@ def test_the_first_layer_takes_as_many_filters_as_it_can(pictures, width):
     assert all(np.array_equal(leaf, before[name]) for name, leaf in after.items())
 
 
-def test_random_weights_are_left_alone_unless_asked():
+def test_random_weights_are_not_adjusted_by_default():
     assert make_adjust("kaiming", None, normalize) is None
 
 
-def test_a_run_begins_with_them_and_resumes_from_its_checkpoint(
+def test_a_run_starts_with_adjusted_weights_and_resumes_from_its_checkpoint(
     recipe, digits, tmp_path, monkeypatch
 ):
     fast = dataclasses.replace(
@@ -118,8 +118,8 @@ def test_a_run_begins_with_them_and_resumes_from_its_checkpoint(
     np.testing.assert_array_equal(state.params["conv1"]["kernel"], filters[..., :4])
     kernel = np.zeros((3, 3, 4, 4))
     kernel[1, 1] = np.eye(4)
-    found = state.params["layer1"]["0"]["conv2"]["kernel"]
-    np.testing.assert_allclose(found, kernel, atol=1e-25)  # so little was learnt
+    trained = state.params["layer1"]["0"]["conv2"]["kernel"]
+    np.testing.assert_allclose(trained, kernel, atol=1e-25)  # the updates are that small
     slow = {k: v for k, v in named_leaves(state.opt_state).items() if k.endswith("conv1.kernel")}
     assert any(np.array_equal(leaf, filters[..., :4]) for leaf in slow.values())
 
@@ -132,7 +132,7 @@ def test_a_run_begins_with_them_and_resumes_from_its_checkpoint(
         fit(dataclasses.replace(fast, epochs=2), digits, workdir=tmp_path / "run", on_epoch=stop)
 
     def refuse(*_):
-        raise AssertionError("a run that goes on looks at no images first")
+        raise AssertionError("a resumed run computed the filters")
 
     monkeypatch.setattr(initialization, "whitening_filters", refuse)
     resumed, _ = fit(

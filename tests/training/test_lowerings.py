@@ -1,7 +1,7 @@
-"""Whole trainings with the convolutions' forms: their distributions over seeds, not single runs.
+"""Whole trainings with different forms of the convolutions, compared over many seeds.
 
-Training in float32 is chaotic: after some steps two roundings give two different runs, so that a
-single one says nothing. What a form may not change is how runs are distributed.
+Training in float32 is chaotic: after some steps, different rounding gives a different run, so a
+single run says nothing. But a form must not change how runs are distributed.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ def validation_curves(recipe, splits, lowering):
 
 
 @pytest.mark.slow
-def test_trainings_are_distributed_alike_whatever_the_form(tiny, splits, optimised):
-    """The report's Adam at 0.01, whose validation curve is unsteady with every form."""
+def test_the_form_does_not_change_the_distribution_of_trainings(tiny, splits, optimised):
+    """Adam at 0.01 as in the report; its validation curve is unstable with every form."""
     recipe = Recipe(
         dataset="digits",
         train_size=640,
@@ -60,11 +60,11 @@ def test_trainings_are_distributed_alike_whatever_the_form(tiny, splits, optimis
         schedule_unit="epoch",
     )
     ours, plain = (validation_curves(recipe, splits, form) for form in ("auto", "patches"))
-    assert not np.array_equal(ours, plain), "they round differently"
+    assert not np.array_equal(ours, plain), "the forms round alike"
     # A t-test of the means over seeds, after each epoch; 4 standard errors.
     error = np.sqrt((ours.var(0, ddof=1) + plain.var(0, ddof=1)) / SEEDS)
     assert (np.abs(ours.mean(0) - plain.mean(0)) < 4 * error + 0.002).all()
     falls = [(np.diff(curves) < -0.1).sum() for curves in (ours, plain)]
     print("mean accuracies", ours.mean(0), plain.mean(0), "falls", falls)
-    # Of 60 steps from one epoch to the next; counts as of a binomial, 4 standard deviations.
+    # Out of 60 changes from one epoch to the next; 4 standard deviations of a binomial count.
     assert abs(falls[0] - falls[1]) <= 4 * np.sqrt(max(1, sum(falls)))

@@ -10,7 +10,7 @@ from jaxcifar.training.pieces import in_pieces
 
 
 @given(st.integers(0, 60), st.integers(1, 5), st.lists(st.floats(0, 9), min_size=1))
-def test_they_add_up_whatever_the_clock_says(total, batch_size, ticks):
+def test_pieces_add_up_with_any_clock(total, batch_size, ticks):
     now, counts, reports, events = 0.0, [], [], []
 
     def clock():
@@ -38,7 +38,7 @@ def test_they_add_up_whatever_the_clock_says(total, batch_size, ticks):
         assert events[:3] == ["advance", "advance", "report"], "the device never idles"
 
 
-def test_a_stop_ends_them_and_what_was_started_is_reported():
+def test_a_stop_ends_the_pieces_and_reports_those_that_were_started():
     counts, reports = [], []
 
     def advance(count):
@@ -55,7 +55,7 @@ def test_a_stop_ends_them_and_what_was_started_is_reported():
 
 
 @given(st.integers(1, 40), st.integers(1, 7))
-def test_none_is_larger_than_the_limit(total, chunk):
+def test_no_piece_is_larger_than_the_limit(total, chunk):
     counts = []
 
     def limit(done):
@@ -73,7 +73,7 @@ def test_without_a_listener_there_is_one_piece():
     assert counts == [17]
 
 
-def test_they_grow_towards_their_time(monkeypatch):
+def test_pieces_grow_until_they_take_the_intended_time(monkeypatch):
     now, counts = 0.0, []
     seconds_per_step = pieces.SECONDS_PER_PIECE / 10
 

@@ -25,11 +25,11 @@ def sums(correct, count):
     ("seconds", "text"),
     [(0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (185, "3m05s"), (3600, "1h00m"), (7384, "2h03m")],
 )
-def test_durations_read_as_people_say_them(seconds, text):
+def test_durations_are_in_hours_minutes_and_seconds(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_terminal_sees_loss_accuracy_and_speed(monkeypatch):
+def test_a_terminal_shows_accuracy_and_speed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with ProgressBar("epoch 1/2", 10) as bar:
         bar.advance(4, sums(1, 4))
@@ -40,7 +40,7 @@ def test_a_terminal_sees_loss_accuracy_and_speed(monkeypatch):
     assert "accuracy 0.500" in text
 
 
-def test_a_log_file_sees_nothing(monkeypatch):
+def test_nothing_is_written_to_a_log_file(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with ProgressBar("epoch 1/2", 10) as bar:
         bar.advance(10, sums(1, 10))

@@ -63,7 +63,7 @@ def lengths_of(state):
 
 @compiling
 @given(st.integers(1, 24), st.data())
-def test_each_image_is_used_once_an_epoch_and_the_last_batch_may_be_smaller(size, data):
+def test_each_image_is_used_once_per_epoch_and_the_last_batch_may_be_smaller(size, data):
     batch_size = data.draw(st.integers(1, size))
     train = make_train_epoch(recording_step, size=size, batch_size=batch_size)
     state, sums = train.run(recording_state(), numbered(size))
@@ -84,7 +84,7 @@ class TestOrder:
             state, _ = self.train.run(state, numbered(self.size))
         return seen_by(state).reshape(count, self.size)
 
-    def test_every_epoch_has_an_order_of_its_own(self):
+    def test_every_epoch_has_its_own_order(self):
         orders = self.epochs(4)
         assert len({tuple(order) for order in orders}) == 4
         assert all(sorted(order) == list(range(self.size)) for order in orders)
@@ -98,7 +98,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("with_progress", [False, True])
     @pytest.mark.parametrize("taken", [1, 2, 3, 4, 5, 7])
-    def test_a_run_stopped_after_any_step_finishes_exactly_the_rest(self, taken, with_progress):
+    def test_an_epoch_stopped_after_any_step_finishes_exactly_the_rest(self, taken, with_progress):
         whole = self.epochs(2).ravel()
         used = [0, 6, 12, 18, 20, 26, 32, 38, 40][taken]
         state = recording_state().replace(step=jnp.int32(taken))
@@ -130,7 +130,7 @@ class TestOrder:
         assert np.all(state.params["seen"] == -1)
 
 
-def test_an_epoch_is_the_loop_written_out():
+def test_an_epoch_equals_a_plain_loop():
     size, batch_size = 20, 8
     rng = np.random.default_rng(0)
     data = {
@@ -174,7 +174,7 @@ def test_an_epoch_is_the_loop_written_out():
 @given(st.integers(1, 28), st.integers(1, 30), st.booleans())
 def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progress):
     def fake_eval_step(variables, batch):
-        # A sum of n powers of two is 2^n - 1 only where each of 0 to n - 1 is there once.
+        # A sum of n powers of two is 2^n - 1 only if each exponent from 0 to n - 1 appears once.
         bits = jnp.where(batch["mask"], variables["one"] << batch["label"], 0)
         return metrics.zeros() | {
             "correct": jnp.sum(bits, dtype=jnp.int32),
@@ -192,8 +192,8 @@ def test_evaluation_counts_every_image_exactly_once(size, batch_size, with_progr
     assert not with_progress or reports[-1] == size
 
 
-def step_with_trouble(at, kinds):
-    """A step whose numbers are not finite in the steps `at`."""
+def step_that_is_not_finite(at, kinds):
+    """A step function that reports numbers that are not finite in the steps `at`."""
 
     def step(state, batch):
         state, measured = recording_step(state, batch)
@@ -206,17 +206,17 @@ def step_with_trouble(at, kinds):
 
 
 @pytest.mark.parametrize(("at", "stops_after"), [((2, 4), 3), ((5,), 6), ((), 6)])
-def test_the_epoch_ends_behind_a_step_that_is_not_finite(at, stops_after):
+def test_the_epoch_ends_after_a_step_that_is_not_finite(at, stops_after):
     """Six steps, the last of them smaller."""
-    train = make_train_epoch(step_with_trouble(at, 2), size=11, batch_size=2)
+    train = make_train_epoch(step_that_is_not_finite(at, 2), size=11, batch_size=2)
     state, sums = train.run(recording_state(), numbered(11), lambda *_: None)
     assert int(state.step) == stops_after
     assert int(sums["nonfinite"]) == bool(at)
     assert metrics.nonfinite_names(sums) == (["gradients"] if at else [])
 
 
-def test_where_steps_are_skipped_the_epoch_goes_on_and_they_are_counted():
-    step = step_with_trouble((1, 3), 4)
+def test_with_skipping_the_epoch_continues_and_counts_the_bad_steps():
+    step = step_that_is_not_finite((1, 3), 4)
     train = make_train_epoch(step, size=11, batch_size=2, stop_at_nonfinite=False)
     state, sums = train.run(recording_state(), numbered(11))
     assert int(state.step) == 6
@@ -225,6 +225,6 @@ def test_where_steps_are_skipped_the_epoch_goes_on_and_they_are_counted():
 
 
 @pytest.mark.parametrize("batch_size", [0, 9])
-def test_a_batch_that_the_data_cannot_fill_is_refused(batch_size):
+def test_a_batch_size_that_does_not_fit_the_data_is_refused(batch_size):
     with pytest.raises(ValueError, match=f"between 1 and the 8 images, not {batch_size}"):
         make_train_epoch(lambda state, batch: (state, {}), size=8, batch_size=batch_size)

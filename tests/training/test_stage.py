@@ -24,7 +24,7 @@ def changed(recipe, **settings):
 
 @pytest.fixture
 def plain(recipe):
-    """Without augmentation, and with the front frozen whole."""
+    """Without augmentation, and with the first layers frozen, including their BatchNorms."""
     return changed(
         recipe,
         flip_rate=0.0,
@@ -40,9 +40,7 @@ def assert_same_run(a, b, tolerance):
             assert one[name] == pytest.approx(other[name], rel=tolerance), name
 
 
-def test_runs_that_differ_in_the_seed_alone_share_their_programs_and_keep_their_numbers(
-    recipe, digits
-):
+def test_runs_that_differ_only_in_the_seed_share_programs_and_keep_their_numbers(recipe, digits):
     other = changed(recipe, seed=recipe.seed + 1)
     alone, _ = fit(other, digits)
     resident_programs.cache_clear()
@@ -55,10 +53,8 @@ def test_runs_that_differ_in_the_seed_alone_share_their_programs_and_keep_their_
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_a_gpu_is_given_plain_convolutions_of_bfloat16_with_channels_last(
-    recipe, monkeypatch, stem
-):
-    """The step is lowered for one, which takes none."""
+def test_a_gpu_gets_plain_bfloat16_convolutions_with_channels_last(recipe, monkeypatch, stem):
+    """The step is lowered for a GPU, which is possible without one."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     recipe = changed(recipe, stem=stem, dtype="bfloat16", optimizer="muon", bias_scale=16.0)
     step = make_stage(recipe).make_train_step()
@@ -69,18 +65,18 @@ def test_a_gpu_is_given_plain_convolutions_of_bfloat16_with_channels_last(
     }
     program = jax.jit(step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
     convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 3 + 3 + 2  # of the images there is no gradient
+    assert len(convolutions) == 3 + 3 + 2  # the images have no gradient
     for line in convolutions:
         assert set(re.findall(r"x(bf16|f32)>", line)) == {"bf16"}, line
     plain = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
     assert sum(plain in line for line in convolutions) >= 3
-    # Statistics are sums over maps in float32.
+    # The statistics are float32 sums over feature maps.
     maps = re.findall(r"stablehlo\.reduce\(.*\(tensor<(?:\d+x){4}(\w+)>", program)
-    assert set(maps) - {"i1"} == {"f32"}  # i1: all are finite
+    assert set(maps) - {"i1"} == {"f32"}  # i1: the check that all numbers are finite
 
 
 @pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])
-def test_a_cached_run_is_the_same_run(plain, digits, freeze):
+def test_a_run_on_cached_features_equals_the_run_on_images(plain, digits, freeze):
     plain = changed(plain, freeze=freeze, batch_size=50)
     state, history = fit(plain, digits)
     cached_state, cached = fit(changed(plain, cache_features=True), digits)
@@ -93,7 +89,7 @@ def test_a_cached_run_is_the_same_run(plain, digits, freeze):
     assert_trees_identical(cached_stats["bn1"], stats["bn1"])
 
 
-def test_a_cached_run_with_stored_views_is_the_run_that_augments_in_turn(plain, digits):
+def test_a_run_on_cached_views_equals_the_run_that_takes_its_views_in_turn(plain, digits):
     viewed = changed(plain, flip_rate=0.5, translate_pixels=2, views=2, epochs=4)
     _, history = fit(viewed, digits)
     _, cached = fit(changed(viewed, cache_features=True), digits)
@@ -103,7 +99,7 @@ def test_a_cached_run_with_stored_views_is_the_run_that_augments_in_turn(plain, 
     assert numbers(fresh)[2] != numbers(history)[2]
 
 
-def test_something_thaws_when_its_epoch_comes(plain, digits):
+def test_a_layer_thaws_in_its_epoch(plain, digits):
     thawing = changed(plain, freeze="fc=trained layer1=0.1@2 *=frozen", epochs=2)
     seen = {}
 
@@ -126,8 +122,8 @@ def test_something_thaws_when_its_epoch_comes(plain, digits):
     assert changed_stats == {"layer1"}
 
 
-def test_a_thawing_run_resumed_ends_to_the_bit_as_an_uninterrupted_one(plain, digits, tmp_path):
-    """Stopped before something thaws, at that very moment, and after it."""
+def test_a_resumed_thawing_run_is_bit_identical_to_an_uninterrupted_one(plain, digits, tmp_path):
+    """Stopped before a layer thaws, at that moment, and after it."""
     thawing = changed(
         plain,
         freeze="fc=trained layer1=0.1@3 *=frozen",

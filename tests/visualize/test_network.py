@@ -4,7 +4,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
-from jaxcifar.models.pretrained import Preprocessing, export_weights, to_torch
+from jaxcifar.models.preprocessing import Preprocessing
+from jaxcifar.models.pretrained import export_weights, to_torch
 from jaxcifar.models.resnet import make_resnet
 from jaxcifar.runs.transfer import export_run
 from jaxcifar.step.augment import resize

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from jaxcifar.commands import visualize
 from jaxcifar.common.errors import ImageFileError, RecipeError, RunError
-from jaxcifar.models.pretrained import Preprocessing, export_weights
+from jaxcifar.models.preprocessing import Preprocessing
+from jaxcifar.models.pretrained import export_weights
 from jaxcifar.models.resnet import make_resnet
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.visualize import pictures
@@ -339,48 +339,6 @@ def test_every_layer_is_listed_with_its_shape(stored_run):
     assert names[11:] == ["avgpool", "fc"]
     assert lines[-1].split() == ["fc", "10"]
     assert describe_layers(stored_run).splitlines()[0].split()[1] == "16x16x4"
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """`jaxcifar visualize` in this process."""
-    monkeypatch.setattr(visualize, "enable_compilation_cache", lambda: None)
-    return lambda *arguments: visualize.run("jaxcifar visualize", [*map(str, arguments)])
-
-
-def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
-    command(stored_run, "--list-layers")
-    assert "layer1.0.conv1" in capsys.readouterr().out
-    command("--grad-cam", stored_run, "--image", "8", "--layers", "conv1")
-    assert capsys.readouterr().out == f"wrote {stored_run / 'figures' / 'grad_cam.png'}\n"
-    command(stored_run, "--layers", "conv1", "--checkpoint", "last", "--out", tmp_path / "a.png")
-    assert (tmp_path / "a.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "name either a RUN or --weights"),
-        (("run", "--weights", "x.pth"), "name either a RUN or --weights"),
-        (
-            ("run", "--mistakes", "--confusion"),
-            "one drawing a call, not --mistakes and --confusion",
-        ),
-        (("run", "--mistakes", "--layers", "conv1"), "--layers does not apply to --mistakes"),
-        (("run", "--target", "cat"), "--target does not apply to --activations"),
-        (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam takes one layer"),
-        (("run", "--list-layers", "--out", "x.png"), "--list-layers prints and writes nothing"),
-        (("--weights", "w", "--checkpoint", "last"), "--checkpoint is for a RUN"),
-        (("run", "--dataset", "digits"), "--dataset is for --weights; a run knows its own"),
-        (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),
-    ],
-)
-def test_contradicting_options_are_one_line(command, arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        command(*arguments)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("image", ["9" * 5_000, "360", "-1", "\u0663" * 20])

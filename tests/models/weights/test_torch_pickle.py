@@ -148,7 +148,7 @@ BOMBS = {
 def test_a_bomb_costs_little_time_and_memory(refuse, make, case, monkeypatch):
     monkeypatch.setattr(torch_pickle, "MAX_STEPS", 150_000)  # slow where memory is traced
     body, message = BOMBS[case]
-    # Sixty thousand steps and their memo alone take some megabytes.
+    # Sixty thousand steps and their memo take some megabytes by themselves.
     refuse(file_of(make, body), message, most=16 << 20)
 
 

@@ -28,7 +28,7 @@ def changed(recipe, **settings):
 
 
 def assert_same_numbers(ours, theirs, tolerance):
-    """Two histories: a row for each epoch, with the same names and close values."""
+    """Two histories have the same epochs and columns, and close values."""
     assert ours.column("step") == theirs.column("step")
     for one, other in zip(ours.rows, theirs.rows, strict=True):
         assert one.keys() == other.keys()
@@ -46,14 +46,12 @@ def short(recipe):
 
 @pytest.fixture
 def head(recipe):
-    """Its head alone is trained, on cached features: little to compile."""
+    """Trains only the head, on cached features: little to compile."""
     frozen = {"freeze": "freeze_b", "bn": "frozen", "cache_features": True}
     return changed(recipe, flip_rate=0.0, translate_pixels=0, **frozen)
 
 
-def test_one_program_one_after_another_and_fit_have_the_same_numbers(
-    short, digits, tmp_path, monkeypatch, capsys
-):
+def test_both_modes_have_the_same_numbers(short, digits, tmp_path, monkeypatch, capsys):
     short = changed(short, validate_every=2, log_gradient_norm=True)
     monkeypatch.chdir(tmp_path)
     together = sweep(
@@ -70,7 +68,7 @@ def test_one_program_one_after_another_and_fit_have_the_same_numbers(
     first, second = (m.history.rows[-1]["train_loss"] for m in together.members)
     assert abs(first - second) > 1e-3
 
-    # What is left on the disk, and said.
+    # The files and the printed lines.
     files = SweepDirectory(tmp_path / "vmap")
     names = sorted(path.name for path in files.path.iterdir())
     assert names == ["figures", "seed=0", "seed=3", "sweep.json", "table.md"]
@@ -79,11 +77,11 @@ def test_one_program_one_after_another_and_fit_have_the_same_numbers(
     written = json.loads(files.description.read_text())
     assert (written["field"], written["values"], written["mode"]) == ("seed", [3, 0], "vmap")
     assert read_sweep(files.path) == short
-    said = capsys.readouterr().out
-    assert "2 members, as one program: as asked" in said
-    assert "mean of 2" in said
+    stdout = capsys.readouterr().out
+    assert "2 members, as one program: as asked" in stdout
+    assert "mean of 2" in stdout
 
-    # A member is a run like any other.
+    # A member is an ordinary run.
     run = together.members[0].path
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
@@ -96,8 +94,8 @@ def test_one_program_one_after_another_and_fit_have_the_same_numbers(
     assert scored["loss"] == together.members[0].summary["last"]["test"]["loss"]
 
 
-def test_a_sweep_killed_between_two_members_checkpoints_goes_on(head, digits, tmp_path):
-    head = changed(head, cache_features=False)  # with seeds of their own they share none
+def test_a_sweep_killed_between_the_checkpoints_of_two_members_continues(head, digits, tmp_path):
+    head = changed(head, cache_features=False)  # members with different seeds cannot share them
     seeds = [0, 2, 3]
     settings = {"workdir": tmp_path / "s", "mode": "vmap"}
     saves, save = [], Checkpoints.save
@@ -119,14 +117,14 @@ def test_a_sweep_killed_between_two_members_checkpoints_goes_on(head, digits, tm
         assert_same_numbers(member.history, history, 1e-4)
         assert member.summary["epochs"] == 3
 
-    # Finished members are left alone; a new one is trained.
+    # Finished members are not touched; a new one is trained.
     before = [m.path.joinpath("summary.json").read_bytes() for m in resumed.members]
     more = sweep(head, "seed", [1, *seeds], digits, resume=True, **settings)
     assert [m.path.joinpath("summary.json").read_bytes() for m in more.members[1:]] == before
     assert more.members[0].summary is not None
     assert "| 1 |" in (tmp_path / "s" / "table.md").read_text()
 
-    # A member goes on as any run does.
+    # A member can be continued like any run.
     longer, member = changed(head, seed=seeds[0], epochs=4), resumed.members[0]
     _, continued = fit(longer, digits, workdir=member.path, resume=True)
     _, whole = fit(longer, digits)
@@ -134,7 +132,7 @@ def test_a_sweep_killed_between_two_members_checkpoints_goes_on(head, digits, tm
     assert numbers(continued)[:3] == numbers(member.history)
 
 
-def test_auto_measures_and_says_what_it_chose(head, digits, tmp_path):
+def test_auto_measures_both_modes_and_reports_its_choice(head, digits, tmp_path):
     one = changed(head, epochs=1)
     result = sweep(one, "learning_rate", [0.001, 0.1], digits, workdir=tmp_path / "s")
     written = SweepDirectory(tmp_path / "s").read()
@@ -146,7 +144,7 @@ def test_auto_measures_and_says_what_it_chose(head, digits, tmp_path):
     assert all(member.summary for member in result.members)
 
 
-def test_a_member_that_is_not_finite_stops_and_the_others_go_on(
+def test_a_member_that_is_not_finite_stops_and_the_others_continue(
     head, digits, tmp_path, monkeypatch
 ):
     sgd = changed(head, optimizer="sgd", epochs=2)
@@ -187,16 +185,16 @@ def test_a_field_that_chooses_the_images_needs_a_function(short, digits, tmp_pat
     with pytest.raises(RecipeError, match="split_seed chooses the images: give a function"):
         sweep(short, "split_seed", [0, 1], digits, workdir=tmp_path / "s")
     assert not (tmp_path / "s").exists()
-    given = {}
+    splits_of = {}
 
     def quick_fit(recipe, splits, **settings):
-        given[recipe.split_seed] = splits
+        splits_of[recipe.split_seed] = splits
 
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     result = sweep(short, "split_seed", [0, 1], load_splits, workdir=tmp_path / "s")
     assert result.mode == "sequential"
-    assert {seed: splits.seed for seed, splits in given.items()} == {0: 0, 1: 1}
-    assert all(isinstance(splits, Splits) for splits in given.values())
+    assert {seed: splits.seed for seed, splits in splits_of.items()} == {0: 0, 1: 1}
+    assert all(isinstance(splits, Splits) for splits in splits_of.values())
 
 
 @pytest.mark.parametrize(
@@ -223,7 +221,7 @@ def test_bad_input_is_one_error_and_writes_nothing(
 
 
 def quick_fit(recipe, splits, *, workdir, **settings):
-    """What `fit` leaves of a complete run, with nothing trained."""
+    """Write the files of a complete run without training."""
     scored = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
     run = RunDirectory(workdir)
     run.create({"recipe": recipe.to_dict()})
@@ -233,9 +231,7 @@ def quick_fit(recipe, splits, *, workdir, **settings):
     )
 
 
-def test_a_finished_sweep_is_trained_anew_when_it_is_overwritten(
-    short, digits, tmp_path, monkeypatch
-):
+def test_overwriting_a_finished_sweep_trains_it_again(short, digits, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     settings = {"workdir": tmp_path / "s", "mode": "sequential"}
     sweep(short, "dropout_rate", [0.1, 0.2], digits, **settings)
@@ -244,7 +240,7 @@ def test_a_finished_sweep_is_trained_anew_when_it_is_overwritten(
     assert [m.summary and m.summary["train_seconds"] for m in result.members] == [0.5, 0.5]
 
 
-def test_the_title_tells_the_epochs_where_the_members_share_them(
+def test_the_title_names_the_epochs_if_all_members_have_the_same(
     short, digits, tmp_path, monkeypatch
 ):
     titles = []
@@ -263,7 +259,7 @@ def test_the_title_tells_the_epochs_where_the_members_share_them(
     ]
 
 
-def test_members_that_stand_at_one_step_go_on_together(short, tmp_path, monkeypatch):
+def test_members_at_the_same_step_continue_together(short, tmp_path, monkeypatch):
     members = make_members(short, "seed", range(8))
     steps = dict(zip([m.name for m in members], [3, 0, 6, 3, 0, 5, 6, 3], strict=True))
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop._last_step", lambda run: steps[run.path.name])
@@ -271,7 +267,7 @@ def test_members_that_stand_at_one_step_go_on_together(short, tmp_path, monkeypa
     assert [[m.value for m in group] for group in groups] == [[0, 3, 7], [1, 4]]
 
 
-def test_a_member_stands_where_its_last_good_checkpoint_is(short, tmp_path):
+def test_the_step_of_a_member_is_that_of_its_last_good_checkpoint(short, tmp_path):
     members, files = make_members(short, "seed", range(3)), SweepDirectory(tmp_path)
     state = start_state(random_variables(short.make_model()), short.make_optimizer(), seed=0)
     for member in members:
@@ -284,13 +280,13 @@ def test_a_member_stands_where_its_last_good_checkpoint_is(short, tmp_path):
     (damaged.checkpoints / "3" / "model" / "manifest.ocdbt").unlink()
     with pytest.warns(CheckpointWarning, match="checkpoint 3 .*manifest.ocdbt is missing"):
         groups = _groups(members, files)
-    # Alone, the first goes on from step 2.
+    # The first one continues by itself from step 2.
     assert [[m.value for m in group] for group in groups] == [[1, 2]]
 
 
 @pytest.fixture
-def begun(short, tmp_path):
-    """A sweep over two dropout rates of which nothing but its description was written."""
+def started(short, tmp_path):
+    """A sweep over two dropout rates for which only the description was written."""
     files = SweepDirectory(tmp_path / "s")
     choice = Choice("sequential", "as asked", None)
     files.write(
@@ -308,18 +304,18 @@ def begun(short, tmp_path):
         ({}, "seed", [0, 1], "is a sweep over dropout_rate, not over seed"),
     ],
 )
-def test_another_sweep_is_not_resumed(short, digits, begun, settings, field, values, message):
-    before = begun.description.read_bytes()
+def test_another_sweep_is_not_resumed(short, digits, started, settings, field, values, message):
+    before = started.description.read_bytes()
     with pytest.raises(RunError, match=message):
-        sweep(changed(short, **settings), field, values, digits, workdir=begun.path, resume=True)
-    assert begun.description.read_bytes() == before
-    assert sorted(path.name for path in begun.path.iterdir()) == ["sweep.json"]
+        sweep(changed(short, **settings), field, values, digits, workdir=started.path, resume=True)
+    assert started.description.read_bytes() == before
+    assert sorted(path.name for path in started.path.iterdir()) == ["sweep.json"]
 
 
-def test_the_recipes_own_value_of_the_field_does_not_matter(short, digits, begun, monkeypatch):
+def test_the_recipes_own_value_of_the_swept_field_is_ignored(short, digits, started, monkeypatch):
     trained = []
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", lambda r, *_, **__: trained.append(r))
-    settings = {"workdir": begun.path, "resume": True, "mode": "sequential"}
+    settings = {"workdir": started.path, "resume": True, "mode": "sequential"}
     sweep(changed(short, dropout_rate=0.9), "dropout_rate", [0.1, 0.2], digits, **settings)
     assert [recipe.dropout_rate for recipe in trained] == [0.1, 0.2]
     with pytest.raises(RunError, match="is a sweep of 'digits', not of 'other'"):
@@ -328,7 +324,9 @@ def test_the_recipes_own_value_of_the_field_does_not_matter(short, digits, begun
 
 @pytest.mark.parametrize("measured", [None, {"ratio": 0.5}])
 @pytest.mark.parametrize("form", ["vmap", "sequential"])
-def test_a_resumed_sweep_keeps_its_mode_and_why(short, digits, begun, monkeypatch, form, measured):
+def test_a_resumed_sweep_keeps_its_mode_and_reason(
+    short, digits, started, monkeypatch, form, measured
+):
     def trained_together(field, members, splits, runs, **_):
         together.extend(member.value for member in members)
         return {}
@@ -336,41 +334,41 @@ def test_a_resumed_sweep_keeps_its_mode_and_why(short, digits, begun, monkeypatc
     together = []
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.train_together", trained_together)
-    settings = {"workdir": begun.path, "resume": True}
+    settings = {"workdir": started.path, "resume": True}
     stored = {"mode": form, "why": "at first", "measured": measured}
-    begun.write(begun.read() | stored)
-    for values in ([0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]):  # two are left, one, none
+    started.write(started.read() | stored)
+    for values in ([0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]):  # two, one and none to train
         result = sweep(short, "dropout_rate", values, digits, **settings)
         assert (result.mode, result.why) == (form, "at first")
-        assert begun.read().items() >= stored.items()
+        assert started.read().items() >= stored.items()
     assert together == ([0.1, 0.2] if form == "vmap" else [])
 
 
-def test_a_mode_that_cannot_be_any_more_or_was_no_choice_is_chosen_anew(
-    short, digits, begun, monkeypatch
+def test_a_mode_that_is_no_longer_possible_or_was_not_chosen_is_chosen_again(
+    short, digits, started, monkeypatch
 ):
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     chosen = Choice("sequential", "measured now", None)
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.choose", lambda *_: chosen)
     sgd = changed(short, optimizer="sgd")
-    settings = {"workdir": begun.path, "resume": True}
+    settings = {"workdir": started.path, "resume": True}
     values = {"field": "momentum", "values": [0.5, 0.9], "recipe": sgd.to_dict()}
-    begun.write(begun.read() | values | {"mode": "vmap", "why": "as asked"})
+    started.write(started.read() | values | {"mode": "vmap", "why": "as asked"})
     result = sweep(sgd, "momentum", [0.5, 0.9, 0.0], digits, **settings)
     assert result.mode == "sequential"
     assert "optimizers with different state" in result.why
-    begun.write(begun.read() | {"values": [0.1], "why": "it has one member"})
+    started.write(started.read() | {"values": [0.1], "why": "it has one member"})
     assert sweep(sgd, "momentum", [0.1, 0.2, 0.3], digits, **settings).why == "measured now"
 
 
-def test_a_directory_is_replaced_only_when_asked_and_only_what_is_the_sweeps(
-    short, digits, begun, monkeypatch
+def test_only_overwrite_replaces_a_sweep_and_it_keeps_other_files(
+    short, digits, started, monkeypatch
 ):
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", lambda *_, **__: None)
-    member = RunDirectory(begun.path / "dropout_rate=0.1")
+    member = RunDirectory(started.path / "dropout_rate=0.1")
     member.create({"recipe": short.to_dict()})
-    (begun.path / "notes.txt").write_text("mine")
-    settings = {"workdir": begun.path, "mode": "sequential"}
+    (started.path / "notes.txt").write_text("mine")
+    settings = {"workdir": started.path, "mode": "sequential"}
     with pytest.raises(RunError, match="holds a sweep: continue it with --resume"):
         sweep(short, "dropout_rate", [0.1, 0.2], digits, **settings)
     with pytest.raises(RunError, match="exclude each other"):
@@ -378,11 +376,11 @@ def test_a_directory_is_replaced_only_when_asked_and_only_what_is_the_sweeps(
     assert member.holds_run()
     sweep(short, "seed", [0, 1], digits, overwrite=True, **settings)
     assert not member.path.exists()
-    assert (begun.path / "notes.txt").read_text() == "mine"
-    assert begun.read()["values"] == [0, 1]
+    assert (started.path / "notes.txt").read_text() == "mine"
+    assert started.read()["values"] == [0, 1]
 
 
-def test_a_directory_of_something_else_is_refused(short, digits, tmp_path):
+def test_a_directory_with_other_files_is_refused(short, digits, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="is not empty and holds no sweep"):
         sweep(short, "seed", [0, 1], digits, workdir=tmp_path, overwrite=True)
@@ -393,15 +391,15 @@ def test_a_directory_of_something_else_is_refused(short, digits, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_weights_inside_the_directory_are_not_overwritten(short, digits, begun):
-    origin = begun.path / "dropout_rate=0.1"
+def test_weights_inside_the_directory_are_not_overwritten(short, digits, started):
+    origin = started.path / "dropout_rate=0.1"
     with pytest.raises(RunError, match="choose another --workdir"):
         sweep(
             changed(short, weights=str(origin)),
             "dropout_rate",
             [0.1, 0.2],
             digits,
-            workdir=begun.path,
+            workdir=started.path,
             overwrite=True,
         )
 
@@ -418,12 +416,12 @@ def test_weights_inside_the_directory_are_not_overwritten(short, digits, begun):
         ({"recipe": 1}, "recipe is 1, not an object"),
     ],
 )
-def test_a_description_of_a_stranger_is_refused(short, digits, begun, change, message):
-    victim = RunDirectory(begun.path.parent / "victim")
+def test_a_manipulated_description_is_refused(short, digits, started, change, message):
+    victim = RunDirectory(started.path.parent / "victim")
     victim.create({"recipe": {}})
-    (begun.path / "dropout_rate=").mkdir()
-    begun.write(begun.read() | change)
+    (started.path / "dropout_rate=").mkdir()
+    started.write(started.read() | change)
     for flag in ("resume", "overwrite"):
         with pytest.raises(RunError, match=message):
-            sweep(short, "dropout_rate", [0.1, 0.2], digits, workdir=begun.path, **{flag: True})
+            sweep(short, "dropout_rate", [0.1, 0.2], digits, workdir=started.path, **{flag: True})
     assert victim.holds_run()

@@ -9,7 +9,7 @@ from jaxcifar.studies.sweeps.members import make_members
 
 
 class Clock:
-    """Programs that take so many seconds a step, by a clock that moves only with them."""
+    """Programs with these seconds per step, and a clock that only they advance."""
 
     def __init__(self, monkeypatch, **seconds):
         self.now, self.steps = 0.0, dict.fromkeys(seconds, 0)
@@ -26,7 +26,7 @@ class Clock:
         return advance
 
 
-def test_the_faster_form_is_chosen_and_said(recipe, digits, monkeypatch):
+def test_the_faster_mode_is_chosen_and_explained(recipe, digits, monkeypatch):
     members = make_members(recipe, "dropout_rate", [0.1, 0.2])
     for vmap, mode, ratio in ((0.03, "vmap", "0.50"), (0.09, "sequential", "1.50")):
         clock = Clock(monkeypatch, vmap=vmap, sequential=0.06)
@@ -39,16 +39,16 @@ def test_the_faster_form_is_chosen_and_said(recipe, digits, monkeypatch):
 
 
 @pytest.mark.parametrize("taken", [1e-4, 0.05, 3.0])
-def test_measuring_stays_small_beside_the_sweep(monkeypatch, taken):
+def test_measuring_takes_a_small_share_of_the_sweep(monkeypatch, taken):
     clock = Clock(monkeypatch, vmap=taken, sequential=2 * taken)
-    found = time_programs(clock.programs, steps=6000)
-    assert found == pytest.approx({"vmap": taken, "sequential": 2 * taken})
-    # Two steps of each are to know how long they take, and three at least are measured.
+    seconds = time_programs(clock.programs, steps=6000)
+    assert seconds == pytest.approx({"vmap": taken, "sequential": 2 * taken})
+    # Two steps of each show how long they take; then at least three are measured.
     few = (2 + 3) * 3 * taken
     assert clock.now <= few + min(0.05 * 6000 * 2 * taken, 20)
 
 
-def test_of_a_tiny_sweep_only_a_few_steps_are_measured(monkeypatch):
+def test_a_tiny_sweep_is_measured_with_only_a_few_steps(monkeypatch):
     clock = Clock(monkeypatch, vmap=1e-4, sequential=1e-4)
     time_programs(clock.programs, steps=9)
     assert clock.steps == {"vmap": 5, "sequential": 5}
@@ -67,7 +67,7 @@ def test_members_that_do_not_fit_in_memory_run_one_after_another(
     with pytest.raises(RecipeError, match="mode vmap: the states of 2 members take"):
         sweep(recipe, "dropout_rate", [0.1, 0.2], digits, workdir=tmp_path / "s", mode="vmap")
     assert not (tmp_path / "s").exists()
-    # The states would, the program would not.
+    # Now the states fit, but the program does not.
     monkeypatch.setattr(measured_mode, "too_large", lambda _: None)
     assert "one program of 2 members needs" in choose("dropout_rate", members, digits).why
-    assert clock.now == 0, "nothing was run"
+    assert clock.now == 0, "a program was run"

@@ -17,7 +17,7 @@ def changed(recipe, **settings):
     return dataclasses.replace(recipe, **settings)
 
 
-def test_members_differ_in_the_value_alone(recipe):
+def test_members_differ_only_in_the_value(recipe):
     members = make_members(recipe, "dropout_rate", np.linspace(0, 0.5, 3))
     assert [member.name for member in members] == [
         "dropout_rate=0.0",
@@ -28,12 +28,12 @@ def test_members_differ_in_the_value_alone(recipe):
     assert all(type(member.value) is float for member in members)
 
 
-def test_whole_numbers_will_do_for_a_fraction_and_stay_what_they_are_elsewhere(recipe):
+def test_whole_numbers_become_floats_only_for_float_fields(recipe):
     assert make_members(recipe, "clip_norm", [1])[0].name == "clip_norm=1.0"
     assert make_members(recipe, "seed", np.arange(2))[1].recipe.seed == 1
 
 
-def test_the_numeric_fields_are_those_annotated_so():
+def test_the_numeric_fields_are_those_annotated_as_numbers():
     fields = numeric_fields()
     assert fields["epochs"] is int
     assert fields["train_size"] is int
@@ -58,13 +58,13 @@ def test_the_numeric_fields_are_those_annotated_so():
         ("weight_decay", [0.1], "weight_decay needs --optimizer adamw"),
     ],
 )
-def test_what_cannot_be_swept_is_one_error(recipe, field, values, message):
+def test_an_impossible_sweep_is_one_error(recipe, field, values, message):
     with pytest.raises(RecipeError, match=message) as raised:
         make_members(recipe, field, values)
     assert "\n" not in str(raised.value)
 
 
-def test_values_of_a_command_line_are_of_the_fields_type():
+def test_values_of_the_command_line_get_the_type_of_the_field():
     assert parse_values("seed", ["0", "7"]) == [0, 7]
     assert parse_values("learning_rate", ["1e-3"]) == [0.001]
     with pytest.raises(RecipeError, match="seed must be of type int, not '0.5'"):
@@ -88,17 +88,17 @@ def test_values_of_a_command_line_are_of_the_fields_type():
 )
 def test_which_members_can_run_as_one_program(recipe, field, values, settings, reason):
     members = make_members(changed(recipe, **settings), field, values)
-    found = why_not_together(field, members)
-    assert found is None if reason is None else reason in found
+    answer = why_not_together(field, members)
+    assert answer is None if reason is None else reason in answer
 
 
-def test_members_with_features_of_their_own_cannot_share_them(recipe):
+def test_members_with_different_features_cannot_share_them(recipe):
     cached = changed(
         recipe, freeze="freeze_b", bn="frozen", cache_features=True, views=2, flip_rate=0.5
     )
     for field, values in (("seed", [0, 1]), ("flip_rate", [0.1, 0.2])):
-        found = why_not_together(field, make_members(cached, field, values))
-        assert f"follow from {field}" in found
+        reason = why_not_together(field, make_members(cached, field, values))
+        assert f"follow from {field}" in reason
     members = make_members(cached, "dropout_rate", [0.1, 0.2])
     assert why_not_together("dropout_rate", members) is None
 

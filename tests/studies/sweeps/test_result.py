@@ -17,9 +17,9 @@ from jaxcifar.studies.sweeps.result import (
 
 
 def member(value, accuracy, failure=None):
-    part = {"validation_accuracy": accuracy + 0.1, "test": {"accuracy": accuracy + 0.2}}
+    best = {"validation_accuracy": accuracy + 0.1, "test": {"accuracy": accuracy + 0.2}}
     last = {"validation_accuracy": accuracy, "test": {"accuracy": accuracy + 0.05}}
-    summary = {"train_accuracy": 0.9, "train_seconds": 12.34, "best": part, "last": last}
+    summary = {"train_accuracy": 0.9, "train_seconds": 12.34, "best": best, "last": last}
     finished = None if failure else summary
     return MemberResult(value, Path("x"), History(), finished, failure)
 
@@ -29,7 +29,7 @@ def result(field, *members):
     return SweepResult(field, values, "sequential", "as asked", members)
 
 
-def test_a_row_a_member():
+def test_the_table_has_a_row_per_member():
     table = markdown_table(result("dropout_rate", member(0.1, 0.5), member(0.2, 0.0, "not finite")))
     lines = table.splitlines()
     assert lines[0].startswith("| dropout_rate | train | validation, best | validation, last |")
@@ -42,9 +42,9 @@ def test_seeds_have_a_mean_and_a_spread():
     accuracies = [0.1, 0.2, 0.6]
     of_seeds = result("seed", *(member(i, a) for i, a in enumerate(accuracies)))
     assert scores(of_seeds, "validation, last") == accuracies
-    found = spread(accuracies)
-    assert found["mean"] == pytest.approx(np.mean(accuracies))
-    assert found["standard deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    statistic = spread(accuracies)
+    assert statistic["mean"] == pytest.approx(np.mean(accuracies))
+    assert statistic["standard deviation"] == pytest.approx(np.std(accuracies, ddof=1))
     rows = {line.split("  ")[0]: line.split() for line in text_table(of_seeds).splitlines()}
     assert rows["mean of 3"][5] == "0.3000"
     assert rows["standard deviation of 3"][6] == f"{statistics.stdev(accuracies):.4f}"
@@ -52,7 +52,7 @@ def test_seeds_have_a_mean_and_a_spread():
     assert rows["max of 3"][5] == "0.6000"
 
 
-def test_one_seed_has_no_deviation():
+def test_one_seed_has_no_standard_deviation():
     assert "| standard deviation of 1 | - | - |" in markdown_table(result("seed", member(0, 0.5)))
 
 
@@ -66,7 +66,7 @@ def test_columns_of_the_text_line_up():
 ACCURACIES = {"train": [0.9, 0.8, 0.7], "validation": [0.5, 0.6, 0.4], "test": [0.5, 0.5, 0.3]}
 
 
-def test_lines_follow_the_value_whatever_order_it_was_given_in():
+def test_lines_are_sorted_by_value():
     figure = plot_sweep("dropout_rate", [0.3, 0.1, 0.2], ACCURACIES, title="t")
     (axes,) = figure.axes
     assert axes.get_xlabel() == "dropout_rate (share of units dropped)"
@@ -78,14 +78,14 @@ def test_lines_follow_the_value_whatever_order_it_was_given_in():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(ACCURACIES)
 
 
-def test_more_than_a_decade_is_shown_by_its_logarithm():
+def test_more_than_a_decade_has_a_logarithmic_axis():
     (axes,) = plot_sweep("learning_rate", [1e-4, 1e-2, 1e-3], ACCURACIES, title="t").axes
     assert axes.get_xscale() == "log"
     (axes,) = plot_sweep("weight_decay", [0.0, 1e-2, 1e-3], ACCURACIES, title="t").axes
     assert axes.get_xscale() == "linear"
 
 
-def test_seeds_are_points_with_their_mean_and_deviation():
+def test_seeds_are_points_with_their_mean_and_standard_deviation():
     (axes,) = plot_sweep("seed", [0, 1, 2], ACCURACIES, title="t").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == list(ACCURACIES)
     assert sorted(axes.get_lines()[0].get_ydata()) == [0.7, 0.8, 0.9]

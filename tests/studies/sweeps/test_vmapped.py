@@ -1,4 +1,4 @@
-"""The members as one program, against each by itself."""
+"""Members trained as one program, compared with each member trained separately."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def in_float64(recipe):
 
 
 def wide(state):
-    """The state with every number in float64."""
+    """The state with all floats in float64."""
 
     def at_least_float32(leaf):
         return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -35,7 +35,7 @@ def wide(state):
     return jax.tree.map(at_least_float32, state)
 
 
-def begun(recipe):
+def initial_state(recipe):
     return wide(
         init_state(recipe.make_model(), recipe.make_optimizer(), seed=recipe.seed, image_size=32)
     )
@@ -45,7 +45,7 @@ make_train_step = StageRecipe.make_train_step
 
 
 def narrow_step(stage, cut=None):
-    """The epoch keeps its sums in float32, whatever the network computes in."""
+    """A step with sums in float32, as the epoch needs them, for every dtype of the network."""
     step = make_train_step(stage, cut)
 
     def narrow(state, batch):
@@ -66,10 +66,10 @@ def trained_alone(recipe, data, state, epochs):
     return state, sums
 
 
-def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
-    """Their seeds and their rates differ."""
+def test_in_float64_members_equal_separate_runs(recipe, digits, monkeypatch):
+    """The members differ in seed and dropout rate."""
     monkeypatch.setattr(StageRecipe, "make_train_step", narrow_step)
-    # Only the head: the gradients of the rest take longest to compile.
+    # Only the head is trained: the gradients of the other layers take longest to compile.
     sgd = dataclasses.replace(recipe, optimizer="sgd", freeze="freeze_b")
     members = [
         Member(rate, "", in_float64(dataclasses.replace(sgd, seed=seed, dropout_rate=rate)))
@@ -78,11 +78,11 @@ def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
     with jax.enable_x64(True):
         data = to_device(digits.train)
         program = build_members("dropout_rate", members, None, size=120)
-        states = stack([begun(member.recipe) for member in members])
+        states = stack([initial_state(member.recipe) for member in members])
         for _ in range(2):
             states, sums = program.run(states, data)
         for i, member in enumerate(members):
-            state, alone = trained_alone(member.recipe, data, begun(member.recipe), 2)
+            state, alone = trained_alone(member.recipe, data, initial_state(member.recipe), 2)
             np.testing.assert_allclose(sums["loss_sum"][i], alone["loss_sum"], rtol=1e-6)
             assert int(sums["correct"][i]) == int(alone["correct"])
             for name, leaf in named_leaves(state.variables).items():
@@ -90,12 +90,12 @@ def test_in_float64_members_are_their_own_runs(recipe, digits, monkeypatch):
                 assert of_member.dtype == jnp.float64, name
                 np.testing.assert_allclose(of_member, leaf, rtol=1e-7, atol=1e-9, err_msg=name)
         first, second = np.asarray(sums["loss_sum"])
-        assert abs(first - second) > 1e-3, "the members differ"
+        assert abs(first - second) > 1e-3, "the members do not differ"
 
 
 @pytest.mark.slow
-def test_members_of_fast_training_are_their_own_runs(recipe, digits):
-    """Muon, lookahead and scaled biases, with their state side by side."""
+def test_members_with_muon_and_lookahead_equal_separate_runs(recipe, digits):
+    """Muon, lookahead and scaled biases; also their state is compared."""
     fast = dataclasses.replace(
         recipe, optimizer="muon", lookahead_steps=2, bias_scale=4.0, dropout_rate=0.0, epochs=1
     )
@@ -120,8 +120,8 @@ def test_members_of_fast_training_are_their_own_runs(recipe, digits):
             np.testing.assert_allclose(of_member, leaf, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
-    """All fields that can be traced, in one program."""
+def test_a_traced_number_has_the_effect_of_the_constant(recipe, digits):
+    """All fields that can be traced are traced in one program."""
     numbers = {
         "learning_rate": 0.02,
         "final_scale": 0.1,
@@ -143,10 +143,10 @@ def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
             step = stage.make_train_step()
             images = stage.augment(jax.random.split(jax.random.key(5), 40), data["image"][:40])
             batch = {"image": images, "label": data["label"][:40]}
-            sums = step(begun_state, batch)[1]
-            return jax.lax.fori_loop(0, 2, lambda _, c: step(c[0], batch), (begun_state, sums))
+            sums = step(initial, batch)[1]
+            return jax.lax.fori_loop(0, 2, lambda _, c: step(c[0], batch), (initial, sums))
 
-        begun_state = begun(in_float64(plain))
+        initial = initial_state(in_float64(plain))
 
         @jax.jit
         def traced(values):
@@ -156,15 +156,15 @@ def test_a_traced_number_is_the_number_wherever_it_enters(recipe, digits):
             return step_of(recipe)
 
         expected = jax.jit(lambda: step_of(in_float64(plain)))()
-        found = traced(numbers)
+        result = traced(numbers)
         for name, leaf in named_leaves(expected[0].variables).items():
-            ours = named_leaves(found[0].variables)[name]
+            ours = named_leaves(result[0].variables)[name]
             np.testing.assert_allclose(ours, leaf, rtol=1e-7, atol=1e-9, err_msg=name)
-        np.testing.assert_allclose(found[1]["loss_sum"], expected[1]["loss_sum"], rtol=1e-9)
-        # Each of them does something.
+        np.testing.assert_allclose(result[1]["loss_sum"], expected[1]["loss_sum"], rtol=1e-9)
+        # Each of them has an effect.
         for name in numbers:
             other = traced(numbers | {name: 0.5 * numbers[name]})
-            leaves = zip(*(jax.tree.leaves(s.params) for s in (other[0], found[0])), strict=True)
+            leaves = zip(*(jax.tree.leaves(s.params) for s in (other[0], result[0])), strict=True)
             assert max(float(jnp.abs(a - b).max()) for a, b in leaves) > 1e-9, name
 
 
