@@ -3,6 +3,8 @@
   python -m benchmarks.stability                             three seeds, three epochs, CIFAR-10
   python -m benchmarks.stability --only auto xla --seeds 0 --resume      keep the JSON's rows
   python -m benchmarks.stability --set width=8 --epochs 1    a quick look
+  python -m benchmarks.stability --every 8 --images 1280 --epochs 2 --seeds 0 --only auto torch \
+      --out benchmarks/results/stability_within_epochs_cpu.json      within the epochs, too
 
 All variants of a seed start with the same weights and see the same batches in the same order, so
 they differ only in rounding. After each epoch, the same program measures all of them:
@@ -13,9 +15,10 @@ they differ only in rounding. After each epoch, the same program measures all of
 * the largest ratio between the running variance and the mean variance of the validation batches (or
   its inverse, if that is larger), over all channels of all BatchNorms, and the layer where it is.
 
-"falls" counts the epochs whose validation accuracy is more than 0.1 below that of the epoch before.
-The JSON is written after every epoch; `--keep FOLDER` keeps the weights for
-`benchmarks.conv_error`.
+"falls" counts the epochs whose validation accuracy is more than 0.1 below that of the epoch before,
+"dips" those in which it is more than 0.1 below the accuracy with batch statistics. With `--every`
+both count measurements. The JSON is written after every epoch; `--keep FOLDER` keeps the weights
+for `benchmarks.conv_error`.
 """
 
 import json
@@ -63,22 +66,33 @@ COLORS = {"auto": "#1f5fa8", "patches": "#2a8a57", "xla": "#8a5fb0", TORCH: "#c8
 Row = dict[str, Any]
 Variables = Mapping[str, Any]
 Score = Callable[[Variables], Row]
-# For each epoch: its mean training loss, and the variables after it.
-Epochs = Iterator[tuple[float, Variables]]
+# For each part of the training: the steps so far, its mean training loss, the variables after it.
+Parts = Iterator[tuple[int, float, Variables]]
 
 
-def train_jax(recipe: Recipe, lowering: Lowering, state: TrainState, data: Data) -> Epochs:
-    """The library's epoch with one form for all convolutions."""
+def train_jax(
+    recipe: Recipe, lowering: Lowering, state: TrainState, data: Data, every: int
+) -> Parts:
+    """The library's epoch with one form for all convolutions, in parts of `every` steps."""
     size = len(data["label"])
     epoch = make_train_epoch(recipe_step(recipe, lowering), size=size, batch_size=recipe.batch_size)
-    for _ in range(recipe.epochs):
-        state, sums = epoch.run(state, data)
-        # A copy, because the program of the next epoch reuses the memory of the state.
-        yield compute(sums)["loss"], jax.tree.map(jnp.copy, state.variables)
+    while int(state.step) < recipe.epochs * recipe.steps_per_epoch:
+        left = every
+
+        def allow(count: int) -> int:
+            nonlocal left
+            count = min(count, left)
+            left -= count
+            return count
+
+        state, sums = epoch.run(state, data, allow=allow)
+        # A copy, because the program of the next part reuses the memory of the state.
+        variables = jax.tree.map(jnp.copy, state.variables)
+        yield int(state.step), compute(sums)["loss"], variables
 
 
-def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
-    """The PyTorch twin, with the same initial weights and the same batches."""
+def train_torch(recipe: Recipe, state: TrainState, train: Dataset, every: int) -> Parts:
+    """The PyTorch twin, with the same initial weights, batches and parts."""
     import torch
 
     from benchmarks.peers.torch_resnet import ResNet, load_from_flax
@@ -93,7 +107,7 @@ def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
     preprocess = jax.jit(recipe.make_preprocess())
     for epoch in range(recipe.epochs):
         order = np.asarray(draw_order(replace(state, step=jnp.int32(epoch * steps))))
-        losses = 0.0
+        losses = images_seen = 0.0
         for step in range(steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             preprocessed = np.asarray(preprocess(train.images[rows]))
@@ -104,10 +118,13 @@ def train_torch(recipe: Recipe, state: TrainState, train: Dataset) -> Epochs:
             loss = torch.nn.functional.cross_entropy(model(images), labels)
             loss.backward()
             optimizer.step()
-            losses += loss.item() * len(rows)
-        tensors = {name: value.numpy(force=True) for name, value in model.state_dict().items()}
-        variables, _ = fill_model(recipe.make_model(), tensors, source=TORCH, sha256="")
-        yield losses / len(train), variables
+            losses, images_seen = losses + loss.item() * len(rows), images_seen + len(rows)
+            if (step + 1) % every and step + 1 < steps:
+                continue
+            tensors = {name: value.numpy(force=True) for name, value in model.state_dict().items()}
+            variables, _ = fill_model(recipe.make_model(), tensors, source=TORCH, sha256="")
+            yield epoch * steps + step + 1, losses / images_seen, variables
+            losses = images_seen = 0.0
 
 
 def make_score(recipe: Recipe, validation: Dataset) -> Score:
@@ -183,8 +200,12 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
         pairs = [pair for curve in curves.values() for pair in pairwise(curve)]
         summaries[variant] = {
             "seeds": len(curves),
-            "epochs": len(own),
+            "measurements": len(own),
             "falls": sum(before - after > FALL for before, after in pairs),
+            "dips": sum(
+                row["accuracy_by_batch_statistics"] - row["validation_accuracy"] > FALL
+                for row in own
+            ),
             "lowest_accuracy_after_the_first_epoch": min(
                 (after for _, after in pairs), default=accuracies[-1]
             ),
@@ -192,7 +213,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
             "last_train_losses": {
                 str(row["seed"]): row["train_loss"]
                 for row in own
-                if row["epoch"] == len(curves[row["seed"]])
+                if row["epoch"] == max(r["epoch"] for r in own if r["seed"] == row["seed"])
             },
             "largest_gap_to_batch_statistics": round(
                 max(
@@ -221,9 +242,10 @@ def draw(rows: Sequence[Row]) -> Figure:
     figure, panels = new_figure(len(variants), 3.6)
     for axes, variant in zip(panels, variants, strict=True):
         color = COLORS.get(variant, "#444444")
-        for curve in _curves(rows, variant).values():
-            axes.plot(range(1, len(curve) + 1), curve, color=color, lw=1.4)
         own = [row for row in rows if row["variant"] == variant]
+        for seed, curve in _curves(rows, variant).items():
+            epochs = [row["epoch"] for row in own if row["seed"] == seed]
+            axes.plot(epochs, curve, color=color, lw=1.4)
         axes.plot(
             [row["epoch"] for row in own],
             [row["accuracy_by_batch_statistics"] for row in own],
@@ -234,7 +256,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         )
         axes.set_title(variant, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.set_xticks(sorted({row["epoch"] for row in own}))
+        axes.set_xticks(range(1, int(max(row["epoch"] for row in own)) + 1))
         axes.set_ylim(0, 0.8)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("validation accuracy (fraction)\nlines: running, dots: batch statistics")
@@ -242,19 +264,28 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def measure(
-    recipe: Recipe, variant: str, seed: int, splits: Splits, score: Score, keep: Path | None
+    recipe: Recipe,
+    variant: str,
+    seed: int,
+    splits: Splits,
+    score: Score,
+    *,
+    every: int | None = None,
+    keep: Path | None = None,
 ) -> Iterator[Row]:
-    """A row for each epoch of a variant and seed."""
-    state = initial_state(recipe, seed, splits)
+    """A row for each epoch of a variant and seed, or for each `every` steps of it."""
+    state, steps = initial_state(recipe, seed, splits), recipe.steps_per_epoch
     if variant == TORCH:
         assert isinstance(splits.train, Dataset)
-        epochs = train_torch(recipe, state, splits.train)
+        parts = train_torch(recipe, state, splits.train, every or steps)
     else:
-        epochs = train_jax(recipe, variant, state, to_device(splits.train))  # type: ignore[arg-type]
-    for number, (loss, variables) in enumerate(epochs, 1):
+        data = to_device(splits.train)
+        parts = train_jax(recipe, variant, state, data, every or steps)  # type: ignore[arg-type]
+    for step, loss, variables in parts:
+        number = step // steps if step % steps == 0 else round(step / steps, 4)
         row = {"variant": variant, "seed": seed, "epoch": number, "train_loss": round(loss, 4)}
         yield row | score(variables)
-        if keep is not None:
+        if keep is not None and step % steps == 0:
             keep.mkdir(parents=True, exist_ok=True)
             export_weights(
                 variables, keep / f"{variant}_{seed}_{number}.safetensors", overwrite=True
@@ -271,6 +302,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--every", type=int, metavar="STEPS", help="measure every STEPS steps, not only every epoch"
+    )
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="measure on the first N validation images"
+    )
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="write the weights of each epoch there"
@@ -281,19 +318,22 @@ def main() -> None:
     recipe = replace(get_experiment(parsed.experiment).recipe, **changes)
     values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
     settings = {"experiment": parsed.experiment, "recipe": without_paths(values)}
+    settings |= {k: v for k in ("every", "images") if (v := getattr(parsed, k)) is not None}
     name = f"stability_{parsed.experiment}"
     out = parsed.out or RESULTS / f"{name}_{jax.default_backend()}.json"
     rows = earlier_result(out, settings).get("rows", []) if parsed.resume else []
     complete = {(r["variant"], r["seed"]) for r in rows if r["epoch"] == parsed.epochs}
     rows = [row for row in rows if (row["variant"], row["seed"]) in complete]
     splits = load_splits(recipe, parsed.data_dir)
-    assert isinstance(splits.validation, Dataset)
-    score = make_score(recipe, splits.validation)
+    images = parsed.images or len(splits.validation)
+    score = make_score(recipe, splits.validation.read(np.arange(images)))
     for variant in parsed.only:
         for seed in parsed.seeds:
             if (variant, seed) in complete:
                 continue
-            for row in measure(recipe, variant, seed, splits, score, parsed.keep):
+            for row in measure(
+                recipe, variant, seed, splits, score, every=parsed.every, keep=parsed.keep
+            ):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 result = {"settings": settings, "summary": summarize(rows), "rows": rows}

@@ -58,37 +58,14 @@ if TYPE_CHECKING:
     from jaxcifar.visualize.predictions import predict as predict
 
 _MODULES = {
-    "data": (
-        "Dataset",
-        "Splits",
-        "balanced_subset",
-        "load_dataset",
-    ),
-    "devices.compilation_cache": ("enable_compilation_cache",),
+    "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
     "devices.layout": ("Layout",),
-    "devices.processes": (
-        "DeviceOptions",
-        "connect",
-        "make_layout",
-    ),
-    "models.pretrained": (
-        "export_weights",
-        "load_pretrained",
-    ),
-    "models.resnet": (
-        "ResNet",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-    ),
-    "recipes.presets": (
-        "EXPERIMENTS",
-        "get_experiment",
-    ),
-    "recipes.recipe": (
-        "Recipe",
-        "load_splits",
-    ),
+    "devices.processes": ("DeviceOptions", "connect", "make_layout"),
+    "models.pretrained": ("export_weights", "load_pretrained"),
+    "models.resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
+    "recipes.presets": ("EXPERIMENTS", "get_experiment"),
+    "recipes.recipe": ("Recipe",),
+    "recipes.splits": ("load_splits",),
     "runs.checkpoints": ("Checkpoints",),
     "runs.restore": ("restore_run",),
     "runs.transfer": ("export_run",),
@@ -104,25 +81,13 @@ _MODULES = {
     ),
     "step.optimizer": ("make_optimizer",),
     "step.schedules": ("make_schedule",),
-    "step.state": (
-        "TrainState",
-        "start_state",
-    ),
-    "step.steps": (
-        "make_eval_step",
-        "make_train_step",
-    ),
+    "step.state": ("TrainState", "start_state"),
+    "step.steps": ("make_eval_step", "make_train_step"),
     "studies.sweeps": ("sweep",),
-    "training.evaluation": (
-        "evaluate",
-        "evaluate_run",
-    ),
+    "training.evaluation": ("evaluate", "evaluate_run"),
     "training.fit": ("fit",),
     "training.interruption": ("Interrupted",),
-    "training.resident": (
-        "make_evaluation",
-        "make_train_epoch",
-    ),
+    "training.resident": ("make_evaluation", "make_train_epoch"),
     "training.streamed": ("make_streamed_epoch",),
     "visualize.activations": ("capture",),
     "visualize.gradcam": ("grad_cam",),

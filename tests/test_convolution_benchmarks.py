@@ -62,8 +62,9 @@ def test_falls_and_last_values_are_counted_for_each_variant():
     assert summary == {
         "auto": {
             "seeds": 2,
-            "epochs": 6,
+            "measurements": 6,
             "falls": 2,  # 0.5 to 0.3 and 0.35 to 0.2; not from one seed to the next
+            "dips": 5,
             "lowest_accuracy_after_the_first_epoch": 0.2,
             "last_accuracies": {"0": 0.6, "1": 0.2},
             "last_train_losses": {"0": pytest.approx(2 / 3), "1": pytest.approx(5 / 3)},
@@ -73,8 +74,9 @@ def test_falls_and_last_values_are_counted_for_each_variant():
         },
         "xla": {
             "seeds": 1,
-            "epochs": 1,
+            "measurements": 1,
             "falls": 0,
+            "dips": 1,
             "lowest_accuracy_after_the_first_epoch": 0.1,
             "last_accuracies": {"0": 0.1},
             "last_train_losses": {"0": 2.0},

@@ -9,7 +9,7 @@ from PIL import Image
 
 import jaxcifar
 from jaxcifar import Checkpoints, Recipe, resnet18, restore_run, start_state
-from jaxcifar.commands.main import COMMANDS, load_command
+from jaxcifar.commands.main import COMMANDS, load_command, make_parser
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.recipes.presets import EXPERIMENTS
 from jaxcifar.runs.directory import RunDirectory
@@ -108,11 +108,11 @@ def test_every_command_can_be_parsed(page):
 
 
 def test_every_option_in_the_text_exists():
-    known = {"--process-id", "--help"}
-    for name in COMMANDS:
-        for action in load_command(name).make_parser("jaxcifar")._actions:
-            known.update(action.option_strings)
-    known.add("--print-completion")
+    parsers = [load_command(name).make_parser("jaxcifar") for name in COMMANDS]
+    actions = [
+        action for parser in (make_parser("jaxcifar"), *parsers) for action in parser._actions
+    ]
+    known = {option for action in actions for option in action.option_strings}
     benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
     for page, text in PAGES.items():
         for code in re.findall(r"`([^`]+)`", prose(text)):

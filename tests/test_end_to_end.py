@@ -157,14 +157,6 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(run_here, tmp_path, argu
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["foreign", "thesis.tex"]
 
 
-def test_help_names_the_experiments_and_shows_their_own_defaults(run_here):
-    _, text, _ = run_here("train.py", "--help")
-    assert "scratch" in text
-    assert "demo" in text
-    own = " ".join(run_here("train.py", "demo", "--help")[1].split())
-    assert "images a step; the last batch of an epoch may be smaller (default: 64)" in own
-
-
 def test_after_training_neither_tensorflow_nor_torch_is_loaded(root, tmp_path):
     code = (
         "import sys; from jaxcifar import Recipe, fit, load_dataset; "

@@ -257,8 +257,8 @@ class Recipe:
         side = self.resize or self.dataset_info.side
         if side is None:
             raise RecipeError(
-                f"the images of {self.dataset} are of several sizes: say by --resize which height "
-                "and width the network sees"
+                f"the images of {self.dataset} have several sizes: set the height and width of the "
+                "network's input with --resize"
             )
         return side
 

@@ -76,11 +76,8 @@ def make_streamed_epoch(
         shared = layout.divides(length)
         use_axis = shared and layout.axis_name is not None
         step = axis_step if use_axis and axis_step is not None else train_step
-        return layout.compile(
-            make_steps(plan, step, augment, _from_chunk, stop_at_nonfinite),
-            shared=(1,) if shared else (),
-            donate=(0,),
-        )
+        steps = make_steps(plan, step, augment, _from_chunk, stop_at_nonfinite)
+        return layout.compile(steps, shared=(1,) if shared else (), donate=(0,))
 
     whole = compile_steps(batch_size)
     last = compile_steps(plan.rest) if plan.rest else None

@@ -216,9 +216,3 @@ def _normalize_of(source: str, stated: Preprocessing | None, name: str | None) -
         return (unit_range(images) - jnp.asarray(mean)) / jnp.asarray(std)
 
     return normalize
-
-
-# The commands still use these names.
-Subject = TrainedNetwork
-run_subject = network_of_run
-weights_subject = network_of_weights

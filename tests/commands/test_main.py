@@ -1,6 +1,5 @@
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -126,27 +125,3 @@ def test_what_an_interruption_leaves_is_said(run_command, monkeypatch):
     ):
         monkeypatch.setattr(load_command(name), "run", interrupt)
         assert run_command(name) == (130, "", f"interrupted; {text}\n")
-
-
-def documented_commands(root):
-    """The lines `jaxcifar ...` in code blocks of the README and the guides, as words."""
-    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
-        for block in re.findall(
-            r"^```[^\n]*\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
-        ):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("jaxcifar "):
-                    yield page.name, shlex.split(line, comments=True)[1:]
-
-
-def test_every_command_in_the_documentation_can_be_parsed(root, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", "restored after the test")
-    commands = list(documented_commands(root))
-    assert {words[0] for _, words in commands} >= set(COMMANDS)
-    for page, words in commands:
-        if not words[0].startswith("-"):
-            try:
-                load_command(words[0]).make_parser("jaxcifar").parse(words[1:])
-            except SystemExit as end:
-                if end.code != 0:
-                    pytest.fail(f"{page}: jaxcifar {' '.join(words)}")

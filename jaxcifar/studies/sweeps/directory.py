@@ -3,7 +3,7 @@
 ::
 
     sweep.json            the recipe, the field and its values; how it runs, and why
-    dropout_rate=0.1/     a run directory for each member, like any other: see `run_files`
+    dropout_rate=0.1/     a run directory for each member, see `runs.directory`
     table.md
     figures/sweep.png     accuracy against the value
 """
@@ -19,8 +19,9 @@ from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import write_atomically
 from jaxcifar.common.json_shape import Shape
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunDirectory, check_shape, read_object
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import recipe_of_file
+from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
 DESCRIPTION: Shape = {
@@ -61,7 +62,7 @@ class SweepDirectory:
         return RunDirectory(self.path / name)
 
     def holds_sweep(self) -> bool:
-        """Whether a sweep was begun here."""
+        """Whether a sweep was started here."""
         try:
             return isinstance(read_object(self.description).get("values"), list)
         except RunError:
@@ -83,8 +84,8 @@ class SweepDirectory:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise RunError(
-                f"{self.path} is not empty and holds no sweep (no sweep.json): it is left as it "
-                "is; choose another --workdir"
+                f"{self.path} is not empty and holds no sweep (no sweep.json): nothing was "
+                "changed: choose another --workdir"
             )
 
     def read(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class SweepDirectory:
             raise RunError(f"{self.path} holds no sweep (no readable sweep.json)")
         description = read_object(self.description)
         check_shape(description, DESCRIPTION, self.description)
-        # Of these the members' directories have their names, which `clear` removes.
+        # The members' directories, which `clear` removes, are named after the field and the values.
         if description["field"] not in numeric_fields():
             raise RunError(f"{self.description} is damaged: its field is no number of a recipe")
         return description
@@ -120,53 +121,53 @@ class SweepDirectory:
         except RunError as error:
             raise RunError(f"{error}; remove {self.path}, or choose another --workdir") from None
         for value in before["values"]:
-            files = self.run(f"{before['field']}={value}")
-            if files.holds_run():
-                shutil.rmtree(files.path)
+            run_dir = self.run(f"{before['field']}={value}")
+            if run_dir.holds_run():
+                shutil.rmtree(run_dir.path)
         self.table.unlink(missing_ok=True)
         self.figure.unlink(missing_ok=True)
 
 
 def read_sweep(workdir: str | Path) -> Recipe:
-    """The recipe that a sweep was begun with.
+    """The recipe that a sweep was started with.
 
     Raises:
         RunError: not a sweep, or a damaged one.
         RecipeError: a recipe with a field this version does not know.
     """
-    files = SweepDirectory(Path(workdir))
-    return recipe_of_file(files.read()["recipe"], files.description)
+    sweep_dir = SweepDirectory(Path(workdir))
+    return recipe_of_file(sweep_dir.read()["recipe"], sweep_dir.description)
 
 
 def check_resumable(
-    files: SweepDirectory, recipe: Recipe, name: str, field: str, members: Sequence[Member]
+    sweep_dir: SweepDirectory, recipe: Recipe, name: str, field: str, members: Sequence[Member]
 ) -> dict[str, Any]:
-    """sweep.json, if the sweep in it can go on as asked: by the same recipe, with more values or
-    the same.
+    """sweep.json, if the sweep can continue as asked: with the same recipe and all of its values,
+    perhaps more.
 
     Raises:
         RunError: naming what differs.
     """
-    before = files.read()
+    before = sweep_dir.read()
     if before["experiment"] != name:
-        raise RunError(f"{files.path} is a sweep of {before['experiment']!r}, not of {name!r}")
+        raise RunError(f"{sweep_dir.path} is a sweep of {before['experiment']!r}, not of {name!r}")
     if before["field"] != field:
-        raise RunError(f"{files.path} is a sweep over {before['field']}, not over {field}")
+        raise RunError(f"{sweep_dir.path} is a sweep over {before['field']}, not over {field}")
     differing = [
         text
-        for text in recipe.differences(read_sweep(files.path))
+        for text in recipe.differences(read_sweep(sweep_dir.path))
         if not text.startswith(f"{field}: ")
     ]
     if differing:
         raise RunError(
-            f"{files.path} was begun with another recipe ({'; '.join(differing)}): resume it "
-            "without these options, or begin a sweep in another --workdir"
+            f"{sweep_dir.path} was started with another recipe ({'; '.join(differing)}): resume it "
+            "without these options, or start a sweep in another --workdir"
         )
     given: list[Number] = [member.value for member in members]
     left_out = [value for value in before["values"] if value not in given]
     if left_out:
         raise RunError(
-            f"{files.path} has {field} {', '.join(map(str, left_out))}, too: name all of its "
-            "values (more are welcome), or begin a sweep in another --workdir"
+            f"{sweep_dir.path} has {field} {', '.join(map(str, left_out))}, too: name all of its "
+            "values (more are welcome), or start a sweep in another --workdir"
         )
     return before
