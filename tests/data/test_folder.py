@@ -226,7 +226,7 @@ def test_a_recipe_can_name_a_folder_and_survives_json(pets):
 
 
 def test_a_recipe_without_a_size_is_refused(pets):
-    with pytest.raises(RecipeError, match=r"several sizes: say by --resize"):
+    with pytest.raises(RecipeError, match=r"several sizes: set the height"):
         Recipe(dataset=f"folder:{pets}")
 
 
