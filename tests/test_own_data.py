@@ -111,7 +111,10 @@ def test_weights_without_a_size_are_refused_for_images_of_several_sizes(run, pic
     ("arguments", "message"),
     [
         (["--dataset", "folder:none", "--resize", "8"], "error: there is no folder"),
-        (["--dataset", "folder:pictures"], "error: the images of folder:pictures are of several"),
+        (
+            ["--dataset", "folder:pictures"],
+            "error: the images of folder:pictures have several sizes",
+        ),
         (["--dataset", "tfds:made", "--data-dir", "."], "error: tfds:made is not prepared under"),
         (["--dataset", "cifar"], "(name your own data folder:PATH or tfds:NAME)"),
     ],

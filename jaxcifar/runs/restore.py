@@ -32,11 +32,13 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
         The run here was never trained: all its parameters are zero.
 
         >>> import json, os, tempfile
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import Checkpoints, Recipe, restore_run, start_state
         >>> recipe = Recipe(dataset="digits", width=4)
         >>> model = recipe.make_model()
-        >>> zeros = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), 32))
+        >>> image = jnp.zeros((1, 32, 32, 3))
+        >>> zeros = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
         >>> zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), zeros)
         >>> state = start_state(zeros, recipe.make_optimizer(), seed=0)
         >>> with tempfile.TemporaryDirectory() as run:

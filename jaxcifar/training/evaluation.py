@@ -129,6 +129,11 @@ def evaluate_run(
         RunError: not a run; or the data found are not those it was trained on, so that its train
             and validation images cannot be told apart.
         RecipeError, CheckpointError, DataError: the run or its data cannot be used.
+
+    Example:
+        >>> from jaxcifar import evaluate_run
+        >>> evaluate_run("runs/demo", split="test")["accuracy"]  # doctest: +SKIP
+        0.9861
     """
     files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")

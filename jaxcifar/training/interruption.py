@@ -22,6 +22,14 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal_number: of the signal; a command exits with 128 plus this number, as shells do.
+
+    Example:
+        >>> from jaxcifar import Interrupted
+        >>> try:
+        ...     raise Interrupted("SIGTERM in epoch 2, after step 40, which is saved", 15)
+        ... except Interrupted as stopped:
+        ...     print(128 + stopped.signal_number)
+        143
     """
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -47,6 +47,7 @@ def capture(
         ValueError: an unknown layer; the message has the nearest names.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import capture, resnet18
         >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))

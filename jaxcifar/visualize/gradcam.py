@@ -44,6 +44,8 @@ def grad_cam(
         ValueError: the layer is not such a child.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> from jaxcifar import grad_cam, resnet18
         >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))
         >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))

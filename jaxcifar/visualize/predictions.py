@@ -38,6 +38,8 @@ def predict(
         ValueError: there are no images.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> from jaxcifar import ResNet, load_dataset, predict
         >>> model = ResNet(stage_sizes=(), width=4)  # nothing but stem and head: it compiles fast
         >>> test = load_dataset("digits", split=(120, 40)).test

@@ -30,10 +30,18 @@ def test_only_given_options_are_returned_with_their_types():
         ("--epochs 3 --learning-rate 1e-3", {"epochs": 3, "learning_rate": 0.001}),
         ("--stratified", {"stratified": True}),
         ("--no-stratified", {"stratified": False}),
-        ("--t-max 5", {"t_max": 5.0}),
+        ("--t-max 5.5 --views 2", {"t_max": 5.5, "views": 2}),
+        ("--weights w.pth", {"weights": "w.pth"}),
         ("--stem cifar", {"stem": "cifar"}),
     ):
         assert given_options(parser.parse(arguments.split()), Recipe) == options
+
+
+@pytest.mark.parametrize("words", ["--stem vgg", "--epochs 1.5", "--views few"])
+def test_a_value_of_another_kind_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        make_parser(Recipe()).parse(words.split())
+    assert f"argument {words.split()[0]}: invalid" in capsys.readouterr().err
 
 
 def test_fields_of_other_dataclasses_are_left_out():
