@@ -26,6 +26,7 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 python_display_short_literal_types = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Example", "example")]
 
 html_theme = "sphinx_book_theme"

@@ -142,7 +142,7 @@ def test_every_measurement_is_linked():
 def test_every_public_name_is_in_the_reference():
     text = "".join(text for page, text in PAGES.items() if page.startswith("docs/api/"))
     for name in jaxcifar.__all__:
-        assert re.search(rf":: (jaxcifar\.)?{name}$", text, re.MULTILINE), name
+        assert re.search(rf":: (jaxcifar\.)?{name}\b", text, re.MULTILINE), name
 
 
 def test_every_experiment_is_described():

@@ -2,13 +2,9 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-# What a field's help says about None: "(default: the dataset's)", "(Lookahead; default: none)".
-_DEFAULT_IN_HELP = re.compile(r" \(default: [^)]*\)|; default: [^)]*(?=\))")
 
 
 def add_options(
@@ -19,7 +15,8 @@ def add_options(
     An option that is not given is absent from the parsed namespace: see `given_options`.
 
     Args:
-        defaults: its values are the defaults that --help shows.
+        defaults: an instance whose fields have "group", "help" and "unset" (what None means) in
+            their metadata; its values are the defaults that --help shows.
         aliases: a second option string by field name.
     """
     groups: dict[str, Any] = {}
@@ -32,8 +29,9 @@ def add_options(
         if aliases and field.name in aliases:
             strings.append(aliases[field.name])
         value, text = getattr(defaults, field.name), field.metadata["help"]
-        if value is not None:
-            text = f"{_DEFAULT_IN_HELP.sub('', text)} (default: {value})"
+        default = field.metadata["unset"] if value is None else value
+        if default is not None:
+            text = f"{text} (default: {default})"
         groups[title].add_argument(
             *strings, default=argparse.SUPPRESS, help=text, **_argparse_settings(hints[field.name])
         )

@@ -21,8 +21,9 @@ _SIGNS_OF_LOSS = ("Gloo", "NCCL", "onnection", "heartbeat", "DEADLINE_EXCEEDED",
 _ONE_PROCESS_ONLY = "--parallel pmap works in one process only; use --parallel jit for several"
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"group": "devices", "help": text})
+def _option(default: Any, text: str, unset: str | None = None) -> Any:
+    metadata = {"group": "devices", "help": text, "unset": unset}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class DeviceOptions:
     """
 
     devices: int | None = _option(
-        None, "number of devices to train on (default: the most that divide the batch)"
+        None, "number of devices to train on", unset="the most that divide the batch"
     )
     parallel: Form = _option("jit", "how devices share a step: jit over a mesh, or pmap")
     coordinator: str | None = _option(

@@ -45,9 +45,14 @@ Init = Literal["kaiming", "dirac"]
 BatchNormMode = Literal["batch", "frozen"]
 
 
-def setting(group: str, default: Any, text: str) -> Any:
-    """A field with the group and text that `jaxcifar train --help` shows."""
-    return dataclasses.field(default=default, metadata={"group": group, "help": text})
+def setting(group: str, default: Any, text: str, unset: str | None = None) -> Any:
+    """A field with the group and text that `jaxcifar train --help` shows.
+
+    Args:
+        unset: what None means, shown as the default.
+    """
+    metadata = {"group": group, "help": text, "unset": unset}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +73,7 @@ class Recipe:
         "PATH/test/CLASS; needs a resize), or tfds:NAME[/CONFIG] (prepared by TFDS as "
         "array_record); see normalization, too",
     )
-    train_size: int | None = setting(
-        "data", None, "images trained on (default: the dataset's split)"
-    )
+    train_size: int | None = setting("data", None, "images trained on", unset="the dataset's split")
     validation_size: int | None = setting("data", None, "images validated on, disjoint from those")
     stratified: bool = setting("data", False, "keep the class proportions in the split")
     split_seed: int = setting("data", 0, "chooses the images of the split")
@@ -78,8 +81,9 @@ class Recipe:
     resize: int | None = setting(
         "data",
         None,
-        "height and width of the network's input, pixels (default: the dataset's); images of "
-        "several sizes are scaled by their shorter side and cropped to the centre",
+        "height and width of the network's input, pixels; images of several sizes are scaled by "
+        "their shorter side and cropped to the centre",
+        unset="the dataset's",
     )
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
     rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
@@ -93,7 +97,7 @@ class Recipe:
         "data", 0, "augmentation: side of a square covered at random, pixels after resizing"
     )
     views: int | None = setting(
-        "data", None, "augmentations of each image, taken in turn (default: a new one each epoch)"
+        "data", None, "augmentations of each image, taken in turn", unset="a new one each epoch"
     )
 
     architecture: str = setting("model", "resnet18", ", ".join(ARCHITECTURES))
@@ -169,7 +173,8 @@ class Recipe:
         "training",
         None,
         "Lookahead: synchronise with the slow weights every N steps; they follow by a part of the "
-        "way (default: none)",
+        "way",
+        unset="none",
     )
     lookahead_share: float = setting(
         "training",
@@ -178,7 +183,7 @@ class Recipe:
     )
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
     clip_norm: float | None = setting(
-        "training", None, "largest global norm of the trained gradients (default: no clipping)"
+        "training", None, "largest global norm of the trained gradients", unset="no clipping"
     )
     log_gradient_norm: bool = setting("training", False, "record that norm for every epoch")
     on_nonfinite: Literal["stop", "skip"] = setting(
@@ -188,9 +193,7 @@ class Recipe:
         "count it",
     )
     schedule: ScheduleName = setting("training", "cosine", "the learning rate's schedule")
-    t_max: float | None = setting(
-        "training", None, "epochs to the schedule's end (default: epochs)"
-    )
+    t_max: float | None = setting("training", None, "epochs to the schedule's end", unset="epochs")
     schedule_unit: ScheduleUnit = setting(
         "training", "step", "whether the rate moves every step or every epoch"
     )

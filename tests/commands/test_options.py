@@ -65,28 +65,28 @@ def test_help_shows_at_most_one_default(defaults):
     for name, text in help_of(make_parser(defaults)).items():
         value = getattr(defaults, name)
         assert text.count("default: ") <= 1, text
-        if value is not None:
-            assert text.endswith(f" (default: {value})")
-        else:
-            assert text == type(defaults).__dataclass_fields__[name].metadata["help"]
+        metadata = type(defaults).__dataclass_fields__[name].metadata
+        default = metadata["unset"] if value is None else value
+        shown = "" if default is None else f" (default: {default})"
+        assert text == metadata["help"] + shown
 
 
 @dataclasses.dataclass
 class Two:
-    """What a field's help may say about None."""
+    """One says what None means, the other does not."""
 
     a: Any = dataclasses.field(
-        default=None, metadata={"group": "g", "help": "steps (Lookahead; default: none), whole"}
+        default=None, metadata={"group": "g", "help": "pixels", "unset": "the dataset's"}
     )
     b: Any = dataclasses.field(
-        default=None, metadata={"group": "g", "help": "pixels (default: the dataset's); at most 9"}
+        default=None, metadata={"group": "g", "help": "HOST:PORT", "unset": None}
     )
     __annotations__ = {"a": int | None, "b": int | None}
 
 
-def test_the_default_of_none_gives_way_to_a_value():
-    assert help_of(make_parser(Two()))["a"] == "steps (Lookahead; default: none), whole"
+def test_the_meaning_of_none_gives_way_to_a_value():
+    texts = help_of(make_parser(Two()))
+    assert (texts["a"], texts["b"]) == ("pixels (default: the dataset's)", "HOST:PORT")
     texts = help_of(make_parser(Two(a=5, b=7)))
-    assert texts["a"] == "steps (Lookahead), whole (default: 5)"
-    assert texts["b"] == "pixels; at most 9 (default: 7)"
+    assert (texts["a"], texts["b"]) == ("pixels (default: 5)", "HOST:PORT (default: 7)")
     assert re.search(r"^g:$", make_parser(Two()).format_help(), re.MULTILINE)
