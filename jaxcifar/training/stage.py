@@ -56,7 +56,7 @@ def begin_stage(
     data = None
     if plan.input != "stream":
         data = stage_data(stage, plan.splits, state, layout=plan.layout, verbose=verbose)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     training, scoring = _programs(plan, stage, data)
     fresh = jax.eval_shape(stage.tx.init, state.params)
     thaws = jax.tree.structure(fresh) != jax.tree.structure(state.opt_state)  # type: ignore[operator]
@@ -66,7 +66,7 @@ def begin_stage(
     state = training.compile(state)
     scoring.compile(state.variables)
     if verbose:
-        print(f"compiled in {time.perf_counter() - begun:.1f} s", flush=True)
+        print(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
     seconds = 0.0 if data is None else data.seconds
     return Stage(stage.last_epoch, training.run, scoring.run, seconds), state
 
@@ -101,7 +101,7 @@ def stage_data(
         return StageData(train, validation, None, 0.0)
     if verbose:
         print(f"caching the features after {cut}", flush=True)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     # Not by the recipe's eval_batch_size: that may change on resuming, and these may not.
     train = cache_features(
         stage.model,
@@ -124,7 +124,7 @@ def stage_data(
         layout=layout,
         size=len(splits.validation),
     )
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     if verbose:
         print(f"cached in {seconds:.1f} s")
     return StageData(train, validation, cut, seconds)

@@ -1,4 +1,4 @@
-"""Several runs that differ in one number, with a table and a plot. Read it from `sweep` down."""
+"""Several runs that differ in one number, with a table and a plot. Start reading at `sweep`."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -225,7 +225,7 @@ def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> No
 
 
 def _check_origin(sweep_dir: SweepDirectory, recipe: Recipe) -> None:
-    """A sweep that begins from a run must not replace it."""
+    """Refuse to let a sweep replace the run that its weights come from."""
     # Not Path.resolve, which fails on a loop of links.
     origin = None if recipe.weights is None else Path(os.path.realpath(recipe.weights))
     if origin is not None and origin.is_relative_to(os.path.realpath(sweep_dir.path)):
@@ -242,8 +242,8 @@ def _member_data(
     if isinstance(splits, Splits):
         if field in DATA_FIELDS and len(members) > 1:
             raise RecipeError(
-                f"{field} chooses the images: give a function of the recipe, such as load_splits, "
-                "in place of the data"
+                f"{field} chooses the images: pass a function of the recipe, such as load_splits, "
+                "instead of the data"
             )
         found = {member.name: splits for member in members}
     elif field in DATA_FIELDS:
@@ -263,8 +263,8 @@ def _choose(
     pending: Sequence[Member],
     data: dict[str, Splits],
 ) -> Choice:
-    """How the members that are left run."""
-    # What was said of a single member was no choice.
+    """How the pending members run."""
+    # For a single member there was nothing to choose.
     if before is not None and (not pending or (mode == "auto" and len(before["values"]) > 1)):
         stored = Choice(before["mode"], before["why"], before["measured"])
         if stored.mode == "sequential" or blocked is None or not pending:

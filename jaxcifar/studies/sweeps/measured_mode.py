@@ -1,4 +1,4 @@
-"""One program for all members or one run after another: measured on the spot, and said."""
+"""One program for all members or one run after another: both are measured, the faster is taken."""
 
 import dataclasses
 import statistics
@@ -27,11 +27,13 @@ from jaxcifar.training.start import first_state
 
 Mode = Literal["auto", "vmap", "sequential"]
 Form = Literal["vmap", "sequential"]
-# Of measuring, besides compiling both forms: at most so long, and at most this share of the sweep.
+# Measuring takes at most this long, and at most this share of the sweep, without compiling.
 MEASURING_SECONDS = 20.0
 MEASURING_SHARE = 0.05
-SECONDS_PER_CALL = 0.1  # a shorter call is mostly overhead, which an epoch in one call has not
-SAMPLE_BATCHES = 4  # of data, to measure on
+SECONDS_PER_CALL = (
+    0.1  # a shorter call is mostly overhead, which an epoch in one call does not have
+)
+SAMPLE_BATCHES = 4  # of the data, to measure with
 
 
 class Choice(NamedTuple):
@@ -45,15 +47,17 @@ class Choice(NamedTuple):
 class Program(NamedTuple):
     """A form of training that can be timed."""
 
-    advance: Callable[[int], None]  # so many steps of every member, until they are done
+    advance: Callable[
+        [int], None
+    ]  # trains every member for this many steps; returns when they are done
     compile_seconds: float
-    bytes: int  # of memory while it runs, its arguments included
+    bytes: int  # of memory while it runs, including its arguments
 
 
 def build_members(
     field: str, members: Sequence[Member], cut: str | None, *, size: int
 ) -> TrainEpoch:
-    """The epoch of all members as one program; see `epoch.make_epoch_of_members`."""
+    """The epoch of all members as one program; see `resident.make_epoch_of_members`."""
     recipe = members[0].recipe
 
     def build(value: jax.Array) -> tuple[TrainStep, Augment | None]:
@@ -77,7 +81,7 @@ def stack(states: Sequence[TrainState]) -> TrainState:
 
 
 def too_large(members: Sequence[Member]) -> str | None:
-    """Why the members' states cannot lie side by side in memory, or None if they can."""
+    """Why the members' states do not fit in memory together, or None if they do."""
     recipe = members[0].recipe
     shapes = state_shapes(
         recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
@@ -89,8 +93,8 @@ def too_large(members: Sequence[Member]) -> str | None:
 def choose(field: str, members: Sequence[Member], splits: Splits) -> Choice:
     """Time a few training steps of both forms, in turn, and take the faster one.
 
-    Compiling is left out: it is once a program, and kept for the next process. Validation is one
-    after another in either form, see `together`.
+    Compiling does not count: it happens once per program, and is cached for the next process. In
+    both forms the members are validated one after another, see `vmapped`.
     """
     reason = too_large(members)
     if reason is not None:
@@ -140,11 +144,11 @@ def time_programs(programs: dict[str, Program], *, steps: int) -> dict[str, floa
 
     Args:
         programs: compiled.
-        steps: of the sweep, so that measuring stays small beside it.
+        steps: of the sweep, of which measuring takes only a small share.
     """
     rough = {}
     for name, program in programs.items():
-        program.advance(1)  # the first call pages its memory in
+        program.advance(1)  # the first call allocates its memory
         rough[name] = _seconds(program, 1)
     slower, turn = max(rough.values()), sum(rough.values())
     budget = min(MEASURING_SECONDS, MEASURING_SHARE * steps * slower)
@@ -158,18 +162,18 @@ def time_programs(programs: dict[str, Program], *, steps: int) -> dict[str, floa
 
 
 def _seconds(program: Program, count: int) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     program.advance(count)
-    return (time.perf_counter() - begun) / count
+    return (time.perf_counter() - started) / count
 
 
 def _program(epoch: TrainEpoch, state: TrainState, data: Data, size: int, *, calls: int) -> Program:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     compiled = epoch.lower(state, data).compile()
-    compile_seconds = time.perf_counter() - begun
+    compile_seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     needed = 0
-    if memory is not None:  # not every backend tells
+    if memory is not None:  # not every backend knows
         needed = (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -178,7 +182,7 @@ def _program(epoch: TrainEpoch, state: TrainState, data: Data, size: int, *, cal
         )
     order = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (*state.step.shape, size))
     sums = metrics.zeros(state.step.shape)
-    # Each call gives its state away.
+    # Each call donates its state.
     holder = [jax.tree.map(jnp.copy, state)]
 
     def advance(count: int) -> None:

@@ -1,4 +1,4 @@
-"""The members of a sweep: a recipe each, alike but for one number."""
+"""The members of a sweep: recipes that differ in one number."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.state import state_shapes
 
 Number = int | float
-# Fields that enter a run as plain numbers: no shape and no other program follows from them.
+# Fields that change neither a shape nor the program, so that one program can take any value.
 PLAIN_FIELDS = (
     "seed",
     "dropout_rate",
@@ -29,7 +29,7 @@ PLAIN_FIELDS = (
 )
 # Fields that choose the images.
 DATA_FIELDS = ("train_size", "validation_size", "split_seed")
-# Of these follow the features that a recipe may cache.
+# Fields on which cached features depend.
 _FEATURE_FIELDS = ("seed", "flip_rate", "rotate_degrees")
 
 
@@ -56,7 +56,7 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
 
     Raises:
         RecipeError: an unknown field (with the nearest name) or one that is not numeric, no value,
-            the same value twice, or one that the recipe refuses.
+            a repeated value, or one that the recipe refuses.
     """
     kind = _kind(field)
     if not len(values):
@@ -68,7 +68,7 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
             value = float(value)
         if any(member.value == value for member in members):
             raise RecipeError(f"{field} {value} is given twice: each member needs its own value")
-        if type(value) not in (int, float):  # a recipe may have None there
+        if type(value) not in (int, float):  # a recipe allows None for some fields
             raise RecipeError(f"{field} must be of type {kind.__name__}, not {shown(value)}")
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
@@ -79,7 +79,7 @@ def parse_values(field: str, texts: Sequence[str]) -> list[Number]:
     """The values of a field as a command line gives them.
 
     Raises:
-        RecipeError: as `make_members`, or what is not such a number.
+        RecipeError: as `make_members`, or a text that is not a number of the field's type.
     """
     kind = _kind(field)
     values = []
@@ -93,7 +93,7 @@ def parse_values(field: str, texts: Sequence[str]) -> list[Number]:
 
 
 def _kind(field: str) -> type[int] | type[float]:
-    """Whether a field takes whole numbers or any."""
+    """The type of a field's numbers."""
     numeric = numeric_fields()
     if field in numeric:
         return numeric[field]
@@ -109,13 +109,13 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
     recipe = members[0].recipe
     if field not in PLAIN_FIELDS:
         return (
-            f"{field} changes the data, a shape or the program itself; as one program can run "
+            f"{field} changes the data, a shape or the program itself; one program can only vary "
             f"{', '.join(PLAIN_FIELDS)}"
         )
     if recipe.stage_of(1)[1] < recipe.epochs:
         return f"with freeze {recipe.freeze!r} something thaws later, which is another program"
     if recipe.cache_features and field in _FEATURE_FIELDS:
-        return f"the cached features follow from {field}, so that members cannot share them"
+        return f"the cached features follow from {field}, so members cannot share them"
     params = state_shapes(
         recipe.make_model(), recipe.make_optimizer(), image_size=recipe.image_size
     ).params

@@ -1,4 +1,4 @@
-"""What came of a sweep, and the table of it."""
+"""The result of a sweep, and its table."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ class MemberResult:
     value: Number
     path: Path  # its run directory
     history: History
-    summary: dict[str, Any] | None  # None where it did not come to its end
+    summary: dict[str, Any] | None  # None if it did not finish
     failure: str | None  # why it did not
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All of a sweep."""
+    """All members of a sweep."""
 
     field: str
     values: tuple[Number, ...]
@@ -35,11 +35,11 @@ class SweepResult:
 
     @property
     def finished(self) -> list[MemberResult]:
-        """The members that came to their end."""
+        """The members that finished."""
         return [member for member in self.members if member.summary is not None]
 
 
-# Column of the table -> what of a finished member it shows.
+# Column of the table -> its value, from the summary of a finished member.
 COLUMNS: Mapping[str, Callable[[dict[str, Any]], float]] = {
     "train": lambda summary: summary["train_accuracy"],
     "validation, best": lambda summary: summary["best"]["validation_accuracy"],
@@ -56,7 +56,7 @@ def scores(result: SweepResult, column: str) -> list[float]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation (n - 1; of one value there is none), least and largest."""
+    """Mean, standard deviation (n - 1; nan for one value), least and largest."""
     return {
         "mean": statistics.fmean(values),
         "standard deviation": statistics.stdev(values) if len(values) > 1 else float("nan"),
@@ -90,20 +90,20 @@ def _cells(result: SweepResult) -> list[list[str]]:
     """Accuracies are fractions; "train" is of the last epoch as it trained."""
     rows = [[result.field, *COLUMNS]]
     for member in result.members:
-        shown = ["-"] * len(COLUMNS)
+        texts = ["-"] * len(COLUMNS)
         if member.summary is not None:
-            shown = [_said(name, of(member.summary)) for name, of in COLUMNS.items()]
-        rows.append([str(member.value), *shown])
+            texts = [_text(name, of(member.summary)) for name, of in COLUMNS.items()]
+        rows.append([str(member.value), *texts])
     if result.field == "seed" and result.finished:
         columns = {name: spread(scores(result, name)) for name in COLUMNS}
         count = len(result.finished)
         for statistic in ("mean", "standard deviation", "min", "max"):
             label = f"{statistic} of {count}"
-            rows.append([label, *(_said(name, columns[name][statistic]) for name in COLUMNS)])
+            rows.append([label, *(_text(name, columns[name][statistic]) for name in COLUMNS)])
     return rows
 
 
-def _said(column: str, value: float) -> str:
+def _text(column: str, value: float) -> str:
     if value != value:
         return "-"
     return f"{value:.1f}" if column == "seconds" else f"{value:.4f}"
