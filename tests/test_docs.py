@@ -167,6 +167,16 @@ def test_the_plan_of_the_house_is_the_one_that_is_checked():
     assert [" ".join(re.findall(r"`(\w+)`", row)) for row in table] == list(FLOORS)
 
 
+def test_what_contributing_names_is_there():
+    sources = {path: path.read_text() for path in (ROOT / "jaxcifar").rglob("*.py")}
+    guides = PAGES["CONTRIBUTING.md"].split("## Add an augmentation")[1]
+    for code in re.findall(r"`([^`]+)`", guides):
+        if "/" in code:
+            assert ROOT.joinpath(code.replace("NAME.py", "train.py")).exists(), code
+        elif name := re.fullmatch(r"(?:\w+\.)?(\w{3,})(?:\(.*\))?", code):
+            assert any(re.search(rf"\b{name[1]}\b", text) for text in sources.values()), code
+
+
 def test_the_license_and_the_typing_marker_are_there():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert (ROOT / "jaxcifar" / "py.typed").is_file()

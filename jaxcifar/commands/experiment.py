@@ -60,7 +60,7 @@ def experiment_parser(
 
 
 def _listing() -> str:
-    width = shutil.get_terminal_size().columns - 2
+    width = max(40, shutil.get_terminal_size().columns - 2)
     indent = " " * 22
     return "\n".join(
         textwrap.fill(f"  {name:<18}  {e.text}", width, subsequent_indent=indent)

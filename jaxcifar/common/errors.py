@@ -1,4 +1,4 @@
-"""Every exception class that reaches a user, and which of them a command prints as one line.
+"""Every error class that reaches a user, and which of them a command prints as one line.
 
 The message of each is a sentence or two: what is wrong with which value, what was expected, and the
 way out. It can be shown without a traceback.

@@ -1,4 +1,4 @@
-"""Devices: the one file that knows how many there are and where arrays are.
+"""Where arrays are, and on which devices a program runs.
 
 A `Layout` spreads a run over devices: jit over a mesh with the axis "data" (the default), pmap over
 the same devices, or one device. The rest of the code is written for one device and asks the layout

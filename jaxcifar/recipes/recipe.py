@@ -270,7 +270,7 @@ class Recipe:
         return epoch % self.validate_every == 0 or epoch == self.epochs
 
     def make_model(self, epoch: int | None = None) -> ResNet:
-        """The network; with `epoch`, with the BatchNorms frozen that are so in that epoch."""
+        """The network; with `epoch`, its BatchNorms frozen as in that epoch."""
         model = make_resnet(
             self.architecture,
             self.dataset_info.num_classes,
@@ -286,7 +286,7 @@ class Recipe:
         return model.clone(frozen=frozen_batch_norms(self.make_labels(epoch)))
 
     def make_labels(self, epoch: int | None = None) -> Labels:
-        """The label of each parameter; with `epoch`, as it is in force then.
+        """The label of each parameter; with `epoch`, the label that applies in that epoch.
 
         Raises:
             RecipeError: `freeze` cannot be read or does not fit the network.
@@ -355,8 +355,8 @@ class Recipe:
     def with_traced(self, field: str, value: jax.Array) -> "Recipe":
         """The recipe with a number that is known only inside a program, which is not checked.
 
-        What it makes there is as of the number: the model's dropout, the optimizer, the schedule,
-        the augmentation. See `sweeps`, which checks the numbers first.
+        Everything built from the returned recipe uses the traced value: the model's dropout, the
+        optimizer, the schedule, the augmentation. Sweeps check the numbers first.
         """
         recipe = copy.copy(self)
         object.__setattr__(recipe, field, value)
@@ -371,7 +371,7 @@ class Recipe:
         """The recipe of a config.json.
 
         Raises:
-            RecipeError: an unknown field (with the nearest name) or a value that cannot be.
+            RecipeError: an unknown field (with the nearest name) or an invalid value.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:

@@ -13,7 +13,7 @@ def load_splits(
     """The data a recipe names, split as it says.
 
     Args:
-        recipe: what is wanted.
+        recipe: names the data and the split.
         data_dir: where TFDS data lies; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
         lazy: see `data.load_dataset`.
 

@@ -20,10 +20,9 @@ class StageRecipe(NamedTuple):
         recipe: that of the run.
         first_epoch: of the stage, from 1.
         last_epoch: of the stage.
-        model: with the BatchNorms frozen that are frozen in the stage.
+        model: the network; its BatchNorms of frozen modules are frozen if `bn` is "frozen".
         labels: what is trained, and how.
         tx: the optimizer.
-        schedule: the learning rate by step.
         preprocess: uint8 images to the network's input.
         augment: ``(keys [n], images) -> images``, or None.
     """
@@ -34,7 +33,6 @@ class StageRecipe(NamedTuple):
     model: ResNet
     labels: Labels
     tx: optax.GradientTransformation
-    schedule: optax.Schedule
     preprocess: Callable[[jax.Array], jax.Array]
     augment: Augment | None
 
@@ -74,7 +72,6 @@ def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
         model=recipe.make_model(epoch),
         labels=recipe.make_labels(epoch),
         tx=recipe.make_optimizer(epoch),
-        schedule=recipe.make_schedule(),
         preprocess=recipe.make_preprocess(),
         augment=recipe.make_augment(),
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.history import History, Row
+from jaxcifar.runs.history import Row
 from jaxcifar.step.state import TrainState
 
 
@@ -31,10 +31,6 @@ class NoDisk:
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints there are."""
         return []
-
-    def read_history(self) -> History:
-        """The rows of the epochs before."""
-        return History()
 
     def is_complete(self, epochs: int) -> bool:
         """Whether a run of this many epochs is finished."""
@@ -71,10 +67,6 @@ class Disk(NoDisk):
     def saved_steps(self) -> list[int]:
         """See `Checkpoints.steps`."""
         return self.checkpoints.steps()
-
-    def read_history(self) -> History:
-        """The rows in metrics.jsonl."""
-        return self.run_dir.read_history()
 
     def is_complete(self, epochs: int) -> bool:
         """Whether the summary of a run of this many epochs is there."""

@@ -35,8 +35,8 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
 
     def read(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         # Images that must be decoded are, with a thread for each core.
-        found = Rows(dataset, rows).load() if isinstance(dataset, Rows) else dataset.read(rows)
-        return {"image": found.images, "label": found.labels}
+        read = Rows(dataset, rows).load() if isinstance(dataset, Rows) else dataset.read(rows)
+        return {"image": read.images, "label": read.labels}
 
     return layout.share_rows(read, len(dataset))
 

@@ -5,7 +5,7 @@ BatchNorms run on their stored statistics, and the images are not augmented, or 
 of stored views.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -127,8 +127,8 @@ def cache_features(
             view = i // batches
             # The last batch reaches back over the one before: there is nothing to pad.
             first = jnp.minimum(i % batches * batch_size, share - batch_size)
-            found = batch_of_features(variables, images, key, first, view)
-            return jax.lax.dynamic_update_slice_in_dim(features, found, view * share + first, 0)
+            output = batch_of_features(variables, images, key, first, view)
+            return jax.lax.dynamic_update_slice_in_dim(features, output, view * share + first, 0)
 
         batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
         shape = jax.eval_shape(
@@ -146,7 +146,3 @@ def cache_features(
 
 def _prefix(model: ResNet, cut: str, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     return jnp.asarray(model.apply(variables, images, train=False, stop=cut))
-
-
-def _prefix_of(model: ResNet, cut: str, normalize: Normalize) -> Callable[..., jax.Array]:
-    return lambda variables, images: _prefix(model, cut, variables, normalize(images))

@@ -66,23 +66,23 @@ def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
     Args:
         announce: print on standard error that the first one was received.
     """
-    found = Interruption()
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield interruption
         return
 
     def heard(number: int) -> None:
-        if found.requested and number == signal.SIGINT:
+        if interruption.requested and number == signal.SIGINT:
             # Not sys.exit: the main thread may be inside a compiled program for seconds.
             os._exit(128 + number)
-        if not found.requested and announce:
+        if not interruption.requested and announce:
             name = signal.Signals(number).name
             print(
                 f"\n{name}: stopping after this step and saving; Ctrl-C again exits at once",
                 file=sys.stderr,
                 flush=True,
             )
-        found.signal_number = found.signal_number or number
+        interruption.signal_number = interruption.signal_number or number
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -99,7 +99,7 @@ def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
     thread = threading.Thread(target=watch, name="signals", daemon=True)
     thread.start()
     try:
-        yield found
+        yield interruption
     finally:
         signal.set_wakeup_fd(outer)
         for number, handler in before.items():

@@ -121,7 +121,7 @@ def choose_input(recipe: Recipe, splits: Splits, asked: Input, layout: Layout) -
     """Whether the images are kept on the devices ("resident") or read as needed ("stream").
 
     Raises:
-        DeviceError: what is asked for is not possible.
+        DeviceError: the input asked for is not possible.
     """
     if asked == "stream" and recipe.cache_features:
         raise DeviceError(

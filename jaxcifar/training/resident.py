@@ -164,9 +164,9 @@ def _make_fetch(plan: EpochPlan, length: int, augment: Augment | None, layout: L
     stored = plan.views if augment is None and plan.views is not None else 1
 
     def fetch(
-        data: Data, order: jax.Array, place: jax.Array, view: jax.Array
+        data: Data, order: jax.Array, position: jax.Array, view: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        index = jax.lax.dynamic_slice(order, (place * plan.batch_size,), (length,))
+        index = jax.lax.dynamic_slice(order, (position * plan.batch_size,), (length,))
         of_view = view if stored > 1 else 0
         images = layout.take(data["image"], index, view=of_view, views=stored)
         return images, layout.take(data["label"], index), layout.own_share(index)

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -61,13 +61,12 @@ def open_run(
         signals = opened.enter_context(watch_signals(announce=plan.layout.is_main))
         disk = _open_disk(plan, name, opened, resume=resume, overwrite=overwrite)
         # The state: new, or where an earlier process left it, perhaps in the middle of an epoch.
-        state, partial_epoch = begin(plan, disk, resume=resume)
-        history = History()
+        # Nothing else may hold it: its memory goes to the next state.
+        run = Run(plan, disk, signals, *begin(plan, disk, resume=resume))
         if resume and isinstance(disk, Disk):
-            steps = partial_epoch.steps_before(plan.recipe.steps_per_epoch)
+            steps = run.partial.steps_before(plan.recipe.steps_per_epoch)
             plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
-            history = disk.read_history()
-        run = Run(plan, disk, signals, state, partial_epoch, history)
+            run.history = disk.run_dir.read_history()
         try:
             yield run
         except StopRequested:
@@ -94,7 +93,7 @@ class Run:
     Attributes:
         plan: what it is made of.
         disk: where it is kept.
-        state: after the last step; its memory goes to the next one.
+        state: after the last step; training donates its memory to the next state.
         history: a row for each complete epoch.
         partial: what is done of the epoch it is in.
     """
@@ -106,11 +105,10 @@ class Run:
         signals: Interruption,
         state: TrainState,
         partial_epoch: PartialEpoch,
-        history: History,
     ) -> None:
-        """Take it up where the state and the part of its epoch stand."""
-        self.plan, self.disk, self.state, self.history = plan, disk, state, history
-        self.partial = partial_epoch
+        """Continue where the state and the part of its epoch stand."""
+        self.plan, self.disk, self.state, self.partial = plan, disk, state, partial_epoch
+        self.history = History()
         self._signals = signals
         self.allow = make_allow(plan.layout, signals)
         self._schedule = plan.recipe.make_schedule()
@@ -155,8 +153,8 @@ class Run:
         if int(self.state.step) < end:
             raise StopRequested
 
-    def validate(self, stage: Stage, bar: ProgressBar) -> Validated:
-        """Score the validation images, if the epoch has a validation.
+    def validate(self, stage: Stage, bar: ProgressBar | None = None) -> Validated:
+        """Score the validation images, if the epoch has a validation; without a bar in one piece.
 
         Raises:
             StopRequested: before the end.
@@ -164,8 +162,9 @@ class Run:
         started = time.perf_counter()
         if not self.plan.recipe.validates(self.partial.epoch):
             return Validated(None, None, time.perf_counter() - started)
-        with bar:
-            sums = stage.validate(self.state.variables, bar.advance, allow=self.allow)
+        with bar or nullcontext():
+            advance = None if bar is None else bar.advance
+            sums = stage.validate(self.state.variables, advance, allow=self.allow)
         self._check_not_stopped()
         scores = metrics.compute(sums)
         return Validated(scores["loss"], scores["accuracy"], time.perf_counter() - started)
@@ -217,8 +216,8 @@ class Run:
         disk.wait()
         scoring = make_test_scoring(plan)
         # The first process deletes checkpoints that are superfluous: what it finds is there.
-        found = [disk.checkpoints.find(w) if plan.layout.is_main else 0 for w in ("best", "last")]
-        best, last = plan.layout.agree(*found)[0]
+        steps = [disk.checkpoints.find(w) if plan.layout.is_main else 0 for w in ("best", "last")]
+        best, last = plan.layout.agree(*steps)[0]
         scores = {}
         for step in {best, last}:
             variables = disk.checkpoints.restore_weights(

@@ -124,7 +124,7 @@ def make_streamed_epoch(
 def make_streamed_evaluation(
     eval_step: EvalStep, source: Source, *, batch_size: int, layout: Layout = ONE_DEVICE
 ) -> Scoring:
-    """Build `resident.make_evaluation`'s scoring of a source that is read meanwhile."""
+    """Build `resident.make_evaluation`'s scoring of a source that is read while it runs."""
     size = len(source)
     batch_size = layout.share(min(batch_size, size)) * layout.size
     batches = steps_per_epoch(size, batch_size)

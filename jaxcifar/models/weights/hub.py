@@ -100,7 +100,7 @@ def _open(name: str) -> _Repository:
     except ImportError as error:
         raise WeightsError(
             f"{name} is not a file, and reading it from the Hugging Face hub needs the package "
-            f"huggingface_hub ({error}): pip install 'jaxcifar[hub]', or download a file from "
+            f"huggingface_hub ({error}): pip install huggingface-hub, or download a file from "
             f"https://huggingface.co/{repo} and pass its path."
         ) from None
     return _Repository(hub, errors, name, repo, revision or None)

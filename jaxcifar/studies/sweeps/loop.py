@@ -85,7 +85,9 @@ def sweep(
         >>> [member.value for member in result.members]
         [0]
     """
-    plan = _plan(recipe, field, values, splits, workdir, experiment, mode, resume, overwrite)
+    plan = _plan(
+        recipe, field, values, splits, workdir, experiment, mode, resume=resume, overwrite=overwrite
+    )
     if overwrite and plan.sweep_dir.holds_sweep():
         plan.sweep_dir.clear()
     plan.write()
@@ -166,6 +168,7 @@ def _plan(
     workdir: str | Path,
     experiment: str | None,
     mode: Mode,
+    *,
     resume: bool,
     overwrite: bool,
 ) -> SweepPlan:
@@ -245,14 +248,14 @@ def _member_data(
                 f"{field} chooses the images: pass a function of the recipe, such as load_splits, "
                 "instead of the data"
             )
-        found = {member.name: splits for member in members}
+        data = {member.name: splits for member in members}
     elif field in DATA_FIELDS:
-        found = {member.name: splits(member.recipe) for member in members}
+        data = {member.name: splits(member.recipe) for member in members}
     else:
-        found = dict.fromkeys((m.name for m in members), splits(members[0].recipe))
+        data = dict.fromkeys((m.name for m in members), splits(members[0].recipe))
     for member in members:
-        check_splits(member.recipe, found[member.name])
-    return found
+        check_splits(member.recipe, data[member.name])
+    return data
 
 
 def _choose(

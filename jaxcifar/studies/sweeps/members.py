@@ -43,12 +43,12 @@ class Member(NamedTuple):
 
 def numeric_fields() -> dict[str, type[int] | type[float]]:
     """The fields of a recipe that can be swept, and whether each is an int or a float."""
-    found: dict[str, type[int] | type[float]] = {}
+    fields: dict[str, type[int] | type[float]] = {}
     for name, hint in get_type_hints(Recipe).items():
         kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
         if kinds in ([int], [float]):
-            found[name] = kinds[0]
-    return found
+            fields[name] = kinds[0]
+    return fields
 
 
 def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Member]:
@@ -62,8 +62,8 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
     if not len(values):
         raise RecipeError(f"a sweep over {field} needs at least one value")
     members: list[Member] = []
-    for given in values:
-        value = given.item() if isinstance(given, np.generic) else given
+    for raw in values:
+        value = raw.item() if isinstance(raw, np.generic) else raw
         if kind is float and type(value) is int:
             value = float(value)
         if any(member.value == value for member in members):
@@ -87,8 +87,9 @@ def parse_values(field: str, texts: Sequence[str]) -> list[Number]:
         try:
             values.append(kind(text))
         except ValueError:
-            wanted = f"{field} must be of type {kind.__name__}"
-            raise RecipeError(f"{wanted}, not {shown(text)}") from None
+            raise RecipeError(
+                f"{field} must be of type {kind.__name__}, not {shown(text)}"
+            ) from None
     return values
 
 

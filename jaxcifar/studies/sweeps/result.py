@@ -9,8 +9,6 @@ from typing import Any
 from jaxcifar.runs.history import History
 from jaxcifar.studies.sweeps.members import Number
 
-Cell = tuple[str, Callable[["MemberResult"], float]]
-
 
 @dataclass(frozen=True)
 class MemberResult:

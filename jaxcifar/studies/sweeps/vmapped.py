@@ -14,7 +14,7 @@ from jaxcifar.data import Splits
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.history import History, Row
+from jaxcifar.runs.history import Row
 from jaxcifar.runs.opening import prepare_directory
 from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.metrics import Metrics
@@ -63,10 +63,10 @@ def train_together(
         for run_dir in run_dirs:
             opened.enter_context(run_dir.lock())
         states = stack(_begin(members, splits, run_dirs, experiment))
-        runs = {
-            member.name: _open(member, splits, run_dir, _take(states, i), opened)
-            for i, (member, run_dir) in enumerate(zip(members, run_dirs, strict=True))
-        }
+        disks = [
+            Disk(run_dir, opened.enter_context(Checkpoints(run_dir.checkpoints)))
+            for run_dir in run_dirs
+        ]
         together = Together(field, members, splits, states, verbose=verbose)
         for epoch in together.remaining_epochs():
             sums = together.train(epoch)
@@ -74,15 +74,20 @@ def train_together(
             for i, member in enumerate(members):
                 if member.name in failures:
                     continue
-                run = runs[member.name]
-                run.state = _take(together.states, i)
-                run.partial = PartialEpoch(epoch, _of_member(sums, i), together.seconds_each)
+                # A run of its own, which hears no signals; its copy of the state goes with it.
+                run = Run(
+                    RunPlan(member.recipe, splits, run_dir=run_dirs[i]),
+                    disks[i],
+                    Interruption(),
+                    _take(together.states, i),
+                    PartialEpoch(epoch, _of_member(sums, i), together.seconds_each),
+                )
                 try:
                     run.check_finite()
                 except FloatingPointError as error:
                     failures[member.name] = str(error)
                     continue
-                validated = run.validate(together.stage, ProgressBar("", 0, enabled=False))
+                validated = run.validate(together.stage)
                 rows.append((member, run.record(validated)))
             if verbose:
                 print(_epoch_line(epoch, members[0].recipe.epochs, rows, together.left), flush=True)
@@ -145,16 +150,6 @@ class Together:
         self.seconds_each = seconds / self._members
         self.left = (self._recipe.epochs - epoch) * seconds
         return sums
-
-
-def _open(
-    member: Member, splits: Splits, run_dir: RunDirectory, state: TrainState, opened: ExitStack
-) -> Run:
-    """A member as a run of its own, which hears no signals."""
-    checkpoints = opened.enter_context(Checkpoints(run_dir.checkpoints))
-    plan = RunPlan(member.recipe, splits, run_dir=run_dir)
-    disk = Disk(run_dir, checkpoints)
-    return Run(plan, disk, Interruption(), state, PartialEpoch(1), History())
 
 
 def _begin(
