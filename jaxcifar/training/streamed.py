@@ -85,8 +85,8 @@ def make_streamed_epoch(
     def compile(state: TrainState) -> TrainState:
         for steps, length, count in ((whole, batch_size, chunk_steps), (last, plan.rest, 1)):
             if steps is not None:
-                chunk = _empty_chunk(source, layout, count, length)
-                state, _ = steps(state, chunk, 0, metrics.zeros(), 0)
+                empty = _empty_chunk(source, layout, count, length)
+                state, _ = steps(state, empty, 0, metrics.zeros(), 0)
         return jax.block_until_ready(state)
 
     def run(
@@ -109,14 +109,13 @@ def make_streamed_epoch(
 
             return _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
 
-        ended = train(whole, index, done, chunk_steps)
-        if last is not None and ended:
+        if train(whole, index, done, chunk_steps) and last is not None:
             train(last, order[None, plan.whole_steps * batch_size :], plan.whole_steps, 1)
         return carry
 
     def lower(state: TrainState) -> jax.stages.Lowered:
-        chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
-        return whole.lower(state, chunk, 0, metrics.zeros(), 0)  # type: ignore[attr-defined]
+        empty = _empty_chunk(source, layout, chunk_steps, batch_size)
+        return whole.lower(state, empty, 0, metrics.zeros(), 0)  # type: ignore[attr-defined]
 
     return Epoch(compile, run, lower)
 
