@@ -239,6 +239,7 @@ def _curves(rows: Sequence[Row], variant: str) -> dict[int, list[float]]:
 def draw(rows: Sequence[Row]) -> Figure:
     """Validation accuracy by epoch: lines with running statistics, dots with batch statistics."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
+    last = max(row["epoch"] for row in rows)
     figure, panels = new_figure(len(variants), 3.6)
     for axes, variant in zip(panels, variants, strict=True):
         color = COLORS.get(variant, "#444444")
@@ -256,7 +257,8 @@ def draw(rows: Sequence[Row]) -> Figure:
         )
         axes.set_title(variant, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.set_xticks(range(1, int(max(row["epoch"] for row in own)) + 1))
+        axes.set_xticks(range(1, int(last) + 1))
+        axes.set_xlim(min(0.9, *(row["epoch"] for row in rows)), last + 0.1)
         axes.set_ylim(0, 0.8)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("validation accuracy (fraction)\nlines: running, dots: batch statistics")

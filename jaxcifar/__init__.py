@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
+    "devices.compilation_cache": ("enable_compilation_cache",),
     "devices.layout": ("Layout",),
     "devices.processes": ("DeviceOptions", "connect", "make_layout"),
     "models.pretrained": ("export_weights", "load_pretrained"),

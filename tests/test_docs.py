@@ -147,7 +147,6 @@ def test_every_public_name_is_in_the_reference():
 
 def test_every_experiment_is_described():
     table = PAGES["docs/training.md"].split("## Settings")[0]
-    assert set(re.findall(r"`(\w+)`", table)) >= EXPERIMENTS.keys()
     rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == EXPERIMENTS.keys()
 

@@ -1,5 +1,6 @@
 """Which modules are loaded by importing and training, checked in new processes."""
 
+import ast
 import subprocess
 import sys
 
@@ -46,6 +47,22 @@ def test_every_public_name_exists_and_is_listed():
     for name in jaxcifar.__all__:
         assert getattr(jaxcifar, name) is not None
     assert dir(jaxcifar) == jaxcifar.__all__
+
+
+def test_type_checkers_see_the_same_public_names(root):
+    """A name once fell out of the table of modules, and nothing noticed."""
+    tree = ast.parse((root / "jaxcifar" / "__init__.py").read_text())
+    imported = {
+        (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("jaxcifar.")
+        for alias in node.names
+    }
+    assert imported == {
+        (f"jaxcifar.{module}", name)
+        for module, names in jaxcifar._MODULES.items()
+        for name in names
+    }
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -276,7 +276,7 @@ def test_a_repository_without_weights_is_an_error_that_names_the_files(hub):
 def test_without_the_library_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        WeightsError, match=r"pip install 'jaxcifar\[hub\]', or download a file from https://hugg"
+        WeightsError, match=r"pip install huggingface-hub, or download a file from https://hugg"
     ):
         fetch(NAME)
 

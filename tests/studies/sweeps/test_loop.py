@@ -182,7 +182,7 @@ def test_a_member_that_is_not_finite_stops_and_the_others_continue(
 
 
 def test_a_field_that_chooses_the_images_needs_a_function(short, digits, tmp_path, monkeypatch):
-    with pytest.raises(RecipeError, match="split_seed chooses the images: give a function"):
+    with pytest.raises(RecipeError, match="split_seed chooses the images: pass a function"):
         sweep(short, "split_seed", [0, 1], digits, workdir=tmp_path / "s")
     assert not (tmp_path / "s").exists()
     splits_of = {}
