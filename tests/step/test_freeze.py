@@ -1,5 +1,6 @@
 import hypothesis.strategies as st
 import jax
+import numpy as np
 from hypothesis import given
 
 from jaxcifar.models.names import named_leaves
@@ -94,3 +95,11 @@ class TestLabels:
             trained = {c for c in now if set(jax.tree.leaves(now[c])) != {"frozen"}}
             assert trained == expected
         assert freeze.labels_at(labels, 5) == labels
+
+
+def test_up_to_a_block_stops_at_that_block_of_a_long_stage():
+    """Block 1 is not block 10."""
+    blocks = {str(i): {"conv1": {"kernel": np.zeros(1)}} for i in range(11)}
+    params = {"conv1": {"kernel": np.zeros(1)}, "layer1": blocks, "fc": {"kernel": np.zeros(1)}}
+    frozen = [pattern for pattern, label in freeze_up_to(params, "layer1.1") if label == "frozen"]
+    assert frozen == ["conv1", "layer1.0", "layer1.1"]
