@@ -11,8 +11,6 @@ from jaxcifar.step.state import TrainState
 class NoDisk:
     """A run without a directory: nothing is kept."""
 
-    saves = False
-
     def append_row(self, row: Row) -> None:
         """Keep an epoch's row."""
 
@@ -39,8 +37,6 @@ class NoDisk:
 
 class Disk(NoDisk):
     """A run directory and its checkpoints."""
-
-    saves = True
 
     def __init__(self, run_dir: RunDirectory, checkpoints: Checkpoints) -> None:
         """Both are open."""

@@ -132,8 +132,7 @@ def evaluate_run(
 
     Example:
         >>> from jaxcifar import evaluate_run
-        >>> evaluate_run("runs/demo", split="test")["accuracy"]  # doctest: +SKIP
-        0.9861
+        >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
     """
     files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")

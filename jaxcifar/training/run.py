@@ -276,7 +276,7 @@ class Run:
         done = self.partial.epoch > recipe.epochs
         doing = "scoring the test images" if done else f"in epoch {self.partial.epoch}"
         where = f"{signal.Signals(number).name} {doing}, after step {step}"
-        if not self.disk.saves:
+        if not isinstance(self.disk, Disk):
             return Interrupted(f"{where}; nothing was saved: the run has no directory", number)
         if step == 0:
             return Interrupted(f"{where}: nothing was trained yet; --resume starts it", number)

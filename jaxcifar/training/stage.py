@@ -19,6 +19,7 @@ from jaxcifar.recipes.stage import StageRecipe, make_stage
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.optimizer import carry_over
 from jaxcifar.step.state import TrainState
+from jaxcifar.step.steps import TrainStep
 from jaxcifar.training.epoch import Data, Epoch, Scoring
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.features import cache_features, cut_point
@@ -187,7 +188,7 @@ def streamed_programs(
 
 def _train_settings(
     stage: StageRecipe, cut: str | None, layout: Layout
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[TrainStep, dict[str, Any]]:
     """The train step, and the other arguments of an epoch wherever its images come from."""
     axis = layout.axis_name
     return stage.make_train_step(cut), {
