@@ -1,10 +1,13 @@
 """A figure page laid out in inches, so that text keeps its distance whatever is on the page."""
 
+import io
 import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from jaxcifar.common.writing import make_folder, write_atomically
 
 DPI = 120
 LINE = 0.17  # inches; the height of a title line, at 10 points
@@ -43,7 +46,9 @@ def shape_of(height: int, width: int) -> float:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    """Write a PNG in one step, creating its folder."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    make_folder(path.parent)
+    write_atomically(path, drawn.getvalue())
     return path

@@ -1,4 +1,4 @@
-"""Files: bounded reads of untrusted ones, atomic writes, and the cache folder."""
+"""Bounded reads of files that may come from anyone, and where the cache is."""
 
 import json
 import os
@@ -58,16 +58,6 @@ def parse_json(data: bytes, name: str) -> Any:
         raise Unusable(f"{name} cannot be read as JSON: it is nested too deeply") from None
     except ValueError as error:  # from UTF-8, from JSON, and from numbers of thousands of digits
         raise Unusable(f"{name} cannot be read as JSON: {error}") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: whenever the process is killed, it holds the old or new text."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def cache_folder() -> Path:

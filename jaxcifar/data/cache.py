@@ -10,7 +10,6 @@ import json
 import logging
 import shutil
 import tempfile
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import cache_folder, read_json
+from jaxcifar.common.lock import wait_for_turn
+from jaxcifar.common.writing import make_folder, remove, sync_folder
 from jaxcifar.data.dataset import Dataset
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ _CHECKS = "checks.json"
 _SPLITS = ("train", "test")
 _IMAGES, _LABELS = "images", "labels"
 _BUILDING = ".building-"
-_ABANDONED = 3600.0  # seconds after which an unfinished folder belongs to a killed process
 Arrays = Mapping[tuple[str, str], NDArray]  # by split and field
 
 
@@ -137,19 +137,23 @@ def _file(folder: Path, split: str, field: str) -> Path:
 
 def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
     """Write next to the final folder and rename, so that no reader sees half of it."""
-    home.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(home)
-    building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
-    try:
-        new = building / "new"
-        new.mkdir()
-        for (split, field), array in arrays.items():
-            np.save(_file(new, split, field), array)
-        checks = {file.name: _crc32(file) for file in sorted(new.iterdir())}
-        (new / _CHECKS).write_text(json.dumps(checks, indent=2))
-        _move_into_place(new, home / _VERSION, fields)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    make_folder(home)
+    with wait_for_turn(home) as alone:
+        if alone:
+            for folder in home.glob(f"{_BUILDING}*"):  # of killed processes
+                remove(folder)
+        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
+        try:
+            new = building / "new"
+            new.mkdir()
+            for (split, field), array in arrays.items():
+                np.save(_file(new, split, field), array)
+            checks = {file.name: _crc32(file) for file in sorted(new.iterdir())}
+            (new / _CHECKS).write_text(json.dumps(checks, indent=2))
+            _move_into_place(new, home / _VERSION, fields)
+            sync_folder(home)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:
@@ -167,14 +171,6 @@ def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:
             # It is damaged: move it away, unless another process has just done so.
             with suppress(OSError):
                 final.rename(new.with_name(f"old{attempt}"))
-
-
-def _remove_abandoned(home: Path) -> None:
-    """Remove the unfinished folders of killed processes."""
-    for folder in home.glob(f"{_BUILDING}*"):
-        with suppress(FileNotFoundError):  # its process may have just finished
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _crc32(path: Path) -> int:

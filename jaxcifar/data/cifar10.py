@@ -5,15 +5,15 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import logging
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcifar.common.digest import fingerprint, sha256_of
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.lock import wait_for_turn
+from jaxcifar.common.writing import make_folder
 from jaxcifar.data import tfds_store
 from jaxcifar.data.archive import SIDE, CifarFormat, max_bytes, read_archive
 from jaxcifar.data.cache import cached
@@ -21,10 +21,6 @@ from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.download import Patience, Remote, fetch
 from jaxcifar.data.tfds_layout import PREPARE, data_root
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 _log = logging.getLogger(__name__)
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -119,8 +115,8 @@ def prepare_cifar10(
     # Read before anything is written: a bad archive leaves no trace.
     local = None if from_archive is None else _read_local(Path(from_archive), expected, source)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _alone_in(root) as alone:
+        make_folder(root)
+        with wait_for_turn(root) as alone:
             if prepared := _find(root, source):
                 return prepared.directory
             if alone:
@@ -227,26 +223,3 @@ def _remove_downloads(folder: Path, source: ArchiveSource) -> None:
         (folder / f"{archive.name}.part").unlink(missing_ok=True)
     if not any(folder.iterdir()):  # TFDS keeps its downloads here too
         folder.rmdir()
-
-
-@contextmanager
-def _alone_in(root: Path) -> Iterator[bool]:
-    """Wait until no other process prepares in `root`; False if that is unknown.
-
-    The lock is on the folder itself, so it leaves no file and ends with its process. Without it
-    (Windows, some network file systems) two processes do the work twice, and the rename at the
-    end decides which one wins.
-    """
-    if fcntl is None:
-        yield False
-        return
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
-    finally:
-        os.close(handle)

@@ -6,6 +6,7 @@ so a wrong or hostile mirror costs time and nothing else.
 
 import http.client
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import printable
+from jaxcifar.common.writing import make_folder, open_own, sync_folder
 from jaxcifar.data.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def fetch(
         OSError: `folder` cannot be written.
     """
     patience = patience or Patience()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     target, part = folder / remote.name, folder / f"{remote.name}.part"
     if target.exists() and sha256_of(target) == remote.sha256:
         return target
@@ -104,6 +106,7 @@ def fetch(
             _log.info("%s: %s", host, failure)
         else:
             part.replace(target)
+            sync_folder(folder)
             return target
     raise DataError(f"{remote.name} could not be downloaded ({'; '.join(failures)})")
 
@@ -157,11 +160,12 @@ def _receive(
     with response:
         start = _start_of(response, have, remote)
         with (
-            part.open("r+b" if start else "wb") as file,
+            open(open_own(part, os.O_RDWR | os.O_CREAT), "r+b") as file,
             progress_bar(
                 remote.name, remote.size, unit="B", enabled=progress, initial=start
             ) as bar,
         ):
+            file.truncate(start)
             file.seek(start)
             started = time.monotonic()
             received = 0

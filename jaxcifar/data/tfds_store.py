@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.messages import printable, shown
+from jaxcifar.common.writing import make_folder, sync_folder, sync_tree
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.progress import Bar, progress_bar
 from jaxcifar.data.tfds_layout import (
@@ -196,8 +197,10 @@ def write(
             built = _run_builder(building, splits, class_names, bar)
         _inspect(built, class_names, counts)
         directory = root / NAME / built.name
-        directory.parent.mkdir(exist_ok=True)
+        make_folder(directory.parent)
+        sync_tree(built)
         built.rename(directory)
+        sync_folder(directory.parent)
         return directory
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -15,9 +15,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxcifar.common.errors import CheckpointError
+from jaxcifar.common.writing import sync_folder
 from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoint_items import PyTree, restore_items, train_item
 from jaxcifar.runs.disk_errors import reason, way_out
+from jaxcifar.runs.failed_saves import silence_leftovers
 from jaxcifar.runs.stored_steps import MARK, METRIC, PROGRESS, TEMPORARY, StoredSteps, either
 from jaxcifar.runs.stored_steps import CheckpointWarning as CheckpointWarning
 from jaxcifar.step.state import TrainState
@@ -78,16 +80,19 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             self._stored.prepare()
+        silence_leftovers()
+        # Made in the background, a directory that fails leaves other threads waiting for it, which
+        # the interpreter then waits for at its exit: without end (Orbax 0.12).
+        at_once = {"create_directories_asynchronously": False}
         self._saver = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
                 model=ocp.StandardCheckpointHandler(),
                 train=ocp.StandardCheckpointHandler(),
                 metrics=ocp.JsonCheckpointHandler("metrics"),
+                composite_options=ocp.CompositeOptions(async_options=ocp.AsyncOptions(**at_once)),
             ),
             async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._write_manifest,
-                # If making them in the background fails, other threads wait for them forever.
-                create_directories_asynchronously=False,
+                post_finalization_callback=self._write_manifest, **at_once
             ),
         )
 
@@ -174,7 +179,7 @@ class Checkpoints:
             self._saver.wait_until_finished()
             self._saving = None
             if jax.process_index() == 0:
-                manifest.sync_directory(self.directory)
+                sync_folder(self.directory)
         if jax.process_index() == 0:
             self._stored.delete_superfluous()
 

@@ -13,24 +13,21 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from errno import EACCES, EAGAIN
 from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import Unusable, parse_json, read_bytes, write_atomically
+from jaxcifar.common.files import Unusable, parse_json, read_bytes
 from jaxcifar.common.json_shape import AnyNumber, misfit
+from jaxcifar.common.lock import cannot_write, hold
+from jaxcifar.common.writing import append_line, is_empty, make_folder, remove, write_atomically
+from jaxcifar.runs.disk_errors import reason, way_out
 from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.shapes import COLUMNS, CONFIG, ROW, SUMMARY, check_shape, read_object
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 MAX_METRICS = 64 << 20  # bytes of metrics.jsonl; an epoch's line has 350
 
 
@@ -87,7 +84,7 @@ class RunDirectory:
                     f"{self.path} holds a run: continue it with --resume, replace it with "
                     "--overwrite, or choose another --workdir"
                 )
-        elif self.path.is_dir() and not self._is_empty():
+        elif self.path.is_dir() and not is_empty(self.path):
             raise RunError(
                 f"{self.path} is not empty and holds no run (no config.json with a recipe); "
                 "nothing was changed: choose another --workdir"
@@ -101,65 +98,17 @@ class RunDirectory:
         if not os.access(existing, os.W_OK | os.X_OK, effective_ids=effective):
             raise RunError(f"{existing} cannot be written: choose another --workdir")
 
-    def _is_empty(self) -> bool:
-        return all(path == self._lock for path in self.path.iterdir())
-
-    @property
-    def _lock(self) -> Path:
-        return self.path / ".lock"
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from writing the run; the directory is made if needed.
-
-        The system holds the lock and releases it when the process ends, however it ends. Call
-        `check_free` or `read_config` before it, so that nothing is written into a directory that
-        belongs to something else, and again inside it, in case that changed. Does nothing if the
-        system or the disk has no locks.
+    def check_links(self) -> None:
+        """Refuse to write where a link leads: the directory may come from somebody else.
 
         Raises:
-            RunError: another process holds the lock, or the directory cannot be written.
+            RunError: naming the link.
         """
-        if fcntl is None:
-            yield
-            return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = self._acquire_lock()
-        except OSError as error:
-            raise RunError(_cannot_write(self.path, error)) from error
-        try:
-            yield
-        finally:
-            # Remove it before unlocking: whoever opens it from now on makes a new one.
-            with suppress(OSError):
-                self._lock.unlink()
-            os.close(descriptor)
+        refuse_links(self.checkpoints, self.damaged, self.figures)
 
-    def _acquire_lock(self) -> int:
-        """Open the lock file and lock it; closing the descriptor unlocks it."""
-        while True:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
-                if error.errno not in (EAGAIN, EACCES):
-                    return descriptor  # a disk without locks
-                os.close(descriptor)
-                who = f" (pid {holder})" if holder else ""
-                raise RunError(
-                    f"{self.path} is in use by another process{who}: wait for it, or choose "
-                    "another --workdir"
-                ) from None
-            # The previous holder may have removed the file after we opened and before we locked it.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), self._lock.stat()):
-                    break
-            os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        return descriptor
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing the run, see `lock.hold`."""
+        return hold(self.path)
 
     def create(self, config: dict[str, Any]) -> None:
         """Start a run: remove the files of an earlier one, and nothing else in the directory.
@@ -171,15 +120,12 @@ class RunDirectory:
             RunError: the directory cannot be written.
         """
         try:
-            for folder in (self.checkpoints, self.damaged, self.figures):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            for old in (self.metrics, self.summary):
-                old.unlink(missing_ok=True)
-            self.path.mkdir(parents=True, exist_ok=True)
+            for old in (self.checkpoints, self.damaged, self.figures, self.metrics, self.summary):
+                remove(old)
+            make_folder(self.path)
             self.write_config(config)
         except OSError as error:
-            raise RunError(_cannot_write(self.path, error)) from error
+            raise RunError(cannot_write(self.path, error)) from error
 
     def read_config(self) -> dict[str, Any]:
         """The run's configuration.
@@ -190,8 +136,14 @@ class RunDirectory:
         if not self.path.is_dir():
             raise RunError(f"there is no run directory {self.path}")
         if not self.config.is_file():
-            kind = "is empty" if self._is_empty() else "holds no run (no config.json)"
-            raise RunError(f"{self.path} {kind}: name a directory written by jaxcifar train")
+            if is_empty(self.path):
+                raise RunError(
+                    f"{self.path} is empty: no run was started in it; start one without --resume"
+                )
+            raise RunError(
+                f"{self.path} holds no run (no config.json): name a directory written by jaxcifar "
+                "train"
+            )
         config = read_object(self.config)
         if not self.holds_run():
             raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
@@ -202,7 +154,7 @@ class RunDirectory:
         """The epochs finished so far. A last line that a crash cut off is dropped.
 
         Raises:
-            RunError: another line is damaged, or a line does not describe an epoch.
+            RunError: another line is damaged, or the lines do not describe the epochs 1 to n.
         """
         if not self.metrics.is_file():
             return History()
@@ -210,7 +162,7 @@ class RunDirectory:
             lines = read_bytes(self.metrics, MAX_METRICS).split(b"\n")
         except Unusable as error:
             raise RunError(str(error)) from None
-        rows = []
+        rows: list[Row] = []
         for number, line in enumerate(lines, start=1):
             if not line:
                 continue
@@ -224,28 +176,42 @@ class RunDirectory:
             if problem := misfit(row, {"*": (None, AnyNumber)}) or misfit(row, ROW):
                 raise RunError(f"{name} does not describe an epoch: {problem}")
             rows.append(row)
+            if problem := _out_of_order(rows):
+                raise RunError(
+                    f"{name} {problem}: the file was changed after training; put a good copy back"
+                )
         return History(rows)
 
     def append_row(self, row: Row) -> None:
-        """Append an epoch's line and sync it to the disk."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append an epoch's line and sync it to the disk.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with _writing(self.metrics):
+            append_line(self.metrics, json.dumps(row))
 
     def keep_history(self, step: int) -> History:
         """Keep the epochs up to `step`; a crash left the later ones without their checkpoint.
 
         Raises:
-            RunError: as `read_history`, or an epoch lacks a value that resuming needs.
+            RunError: as `read_history`, an epoch lacks a value that resuming needs, or the epochs
+                do not reach `step`.
         """
         rows = [row for row in self.read_history().rows if row["step"] <= step]
+        reached = rows[-1]["step"] if rows else 0
+        if reached != step:
+            raise RunError(
+                f"{self.metrics} has epochs up to step {reached}, and the checkpoint ends one at "
+                f"step {step}: put a good copy back, or start again with --overwrite"
+            )
         for name in COLUMNS:
             if any(name not in row for row in rows):
                 raise RunError(
                     f"{self.metrics} has an epoch without {name}: it was changed after training"
                 )
-        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        with _writing(self.metrics):
+            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         return History(rows)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -253,8 +219,13 @@ class RunDirectory:
         write_atomically(self.config, json.dumps(config, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, atomically."""
-        write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+        """Write summary.json, atomically.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with _writing(self.summary):
+            write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a complete run, or None.
@@ -269,5 +240,35 @@ class RunDirectory:
         return summary
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
-    return f"{path} cannot be written ({error.strerror}): choose another --workdir"
+def _out_of_order(rows: Sequence[Row]) -> str | None:
+    """What is wrong with the last of some rows, if it does not continue the others."""
+    number, row = len(rows), rows[-1]
+    if row["epoch"] != number:
+        return f"describes epoch {row['epoch']}, and epoch {number} comes next"
+    steps = rows[0]["step"]
+    if steps < 1 or row["step"] != number * steps:
+        return f"ends epoch {number} at step {row['step']}, and an epoch has {steps} steps"
+    return None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which file of a run cannot be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({reason(error)}): {way_out(error)}") from error
+
+
+def refuse_links(*folders: Path) -> None:
+    """Refuse folders that are links: nothing of ours is written where one leads.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise RunError(
+                f"{folder} is a link, and nothing is written through one: put the folder itself "
+                "there (the whole directory may be reached by a link)"
+            )

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from jaxcifar.common.writing import sync_folder
+
 NAME = "manifest.json"
 VERSION = 1
 # Orbax writes the last two at the top of a step after the manifest. Nothing is restored from them.
@@ -42,12 +44,12 @@ def write(directory: Path) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
             files[name] = {"bytes": file.tell(), "sha256": digest}
-    with (directory / NAME).open("w", encoding="ascii") as file:
+    with (directory / NAME).open("x", encoding="ascii") as file:
         json.dump({"version": VERSION, "files": files}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     for folder, _, _ in os.walk(directory):
-        sync_directory(Path(folder))
+        sync_folder(Path(folder))
 
 
 def verify(directory: Path, below: str = "") -> list[str]:
@@ -142,14 +144,3 @@ def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
 
 def _raise(error: OSError) -> NoReturn:
     raise error
-
-
-def sync_directory(directory: Path) -> None:
-    """Sync a directory's entries to the disk, where the system supports it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

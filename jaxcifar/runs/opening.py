@@ -32,6 +32,7 @@ def hold_directory(
         run_dir.read_config()
     else:
         run_dir.check_free(overwrite=overwrite)
+    run_dir.check_links()
     with run_dir.lock():
         prepare_directory(
             run_dir, recipe, splits, name, weights, resume=resume, overwrite=overwrite

@@ -18,6 +18,7 @@ import jax
 
 from jaxcifar.common.errors import CheckpointError
 from jaxcifar.common.files import read_json
+from jaxcifar.common.writing import make_folder, remove
 from jaxcifar.runs import manifest
 from jaxcifar.runs.disk_errors import reason, way_out
 
@@ -61,11 +62,13 @@ class StoredSteps:
             CheckpointError: it cannot be written.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
             with tempfile.TemporaryFile(dir=self.directory) as file:
                 file.write(b"0")
             for leftover in self.directory.glob(f"*{TEMPORARY}*"):
-                shutil.rmtree(leftover)
+                remove(leftover)
+            if self._deleted.is_symlink():  # none of ours
+                remove(self._deleted)
             newest = self.newest()
             for old in _step_directories(self._deleted):
                 # The process died while it replaced this one, before the new one was complete.
@@ -156,8 +159,7 @@ class StoredSteps:
         target = self._deleted / str(step)
         try:
             self._deleted.mkdir(exist_ok=True)
-            if target.exists():
-                shutil.rmtree(target)
+            remove(target)
             os.rename(self.directory / str(step), target)
         except OSError as error:
             raise CheckpointError(

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.files import write_atomically
 from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.writing import make_folder, write_atomically
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
@@ -286,7 +286,6 @@ def draw_confusion(
         f"{split} accuracy {correct / len(dataset):.4f} ({correct:,} of {len(dataset):,} images); "
         f"{describe_scoring(network)}"
     )
-    save_figure(plot_confusion(confusion, accuracy, names, title=title), path)
     numbers = {
         "split": split,
         "examples": len(dataset),
@@ -295,8 +294,10 @@ def draw_confusion(
         "confusion": confusion.tolist(),
         "per_class_accuracy": [None if np.isnan(share) else share for share in accuracy.tolist()],
     }
+    # The numbers first: where the picture is, both are.
+    make_folder(path.parent)
     write_atomically(counts, json.dumps(numbers, indent=2) + "\n")
-    return path
+    return save_figure(plot_confusion(confusion, accuracy, names, title=title), path)
 
 
 def describe_layers(

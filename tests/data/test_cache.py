@@ -2,7 +2,6 @@ import json
 import os
 import struct
 import threading
-import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -146,14 +145,16 @@ def test_concurrent_loads_all_get_the_images(tmp_path):
     assert [file.name for file in cache_in(tmp_path).parent.iterdir()] == ["v1"]
 
 
-def test_folders_of_killed_processes_are_removed_after_a_while(tmp_path):
-    home = cache_in(tmp_path).parent
-    old, new = home / f"{cache._BUILDING}old", home / f"{cache._BUILDING}new"
-    old.mkdir(parents=True)
-    new.mkdir()
-    os.utime(old, (time.time() - 7200,) * 2)
+def test_folders_of_killed_processes_are_removed(tmp_path):
+    home, elsewhere = cache_in(tmp_path).parent, tmp_path / "elsewhere"
+    old, link = home / f"{cache._BUILDING}old", home / f"{cache._BUILDING}link"
+    (old / "new").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    link.symlink_to(elsewhere)
     cached(KEY, Decoder())
-    assert sorted(file.name for file in home.iterdir()) == [new.name, "v1"]
+    assert sorted(file.name for file in home.iterdir()) == ["v1"]
+    assert (elsewhere / "mine").exists()
 
 
 def test_the_environment_names_the_cache_folder(monkeypatch, tmp_path):

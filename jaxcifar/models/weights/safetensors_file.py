@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.common.messages import printable
+from jaxcifar.common.writing import write_atomically
 from jaxcifar.models.weights.dtypes import decode
 
 _NUMPY_NAMES = {
@@ -110,15 +111,7 @@ def write_safetensors(
         data = save(arrays, texts)
     except (SafetensorError, UnicodeError) as error:
         raise WeightsError(f"{path}: the tensors cannot be stored ({error}).") from error
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, data)
 
 
 def _storable(path: Path, name: Any, array: Any) -> NDArray[Any]:

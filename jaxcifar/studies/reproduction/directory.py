@@ -8,22 +8,25 @@
     pictures/
     index.html   the page, in one file
     report.md    the same page
+    .lock        exists while a process writes the report
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import write_atomically
 from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.lock import hold
 from jaxcifar.common.messages import printable
+from jaxcifar.common.writing import is_empty, make_folder, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
-from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.reproduction.drawings import (
@@ -98,9 +101,10 @@ class ReportDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --out")
+        refuse_links(self.path / "runs", self.path / "pictures")
         mark = self.read_mark()
         if mark is None:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not is_empty(self.path):
                 raise RunError(
                     f"{self.path} is not empty and holds no report (no plan.json); nothing was "
                     "changed: choose another --out"
@@ -116,6 +120,10 @@ class ReportDirectory:
         for item in chosen:
             mark.ask(item.name, settings)
         return mark
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing the report, see `lock.hold`."""
+        return hold(self.path, "--out")
 
     def read_mark(self) -> Mark | None:
         """The mark, or None if there is none.
@@ -146,7 +154,7 @@ class ReportDirectory:
 
     def write_mark(self, mark: Mark) -> None:
         """Write plan.json, making the directory."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         text = json.dumps({"made_by": _MADE_BY, **vars(mark)}, indent=2)
         write_atomically(self.path / "plan.json", text + "\n")
 

@@ -1,12 +1,10 @@
 """The pictures of a report: what each is drawn from, and what the page says about it."""
 
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from jaxcifar.common.figure import save_figure
 from jaxcifar.runs.curves import plot_curves
@@ -43,11 +41,7 @@ class Drawing:
 
     def make(self, data_dir: str | Path | None = None) -> None:
         """Draw the picture; a process killed meanwhile leaves the old picture or none."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=self.path.parent) as temporary:
-            self.draw(out=Path(temporary) / self.path.name, data_dir=data_dir)
-            for file in Path(temporary).iterdir():  # some write a file of numbers, too
-                os.replace(file, self.path.with_name(file.name))
+        self.draw(out=self.path, data_dir=data_dir)
 
 
 def pictures(drawings: Iterable[Drawing]) -> tuple[Picture, ...]:

@@ -61,22 +61,11 @@ def reproduce(
     later = range(settings.seed + 1, settings.seed + settings.seeds)
     jobs = [(item, settings.seed) for item in chosen]
     jobs += [(item, seed) for seed in later for item in chosen if item.kind == "run"]
-    mark = report_dir.open(settings, chosen)
-    call = _Call(report_dir, settings, mark, verbose)
-    call.check(jobs)
-
-    report_dir.write_mark(mark)
-    try:
-        for number, job in enumerate(jobs, start=1):
-            if call.is_complete(job):
-                mark.failed.pop(job[0].name, None)
-                continue
-            report_dir.write_page()
-            call.run(job, f"{number}/{len(jobs)}")
-            report_dir.write_mark(mark)
-    finally:
-        report_dir.write_mark(mark)
-        page = report_dir.write_page()
+    report_dir.open(settings, chosen)  # refuses a directory of something else
+    with report_dir.lock():
+        call = _Call(report_dir, settings, report_dir.open(settings, chosen), verbose)
+        call.check(jobs)
+        page = call.run_all(jobs)
     if verbose:
         print(f"\nwrote {page} and {page.with_name('report.md')}", flush=True)
     if call.failed:
@@ -129,6 +118,22 @@ class _Call:
             read_weights(weights)
         if remaining:
             load_splits(remaining[0], self.settings.data_dir)
+
+    def run_all(self, jobs: Sequence[Job]) -> Path:
+        """Run what is left; however it ends, the page is up to date."""
+        self.report_dir.write_mark(self.mark)
+        try:
+            for number, job in enumerate(jobs, start=1):
+                if self.is_complete(job):
+                    self.mark.failed.pop(job[0].name, None)
+                    continue
+                self.report_dir.write_page()
+                self.run(job, f"{number}/{len(jobs)}")
+                self.report_dir.write_mark(self.mark)
+        finally:
+            self.report_dir.write_mark(self.mark)
+            page = self.report_dir.write_page()
+        return page
 
     def is_complete(self, job: Job) -> bool:
         """Whether nothing is left to do."""

@@ -6,18 +6,21 @@
     dropout_rate=0.1/     a run directory for each member, see `runs.directory`
     table.md
     figures/sweep.png     accuracy against the value
+    .lock                 exists while a process writes the sweep
 """
 
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import write_atomically
 from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.lock import hold
+from jaxcifar.common.writing import is_empty, make_folder, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import recipe_of_file
@@ -68,6 +71,21 @@ class SweepDirectory:
         except RunError:
             return False
 
+    def check_usable(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a directory in which a sweep cannot continue, or cannot start.
+
+        Raises:
+            RunError: naming the directory and the way out. Nothing is changed.
+        """
+        if resume and overwrite:
+            raise RunError(
+                "resume and overwrite exclude each other: continue the sweep or replace it"
+            )
+        if resume:
+            self.read()
+        else:
+            self.check_free(overwrite=overwrite)
+
     def check_free(self, *, overwrite: bool) -> None:
         """Refuse a directory that holds a sweep (unless `overwrite`) or anything else.
 
@@ -82,11 +100,15 @@ class SweepDirectory:
                     f"{self.path} holds a sweep: continue it with --resume, replace it with "
                     "--overwrite, or choose another --workdir"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and not is_empty(self.path):
             raise RunError(
                 f"{self.path} is not empty and holds no sweep (no sweep.json): nothing was "
                 "changed: choose another --workdir"
             )
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing the sweep, see `lock.hold`."""
+        return hold(self.path)
 
     def read(self) -> dict[str, Any]:
         """sweep.json.
@@ -96,6 +118,10 @@ class SweepDirectory:
         """
         if not self.path.is_dir():
             raise RunError(f"there is no directory {self.path} with a sweep to resume")
+        if is_empty(self.path):
+            raise RunError(
+                f"{self.path} is empty: no sweep was started in it; start one without --resume"
+            )
         if not self.holds_sweep():
             raise RunError(f"{self.path} holds no sweep (no readable sweep.json)")
         description = read_object(self.description)
@@ -107,7 +133,7 @@ class SweepDirectory:
 
     def write(self, description: dict[str, Any]) -> None:
         """Write sweep.json, atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         write_atomically(self.description, json.dumps(description, indent=2) + "\n")
 
     def clear(self) -> None:

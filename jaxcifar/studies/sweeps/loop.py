@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.files import write_atomically
 from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
-from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.opening import check_not_lost
 from jaxcifar.runs.transfer import starting_weights
 from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable
@@ -85,37 +85,23 @@ def sweep(
         >>> [member.value for member in result.members]
         [0]
     """
-    plan = _plan(
-        recipe, field, values, splits, workdir, experiment, mode, resume=resume, overwrite=overwrite
-    )
-    if overwrite and plan.sweep_dir.holds_sweep():
-        plan.sweep_dir.clear()
-    plan.write()
-    if verbose:
-        form = "as one program" if plan.choice.mode == "vmap" else "one after another"
-        print(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
-
-    groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
-    together = {member.name for group in groups for member in group}
-    for group in groups:
-        run_dirs = [plan.sweep_dir.run(member.name) for member in group]
-        data = plan.data[group[0].name]
-        plan.failures |= train_together(
-            field, group, data, run_dirs, experiment=plan.name, verbose=verbose
-        )
+    sweep_dir = SweepDirectory(Path(workdir))
+    sweep_dir.check_usable(resume=resume, overwrite=overwrite)
+    with sweep_dir.lock():
+        plan = _plan(
+            recipe, field, values, splits, sweep_dir, experiment, mode, resume=resume,
+            overwrite=overwrite,
+        )  # fmt: skip
+        if overwrite and sweep_dir.holds_sweep():
+            sweep_dir.clear()
         plan.write()
-    # One after another; of members trained together it only scores the test images.
-    for member in plan.pending:
-        if member.name not in plan.failures:
-            _train_alone(plan, member, verbose=verbose and member.name not in together)
-    result = _result(plan)
-    _write_result(plan, result)
+        _train(plan, verbose=verbose)
+        result = _result(plan)
+        _write_result(plan, result)
     if verbose:
         print(text_table(result), end="")
         print("".join(f"{name}: {text}\n" for name, text in plan.failures.items()), end="")
-        print(
-            f"wrote {plan.sweep_dir.path}: table.md, figures/sweep.png, and a run for each member"
-        )
+        print(f"wrote {sweep_dir.path}: table.md, figures/sweep.png, and a run for each member")
     return result
 
 
@@ -165,7 +151,7 @@ def _plan(
     field: str,
     values: Sequence[Any],
     splits: Splits | SplitsOf,
-    workdir: str | Path,
+    sweep_dir: SweepDirectory,
     experiment: str | None,
     mode: Mode,
     *,
@@ -177,13 +163,12 @@ def _plan(
     members = make_members(recipe, field, values)
     blocked = why_not_together(field, members) if len(members) > 1 else "it has one member"
     _check_mode(mode, blocked, members)
-    if resume and overwrite:
-        raise RunError("resume and overwrite exclude each other: continue the sweep or replace it")
-    sweep_dir = SweepDirectory(Path(workdir))
     before = check_resumable(sweep_dir, recipe, name, field, members) if resume else None
+    # Once more: another process may have held it until now.
+    sweep_dir.check_usable(resume=resume, overwrite=overwrite)
     if not resume:
-        sweep_dir.check_free(overwrite=overwrite)
         _check_origin(sweep_dir, recipe)
+    refuse_links(sweep_dir.figure.parent, *(sweep_dir.run(m.name).path for m in members))
     data = _member_data(field, members, splits)
     for member in members:
         check_stages(member.recipe, data[member.name])
@@ -198,6 +183,26 @@ def _plan(
     ]
     choice = _choose(mode, blocked, before, field, pending, data)
     return SweepPlan(name, recipe, field, members, pending, data, choice, failures, sweep_dir)
+
+
+def _train(plan: SweepPlan, *, verbose: bool) -> None:
+    """Train the pending members to their end, each in its run directory."""
+    if verbose:
+        form = "as one program" if plan.choice.mode == "vmap" else "one after another"
+        print(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
+    groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
+    together = {member.name for group in groups for member in group}
+    for group in groups:
+        run_dirs = [plan.sweep_dir.run(member.name) for member in group]
+        data = plan.data[group[0].name]
+        plan.failures |= train_together(
+            plan.field, group, data, run_dirs, experiment=plan.name, verbose=verbose
+        )
+        plan.write()
+    # One after another; of members trained together it only scores the test images.
+    for member in plan.pending:
+        if member.name not in plan.failures:
+            _train_alone(plan, member, verbose=verbose and member.name not in together)
 
 
 def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:

@@ -61,6 +61,7 @@ def train_together(
     failures: Failures = {}
     with ExitStack() as opened:
         for run_dir in run_dirs:
+            run_dir.check_links()
             opened.enter_context(run_dir.lock())
         states = stack(_begin(members, splits, run_dirs, experiment))
         disks = [

@@ -226,8 +226,9 @@ def test_the_file_is_synced_before_it_gets_its_name(path, arrays, monkeypatch):
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
     write_safetensors(path, arrays)
-    size = path.stat().st_size
-    assert calls == [("fsync", size, False), ("replace", size, False)]
+    size, folder = path.stat().st_size, path.parent.stat().st_size
+    # The last one is of the folder, whose entries are durable only then.
+    assert calls == [("fsync", size, False), ("replace", size, False), ("fsync", folder, True)]
 
 
 @pytest.mark.parametrize(

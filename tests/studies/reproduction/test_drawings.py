@@ -3,6 +3,7 @@ import os
 import pytest
 from matplotlib.figure import Figure
 
+from jaxcifar.common.figure import save_figure
 from jaxcifar.studies.reproduction.drawings import Drawing, pictures
 from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.studies.reproduction.galleries import gallery_drawings
@@ -15,7 +16,7 @@ def drawing(tmp_path):
     source.write_text("{}")
 
     def draw(*, out, data_dir):
-        Figure(figsize=(1, 1)).savefig(out)
+        save_figure(Figure(figsize=(1, 1)), out)
         out.with_suffix(".json").write_text(str(data_dir))
 
     return Drawing(tmp_path / "pictures" / "x.png", "alt", "caption", source, draw)
@@ -35,16 +36,17 @@ def test_a_drawing_is_made_with_its_numbers_and_is_stale_if_its_source_is_newer(
     assert not drawing.is_done()
 
 
-def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing):
+def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing, monkeypatch):
     drawing.make()
     before = drawing.path.read_bytes()
 
-    def fail(*, out, data_dir):
-        out.write_bytes(b"half")
+    def fail(*_):
         raise OSError("no space")
 
-    with pytest.raises(OSError, match="no space"):
-        Drawing(drawing.path, "alt", "caption", None, fail).make()
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+            patch.setattr(os, function, fail)
+            drawing.make()
     assert drawing.path.read_bytes() == before
     assert sorted(p.name for p in drawing.path.parent.iterdir()) == ["x.json", "x.png"]
 
