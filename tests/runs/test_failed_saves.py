@@ -90,6 +90,15 @@ elif how == "full":
                 pass
         except OSError:
             file.truncate(file.tell() - 4 * 4096)
+elif how.startswith("folders"):  # as many files or folders as the rest of it says
+    fillers = []
+    try:
+        while True:
+            fillers.append(directory / f"filler{len(fillers)}")
+            fillers[-1].touch()
+    except OSError:
+        for filler in fillers[-1 - int(how.split()[1]) : -1]:
+            filler.unlink()
 elif how == "read-only":
     subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
 try:
@@ -105,7 +114,7 @@ same = jax.tree.map(lambda a, b: bool((a == b).all()), restored.variables, state
 assert all(jax.tree.leaves(same))
 print("restored")
 """
-IN_TMPFS = 'mount -t tmpfs -o size=400k tmpfs "$1" && exec "$0" -c "$4" "$1" "$2"'
+IN_TMPFS = 'mount -t tmpfs -o size=400k,nr_inodes=200 tmpfs "$1" && exec "$0" -c "$4" "$1" "$2"'
 
 
 def run_saver(root, directory, how, *, mounted):
@@ -121,8 +130,10 @@ def run_saver(root, directory, how, *, mounted):
         except (OSError, subprocess.CalledProcessError):
             pytest.skip("this system does not allow mounting a small file system")
         command = [*shell, IN_TMPFS, sys.executable, str(directory), how, "", SAVER]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    # Threads of a save that failed must neither be waited for nor report anything.
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     return done.stdout.splitlines()
 
 
@@ -131,9 +142,11 @@ def run_saver(root, directory, how, *, mounted):
     [
         ("file size", False, r"checkpoint 20 could .*File too large.*\[10\], are intact.*ulimit"),
         ("full", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact.*free"),
+        ("folders 1", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact"),
+        ("folders 3", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact"),
         ("read-only", True, r"checkpoints cannot .*Read-only file system.*make it writable"),
     ],
-    ids=["file size limit", "full disk", "read-only disk"],
+    ids=["file size limit", "full disk", "a folder", "a folder later", "read-only disk"],
 )
 def test_a_failing_disk_gives_one_line_and_the_earlier_checkpoint_restores(
     root, tmp_path, how, mounted, message
