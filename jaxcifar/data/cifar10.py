@@ -4,7 +4,6 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 20
 https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from jaxcifar.common.digest import fingerprint, sha256_of
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.messages import get_logger
 from jaxcifar.data import tfds_store
 from jaxcifar.data.archive import SIDE, CifarFormat, max_bytes, read_archive
 from jaxcifar.data.cache import cached
@@ -25,7 +25,7 @@ try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

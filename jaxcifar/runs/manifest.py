@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from jaxcifar.common.errors import MessageError
+
 NAME = "manifest.json"
 VERSION = 1
 # Orbax writes the last two at the top of a step after the manifest. Nothing is restored from them.
@@ -21,7 +23,7 @@ UNLISTED = frozenset({NAME, "_CHECKPOINT_METADATA", "commit_success.txt"})
 MAX_BYTES = 4 * 2**20
 
 
-class ManifestError(ValueError):
+class ManifestError(MessageError):
     """A manifest that is missing or invalid; the message says what is wrong with it."""
 
 

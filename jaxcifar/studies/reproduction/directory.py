@@ -20,7 +20,7 @@ from typing import get_args
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import write_atomically
 from jaxcifar.common.json_shape import Shape
-from jaxcifar.common.messages import printable
+from jaxcifar.common.messages import join_lines, printable
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
 from jaxcifar.runs.directory import RunDirectory
@@ -262,7 +262,7 @@ class ReportDirectory:
                 drawings = self.drawings(item)
                 done = sum(drawing.is_done() for drawing in drawings)
                 states[item.name] = f"{done} of {len(drawings)} drawn" if drawings else NOT_RUN
-        return "\n".join(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
+        return join_lines(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
 
     def _curve(self, run: Path) -> Drawing:
         name = run.relative_to(self.path / "runs").as_posix()

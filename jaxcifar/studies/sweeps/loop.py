@@ -9,7 +9,7 @@ from typing import Any, get_args
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.common.files import write_atomically
-from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.messages import did_you_mean, say
 from jaxcifar.data import Splits
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
@@ -93,7 +93,7 @@ def sweep(
     plan.write()
     if verbose:
         form = "as one program" if plan.choice.mode == "vmap" else "one after another"
-        print(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
+        say(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
 
     groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
     together = {member.name for group in groups for member in group}
@@ -111,11 +111,9 @@ def sweep(
     result = _result(plan)
     _write_result(plan, result)
     if verbose:
-        print(text_table(result), end="")
-        print("".join(f"{name}: {text}\n" for name, text in plan.failures.items()), end="")
-        print(
-            f"wrote {plan.sweep_dir.path}: table.md, figures/sweep.png, and a run for each member"
-        )
+        say(*text_table(result).rstrip("\n").split("\n"))
+        say(*(f"{name}: {text}" for name, text in plan.failures.items()))
+        say(f"wrote {plan.sweep_dir.path}: table.md, figures/sweep.png, and a run for each member")
     return result
 
 
@@ -204,7 +202,7 @@ def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
     """Train a member by `fit`, or finish one that was trained together with others."""
     run_dir = plan.sweep_dir.run(member.name)
     if verbose:
-        print(member.name, flush=True)
+        say(member.name, flush=True)
     try:
         fit(
             member.recipe,
