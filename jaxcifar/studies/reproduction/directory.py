@@ -11,7 +11,6 @@
 """
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from jaxcifar.studies.reproduction.page import Picture, to_html, to_markdown
 from jaxcifar.studies.reproduction.plan import MAX_SEEDS, PLAN, Item, Settings
 from jaxcifar.studies.reproduction.report import build_page
 from jaxcifar.studies.reproduction.stored_run import complete_run
+from jaxcifar.studies.reproduction.words import shell_line
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 
 _MADE_BY = "jaxcifar reproduce"
@@ -176,7 +176,7 @@ class ReportDirectory:
             others = [item.name for item in self.plan if item.name not in names]
             chosen = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
             options = [word for option, value in key for word in (f"--{option}", str(value))]
-            lines.append(shlex.join([*start, *options, *(chosen if others else [])]))
+            lines.append(shell_line([*start, *options, *(chosen if others else [])]))
         return "\n".join(lines)
 
     def members(self, item: Item) -> list[tuple[float, Path]]:
