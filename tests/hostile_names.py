@@ -268,12 +268,6 @@ def config_path(folder, name):
 
 
 @reader
-def config_experiment(folder, name):
-    write(folder / "config.json", fuzz.CONFIG | {"experiment": name})
-    read_recipe(RunDirectory(folder))
-
-
-@reader
 def config_field(folder, name):
     write(folder / "config.json", fuzz.CONFIG | {"recipe": fuzz.RECIPE | {name: 3}})
     read_recipe(RunDirectory(folder))

@@ -18,7 +18,7 @@ from typing import get_args
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import write_atomically
-from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.messages import join_lines, printable
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
@@ -52,7 +52,7 @@ _MADE_BY = "jaxcifar reproduce"
 _MARK: Shape = {
     "scale?": str,
     "seed?": int,
-    "asked?": {"*": {"*": (str, int)}},
+    "asked?": {"*": {"*": (AnyText, int)}},
     "failed?": {"*": str},
 }
 

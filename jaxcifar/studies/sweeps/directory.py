@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import write_atomically
-from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import recipe_of_file
@@ -25,7 +25,7 @@ from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
 DESCRIPTION: Shape = {
-    "experiment": str,
+    "experiment": AnyText,
     "field": str,
     "values": [float],
     "recipe": dict,
