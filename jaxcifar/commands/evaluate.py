@@ -15,6 +15,7 @@ from jaxcifar.commands.parser import (
     add_data_dir_option,
     add_run_argument,
 )
+from jaxcifar.common.messages import say
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.training.evaluation import SplitName, evaluate_run
 
@@ -51,4 +52,4 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         mirror=parsed.mirror,
         progress=True,
     )
-    print(json.dumps(result))
+    say(json.dumps(result))

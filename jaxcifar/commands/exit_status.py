@@ -13,7 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from jaxcifar.common.errors import EXPECTED
+from jaxcifar.common.errors import EXPECTED, message_lines
+from jaxcifar.common.messages import say
 from jaxcifar.training.interruption import Interrupted
 
 
@@ -39,24 +40,25 @@ def exit_with_status(
     try:
         command()
     except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        first, *others = message_lines(error)
+        say(f"error: {first}", *others, file=sys.stderr, flush=True)
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
             # An orderly exit would wait for the other processes, which wait for this one.
             os._exit(2)
         sys.exit(2)
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+        say(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
+        say(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
     except _Terminated:
-        print(f"terminated; {interrupted}", file=sys.stderr)
+        say(f"terminated; {interrupted}", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         if not _out_of_memory(error):
             raise  # a defect
-        print(
+        say(
             "error: out of memory: lower --batch-size, --eval-batch-size, --resize or --width "
             f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
             file=sys.stderr,
@@ -82,7 +84,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """One line, like an error."""
-    print(f"warning: {message}", file=file or sys.stderr, flush=True)
+    say(f"warning: {message}", file=file or sys.stderr, flush=True)
 
 
 class _Terminated(BaseException):

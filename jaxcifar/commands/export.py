@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxcifar.commands.parser import Parser, add_checkpoint_option, add_run_argument
+from jaxcifar.common.messages import say
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.runs.transfer import export_run
 
@@ -28,4 +29,4 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     enable_compilation_cache()
     parsed = make_parser(prog).parse(arguments)
     export_run(parsed.run, parsed.out, which=parsed.checkpoint, overwrite=parsed.overwrite)
-    print(f"wrote {parsed.out}")
+    say(f"wrote {parsed.out}")

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 
 from jaxcifar.commands.parser import Parser
+from jaxcifar.common.messages import say
 from jaxcifar.data import prepare_cifar10
 
 
@@ -47,4 +48,4 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("jaxcifar").setLevel(logging.INFO)
     path = prepare_cifar10(parsed.data_dir, from_archive=parsed.from_archive, sha256=parsed.sha256)
-    print(path)
+    say(path)

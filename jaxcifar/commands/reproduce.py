@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from jaxcifar.commands.parser import Parser, add_data_dir_option
+from jaxcifar.common.messages import say
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.studies.reproduction import PLAN, Settings, describe_plan, reproduce
 from jaxcifar.studies.reproduction.report import Scale
@@ -71,7 +72,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     enable_compilation_cache()
     parsed = make_parser(prog).parse(arguments)
     if parsed.list:
-        print(describe_plan(parsed.out))
+        say(*describe_plan(parsed.out).split("\n"))
         return
     settings = Settings(
         scale=parsed.scale,

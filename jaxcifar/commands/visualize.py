@@ -21,6 +21,7 @@ from jaxcifar.commands.parser import (
     add_data_dir_option,
     add_run_argument,
 )
+from jaxcifar.common.messages import say
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.step.augment import NORMALIZATIONS
@@ -138,10 +139,10 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     if name == "list_layers":
         if "out" in given:
             parser.error("--list-layers prints and writes nothing: leave out --out")
-        print(describe_layers(network_of(parser, given), **settings))
+        say(*describe_layers(network_of(parser, given), **settings).split("\n"))
         return
     path = draw(network_of(parser, given), **settings, out=given.get("out"))
-    print(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def chosen_drawing(parser: Parser, given: dict[str, Any]) -> str:

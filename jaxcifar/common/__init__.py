@@ -1,4 +1,4 @@
-"""The base of every folder: errors, files and locks, JSON shapes, messages, numbers, digests, figure pages.
+"""The base of every folder: errors, files and locks, JSON, messages, numbers, digests, figures.
 
 Nothing here knows the project: no dataset, no network, no run.
 """

@@ -4,40 +4,57 @@ The message of each is a sentence or two: what is wrong with which value, what w
 way out. It can be shown without a traceback.
 """
 
+from jaxcifar.common.messages import escaped, join_lines
 
-class DataError(ValueError):
+
+class MessageError(ValueError):
+    """The common base; names from outside cannot forge a line of the message or hide in it.
+
+    Each argument becomes one printable line of the message, by `messages.escaped`: a message of
+    several lines passes each by itself.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        """Keep the escaped lines as `args`."""
+        super().__init__(*map(escaped, lines))
+
+    def __str__(self) -> str:
+        return join_lines(self.args)
+
+
+class DataError(MessageError):
     """Data, or a request for data, that cannot be served."""
 
 
-class ImageFileError(ValueError):
+class ImageFileError(MessageError):
     """A picture file that cannot be used."""
 
 
-class WeightsError(ValueError):
+class WeightsError(MessageError):
     """Weights that cannot be read or do not fit the network."""
 
 
-class RecipeError(ValueError):
+class RecipeError(MessageError):
     """A recipe whose settings contradict each other or the data."""
 
 
-class FreezeError(ValueError):
+class FreezeError(MessageError):
     """Invalid freeze rules; the message names the rule or the parameter, and what to write."""
 
 
-class RunError(ValueError):
+class RunError(MessageError):
     """A run directory that cannot be used as asked."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MessageError):
     """A checkpoint that cannot be used or written; one that was damaged is named."""
 
 
-class FeatureError(ValueError):
+class FeatureError(MessageError):
     """Features of a frozen prefix that cannot be cached."""
 
 
-class DeviceError(ValueError):
+class DeviceError(MessageError):
     """Devices or processes that are not there, or that cannot share the work."""
 
 
@@ -58,3 +75,9 @@ EXPECTED = (
     RunError,
     WeightsError,
 )
+
+
+def message_lines(error: BaseException) -> list[str]:
+    """The message of any error as printable lines; a foreign error's is one."""
+    lines = error.args if isinstance(error, MessageError) else (error,)
+    return [escaped(line) for line in lines] or [""]

@@ -1,12 +1,19 @@
-"""A figure page laid out in inches, so that text keeps its distance whatever is on the page."""
+"""A figure page laid out in inches, so that text keeps its distance whatever is on the page.
+
+Text with names from outside is drawn through `drawn` or `fitted`.
+"""
 
 import io
 import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxcifar.common.messages import escaped
 from jaxcifar.common.writing import make_folder, write_atomically
 
 DPI = 120
@@ -18,11 +25,12 @@ class Page:
 
     def __init__(self, width: float, height: float, title: str) -> None:
         """Wrap the title to `width` and leave `height` inches below it."""
-        lines = textwrap.wrap(title, round(width * 11.5))
+        lines = textwrap.wrap(escaped(title), round(width * 11.5))
         self._top = LINE * len(lines) + 0.2
         self._size = (width, height + self._top)
         self.figure = Figure(figsize=self._size, dpi=DPI)
-        self.figure.suptitle("\n".join(lines), fontsize=10, y=1 - 0.08 / self._size[1], va="top")
+        text = "\n".join(map(drawn, lines))
+        self.figure.suptitle(text, fontsize=10, y=1 - 0.08 / self._size[1], va="top")
 
     def add(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes in a box; `top` is measured from below the title."""
@@ -33,11 +41,25 @@ class Page:
         )
 
 
+def drawn(text: object) -> str:
+    """Text for a figure, on one line: escaped, and not parsed as mathematics, whatever its "$"."""
+    return escaped(text).replace("$", r"\$")
+
+
 def fitted(text: str, length: int) -> str:
-    """Text of at most `length` characters: the middle of a longer one is replaced by "…"."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
+    """`drawn` text of at most `length` characters: the middle of a longer one becomes "…"."""
+    line = escaped(text)
+    if len(line) > length:
+        line = f"{line[: length // 2]}…{line[-(length - length // 2 - 1) :]}"
+    return drawn(line)
+
+
+@contextmanager
+def silent_on_glyphs() -> Iterator[None]:
+    """Draw without a warning for each character that the font does not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from|.*does not support .* natively")
+        yield
 
 
 def shape_of(height: int, width: int) -> float:
@@ -47,8 +69,9 @@ def shape_of(height: int, width: int) -> float:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG in one step, creating its folder."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    png = io.BytesIO()
+    with silent_on_glyphs():
+        figure.savefig(png, format="png")
     make_folder(path.parent)
-    write_atomically(path, drawn.getvalue())
+    write_atomically(path, png.getvalue())
     return path

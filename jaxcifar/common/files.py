@@ -6,13 +6,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.common.errors import MessageError
 from jaxcifar.common.messages import printable
 
 # Bytes. A config.json has 3,000, and parsed JSON takes up to 25 times the memory of its file.
 MAX_JSON = 4 << 20
 
 
-class Unusable(ValueError):
+class Unusable(MessageError):
     """A file cannot be used; the message names it and says why."""
 
 

@@ -13,12 +13,17 @@ class AnyNumber:
     """The shape of a number that may also be NaN or infinite, as a loss may be."""
 
 
+class AnyText:
+    """The shape of a text with any characters: the name of a file, or of an experiment."""
+
+
 def misfit(value: Any, shape: Shape, name: str = "it") -> str | None:
     """What is wrong with a JSON value, or None if it has the shape.
 
     A shape is one of:
 
-    - `int`, `float` (any finite number), `AnyNumber`, `str` (a single line) or `dict` (any object);
+    - `int`, `float` (any finite number), `AnyNumber`, `str` (a printable line), `AnyText` or
+      `dict` (any object);
     - a tuple of alternatives, which may include None;
     - a list of one shape, that of every item;
     - a mapping of names to shapes. A name that ends in "?" is optional; ``"*"`` stands for every
@@ -72,5 +77,6 @@ _KINDS = {
     float: (lambda value: _is_number(value) and math.isfinite(value), "a finite number"),
     AnyNumber: (_is_number, "a number"),
     str: (lambda value: type(value) is str and value.isprintable(), "a line of text"),
+    AnyText: (lambda value: type(value) is str, "a line of text"),
     dict: (lambda value: isinstance(value, dict), "an object"),
 }

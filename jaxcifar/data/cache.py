@@ -7,10 +7,8 @@ while the fingerprint in the path identifies the data.
 """
 
 import json
-import logging
 import shutil
 import tempfile
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +21,11 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import cache_folder, read_json
 from jaxcifar.common.lock import wait_for_turn
+from jaxcifar.common.messages import get_logger, warn
 from jaxcifar.common.writing import make_folder, remove, sync_folder
 from jaxcifar.data.dataset import Dataset
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _VERSION = "v1"  # of the file format; a new format gets a new folder
 _CHECKS = "checks.json"
 _SPLITS = ("train", "test")
@@ -91,7 +90,7 @@ def _cached_arrays(
     try:
         _save(home, made, fields)
     except OSError as error:
-        warnings.warn(
+        warn(
             f"the decoded data cannot be kept in {home} ({error}) and will be decoded again at the "
             "next start; set JAXCIFAR_CACHE_DIR to a writable folder",
             stacklevel=3,

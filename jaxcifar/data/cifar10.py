@@ -4,7 +4,6 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 20
 https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
-import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from jaxcifar.common.digest import fingerprint, sha256_of
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.lock import wait_for_turn
+from jaxcifar.common.messages import get_logger
 from jaxcifar.common.writing import make_folder
 from jaxcifar.data import tfds_store
 from jaxcifar.data.archive import SIDE, CifarFormat, max_bytes, read_archive
@@ -21,7 +21,7 @@ from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.download import Patience, Remote, fetch
 from jaxcifar.data.tfds_layout import PREPARE, data_root
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

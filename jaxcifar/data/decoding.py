@@ -1,6 +1,7 @@
 """Sources decoded completely, once, and kept on disk."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 
 from jaxcifar.data.cache import cached
@@ -32,4 +33,6 @@ def decoded(
         with progress_bar(f"Decoding {name}", size, unit=" images", enabled=progress) as bar:
             return {split: read_all(source, bar.update) for split, source in sources.items()}
 
-    return cached(hashlib.sha256(f"{_DECODER} {side} {state}".encode()).hexdigest(), decode)
+    # A path in the state may hold bytes that are not text.
+    key = hashlib.sha256(os.fsencode(f"{_DECODER} {side} {state}")).hexdigest()
+    return cached(key, decode)

@@ -5,7 +5,6 @@ so a wrong or hostile mirror costs time and nothing else.
 """
 
 import http.client
-import logging
 import os
 import time
 import urllib.error
@@ -17,11 +16,11 @@ from urllib.parse import urlsplit
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import printable
+from jaxcifar.common.messages import get_logger, printable
 from jaxcifar.common.writing import make_folder, open_own, sync_folder
 from jaxcifar.data.progress import progress_bar
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _CHUNK = 1 << 16
 _ANY_RATE = 0.0  # for a slow mirror that is tried again because nothing faster is left
 

@@ -3,6 +3,8 @@
 from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
+from jaxcifar.common.messages import escaped
+
 
 class Bar(Protocol):
     """The part of tqdm's bar that is used."""
@@ -25,7 +27,7 @@ def progress_bar(
     from tqdm import tqdm
 
     bar = tqdm(
-        desc=label,
+        desc=escaped(label),
         total=total,
         initial=initial,
         unit=unit,

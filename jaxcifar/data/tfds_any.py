@@ -7,6 +7,7 @@ imported to read images or labels, TensorFlow never.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def open_sources(dataset: TfdsDataset, side: int) -> dict[str, TfdsSource]:
     def read() -> dict[str, NDArray[np.int32]]:
         return {name: _read_labels(dataset, split, records[name]) for name, split in splits.items()}
 
-    labels = cached_labels(hashlib.sha256(f"labels {dataset.state}".encode()).hexdigest(), read)
+    key = hashlib.sha256(os.fsencode(f"labels {dataset.state}")).hexdigest()
+    labels = cached_labels(key, read)
     return {
         name: TfdsSource(dataset, split, side, labels[name], records[name])
         for name, split in splits.items()

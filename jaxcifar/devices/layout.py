@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DeviceError
+from jaxcifar.common.errors import DeviceError, message_lines
 
 PyTree = Any
 Form = Literal["jit", "pmap"]
@@ -298,7 +298,9 @@ class Layout:
             except Exception as raised:
                 error = raised
         message = np.zeros(_MAX_MESSAGE, np.uint8)
-        text = b"" if error is None else f"error: {error}".encode()[:_MAX_MESSAGE]
+        text = b""
+        if error is not None:
+            text = f"error: {' '.join(message_lines(error))}".encode()[:_MAX_MESSAGE]
         message[: len(text)] = np.frombuffer(text, np.uint8)
         received = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0")
         if error is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxcifar.common.messages import printable
+from jaxcifar.common.messages import join_lines, printable
 from jaxcifar.models.preprocessing import Preprocessing
 
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; unused where BatchNorm has a momentum
@@ -40,7 +40,7 @@ class LoadReport:
             lines.append(f"  trained on images with mean {mean}, std {std}{size}")
         else:
             lines.append("  the file does not record the mean and std of the training images")
-        return "\n".join(lines)
+        return join_lines(lines)
 
     def preprocessing_values(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std); both empty if the file does not record them."""

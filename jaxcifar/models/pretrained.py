@@ -121,7 +121,7 @@ def fill_model(
     adapted = _adapt_stem(arrays) if adapt_stem and model.stem == "cifar" else None
     problems = find_misfits(model, slots, arrays, set(tensors) - set(slots) - unused)
     if problems:
-        raise WeightsError(f"{source} does not fit the model:\n  " + "\n  ".join(problems))
+        raise WeightsError(f"{source} does not fit the model:", *(f"  {p}" for p in problems))
 
     drawn = _draw_head(model, key) if new_head else {}
     filled: dict[str, Any] = {}

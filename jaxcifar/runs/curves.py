@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from jaxcifar.common.figure import drawn
 from jaxcifar.runs.history import History
 
 DRAWN = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -11,7 +12,7 @@ TRAIN_COLOR, VALIDATION_COLOR = "#1f5fa8", "#d1601f"
 def plot_curves(history: History, *, title: str) -> Figure:
     """Plot loss and accuracy over the epochs side by side, train and validation in each."""
     figure = Figure(figsize=(9.6, 3.8), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(drawn(title), fontsize=11)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for axes, name, unit in ((loss_axes, "loss", "nats"), (accuracy_axes, "accuracy", "fraction")):
         for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from jaxcifar.common.errors import MessageError
 from jaxcifar.common.writing import sync_folder
 
 NAME = "manifest.json"
@@ -23,7 +24,7 @@ UNLISTED = frozenset({NAME, "_CHECKPOINT_METADATA", "commit_success.txt"})
 MAX_BYTES = 4 * 2**20
 
 
-class ManifestError(ValueError):
+class ManifestError(MessageError):
     """A manifest that is missing or invalid; the message says what is wrong with it."""
 
 

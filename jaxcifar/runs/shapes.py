@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import Unusable, read_json
-from jaxcifar.common.json_shape import AnyNumber, Shape, misfit
+from jaxcifar.common.json_shape import AnyNumber, AnyText, Shape, misfit
 
 # A line of metrics.jsonl. Everything else in it is a number or null.
 ROW: Shape = {
@@ -31,9 +31,9 @@ COLUMNS = (
 )
 CONFIG: Shape = {
     "recipe": dict,
-    "experiment?": str,
+    "experiment?": AnyText,
     "data_fingerprint?": str,
-    "weights?": (None, {"source": str, "sha256": str}),
+    "weights?": (None, {"source": AnyText, "sha256": str}),
 }
 SCORE: Shape = {
     "step?": int,

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 
 from jaxcifar.common.errors import CheckpointError
 from jaxcifar.common.files import read_json
+from jaxcifar.common.messages import warn
 from jaxcifar.common.writing import make_folder, remove
 from jaxcifar.runs import manifest
 from jaxcifar.runs.disk_errors import reason, way_out
@@ -180,7 +180,7 @@ class StoredSteps:
             )
         for step, problems in bad.items():
             target = self._move_aside(step)
-            warnings.warn(
+            warn(
                 f"checkpoint {step} in {self.directory} is damaged ({_first(problems)}): it was "
                 f"moved to {target}; the last good one is {good[-1]}",
                 CheckpointWarning,
@@ -214,7 +214,7 @@ class StoredSteps:
         directory = self.directory / str(step)
         if not _should_have_manifest(directory):
             if below == "":
-                warnings.warn(
+                warn(
                     f"checkpoint {step} in {self.directory} was written by an older jaxcifar "
                     "without a manifest, so it cannot be checked for damage",
                     CheckpointWarning,

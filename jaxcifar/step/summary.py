@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxcifar.common.messages import join_lines
 from jaxcifar.models.names import PyTree, children_of, count_params, named_leaves
 from jaxcifar.step.freeze import Labels, split_params
 
@@ -24,4 +25,4 @@ def summarize(params: PyTree, labels: Labels | None = None) -> str:
             kinds = "" if name == "total" else ", ".join(dict.fromkeys(jax.tree.leaves(own)))
             line += f"{count_params(trainable):>14,}  {kinds}"
         lines.append(line.rstrip())
-    return "\n".join(lines)
+    return join_lines(lines)

@@ -1,5 +1,6 @@
 """What a run prints."""
 
+from jaxcifar.common.messages import say
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.runs.history import History
 from jaxcifar.step.summary import summarize
@@ -27,7 +28,7 @@ class Console:
             return
         recipe, splits, layout = self.plan.recipe, self.plan.splits, self.plan.layout
         machine = describe_machine()
-        print(
+        say(
             f"{recipe.architecture} on {splits.name}: {len(splits.train):,} train, "
             f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
             f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
@@ -35,15 +36,15 @@ class Console:
         streamed = self.plan.input == "stream"
         if layout.size > 1 or streamed:
             images = "read from the host" if streamed else "on the devices"
-            print(f"{layout.describe()}; images {images}")
+            say(f"{layout.describe()}; images {images}")
         if self.plan.weights is not None:
-            print(self.plan.weights.report)
+            say(*str(self.plan.weights.report).split("\n"))
         if run.partial.epoch == 1 and run.partial.sums is None:
             labels = None if recipe.freeze == "none" else recipe.make_labels()
-            print(summarize(run.state.params, labels))
+            say(*summarize(run.state.params, labels).split("\n"))
             if labels is not None:
                 statistics = _FROZEN_STATISTICS[recipe.bn]
-                print(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
+                say(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
         else:
             self._resuming(run)
 
@@ -51,19 +52,19 @@ class Console:
         epochs, done, run_dir = self.plan.recipe.epochs, run.partial, self.plan.run_dir
         assert run_dir is not None
         if run.disk.is_complete(epochs):
-            print(f"{run_dir.path} is complete: {epochs} epochs; --overwrite trains it again")
+            say(f"{run_dir.path} is complete: {epochs} epochs; --overwrite trains it again")
             return
         where = f"after epoch {done.epoch - 1}"
         if done.sums is not None:
             in_epoch = self.plan.recipe.steps_per_epoch
             steps = int(run.state.step) - done.steps_before(in_epoch)
             where = f"in epoch {done.epoch}, after {steps} of its {in_epoch} steps"
-        print(f"resuming {run_dir.path} {where}, of {epochs} epochs", flush=True)
+        say(f"resuming {run_dir.path} {where}, of {epochs} epochs", flush=True)
 
     def epoch(self, history: History) -> None:
         """A line for the last epoch."""
         if self.enabled:
-            print(epoch_line(history, self.plan.recipe.epochs), flush=True)
+            say(epoch_line(history, self.plan.recipe.epochs), flush=True)
 
     def closing(self) -> None:
         """The run's scores and files."""
@@ -72,15 +73,15 @@ class Console:
             return
         summary = run_dir.read_summary()
         assert summary is not None
-        print(f"trained in {duration(summary['train_seconds'])}")
+        say(f"trained in {duration(summary['train_seconds'])}")
         for which in ("best", "last"):
             scores = summary[which]
-            print(
+            say(
                 f"{which + ' checkpoint':<16} validation {scores['validation_accuracy']:.4f}"
                 f"  test {scores['test']['accuracy']:.4f}"
             )
         files = "figures/curves.png, metrics.jsonl, summary.json, checkpoints/"
-        print(f"wrote {run_dir.path}: {files}")
+        say(f"wrote {run_dir.path}: {files}")
 
 
 def epoch_line(history: History, epochs: int) -> str:

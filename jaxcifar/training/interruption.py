@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxcifar.common.messages import escaped, say
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, message: str, signal_number: int) -> None:
         """Keep the signal's number beside the message."""
-        super().__init__(message)
+        super().__init__(escaped(message))
         self.signal_number = signal_number
 
 
@@ -77,8 +79,9 @@ def watch_signals(*, announce: bool = True) -> Iterator[Interruption]:
             os._exit(128 + number)
         if not interruption.requested and announce:
             name = signal.Signals(number).name
-            print(
-                f"\n{name}: stopping after this step and saving; Ctrl-C again exits at once",
+            say(
+                "",
+                f"{name}: stopping after this step and saving; Ctrl-C again exits at once",
                 file=sys.stderr,
                 flush=True,
             )

@@ -3,6 +3,7 @@
 import sys
 from types import TracebackType
 
+from jaxcifar.common.messages import escaped
 from jaxcifar.step import metrics
 from jaxcifar.step.metrics import Metrics
 
@@ -22,7 +23,7 @@ class ProgressBar:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            desc=self._label,
+            desc=escaped(self._label),
             total=self._images,
             unit="img",
             leave=False,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.recipes.recipe import Recipe
@@ -67,7 +68,7 @@ def begin_stage(
     state = training.compile(state)
     scoring.compile(state.variables)
     if verbose:
-        print(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
+        say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
     seconds = 0.0 if data is None else data.seconds
     return Stage(stage.last_epoch, training.run, scoring.run, seconds), state
 
@@ -101,7 +102,7 @@ def stage_data(
     if cut is None:
         return StageData(train, validation, None, 0.0)
     if verbose:
-        print(f"caching the features after {cut}", flush=True)
+        say(f"caching the features after {cut}", flush=True)
     started = time.perf_counter()
     # Not by the recipe's eval_batch_size: that may change on resuming, and these may not.
     train = cache_features(
@@ -127,7 +128,7 @@ def stage_data(
     )
     seconds = time.perf_counter() - started
     if verbose:
-        print(f"cached in {seconds:.1f} s")
+        say(f"cached in {seconds:.1f} s")
     return StageData(train, validation, cut, seconds)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.messages import did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder, write_atomically
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.shapes import read_object
@@ -322,7 +322,7 @@ def describe_layers(
         shape = "x".join(map(str, shapes[name].shape[1:]))
         alias = f"  (Keras: {keras[name]})" if name in keras else ""
         lines.append(f"{name:24}{shape}{alias}")
-    return "\n".join(lines)
+    return join_lines(lines)
 
 
 def _network(

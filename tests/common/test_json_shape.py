@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcifar.common.json_shape import AnyNumber, misfit
+from jaxcifar.common.json_shape import AnyNumber, AnyText, misfit
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from jaxcifar.common.json_shape import AnyNumber, misfit
         (10**400, AnyNumber, "not a number"),
         ("a b", str, None),
         ("a\x1b[2J", str, r"it is 'a\x1b[2J', not a line of text"),
+        ("a\x1b[2J\n\udcff", AnyText, None),
+        (b"a", AnyText, "it is b'a', not a line of text"),
         (None, (None, float), None),
         ("x", (None, float), "it is 'x', not a finite number"),
         ([1, "x"], [int], "it[1] is 'x', not a whole number"),

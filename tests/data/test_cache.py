@@ -13,6 +13,7 @@ from jaxcifar.common.files import cache_folder
 from jaxcifar.data import cache
 from jaxcifar.data.cache import cached
 from tests.data import made_archives as made
+from tests.hostile_names import NAMES
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -112,12 +113,14 @@ def test_a_failed_write_leaves_nothing_and_the_images_are_still_returned(tmp_pat
     assert list(cache_in(tmp_path).parent.iterdir()) == []
 
 
-def test_an_unwritable_cache_is_a_warning_and_the_images_are_returned(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+@pytest.mark.parametrize("name", ["file", *NAMES])
+def test_an_unwritable_cache_is_a_warning_and_the_images_are_returned(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("")
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path / name / "cache"))
     decoder = Decoder()
-    with pytest.warns(UserWarning, match="set JAXCIFAR_CACHE_DIR to a writable folder"):
+    with pytest.warns(UserWarning, match="set JAXCIFAR_CACHE_DIR to a writable folder") as warned:
         check(cached(KEY, decoder), decoder)
+    assert str(warned[0].message).isprintable()
 
 
 def test_concurrent_loads_all_get_the_images(tmp_path):

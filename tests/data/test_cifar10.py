@@ -12,11 +12,13 @@ import pytest
 
 from jaxcifar.common.digest import fingerprint
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.messages import escaped
 from jaxcifar.data import cifar10, tfds_store
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.cifar10 import CLASS_NAMES, load_cifar10, prepare_cifar10
 from jaxcifar.data.download import Patience, Remote
 from tests.data import made_archives as made
+from tests.hostile_names import NAMES
 
 
 def prepare(data_dir, archive, source, **arguments):
@@ -76,12 +78,15 @@ def test_plain_tfds_reads_it(data_dir, archives, source, images):
     assert type(builder).__module__.startswith("tensorflow_datasets.")
 
 
-def test_preparing_again_does_nothing(data_dir, archives, source, caplog):
+@pytest.mark.parametrize("name", ["data", *NAMES])
+def test_preparing_again_does_nothing(tmp_path, name, archives, source, caplog):
+    data_dir = tmp_path / name.removesuffix("\udcff")  # array_record writes only below text
     directory = prepare(data_dir, archives["binary"], source)
     before = {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")}
     with caplog.at_level("INFO", "jaxcifar"):
         assert prepare(data_dir, archives["binary"], source) == directory
-    assert f"already prepared in {directory}" in caplog.text
+    assert f"already prepared in {escaped(directory)}" in caplog.text
+    assert all(message.isprintable() for message in caplog.messages)
     assert {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")} == before
 
 

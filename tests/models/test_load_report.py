@@ -1,9 +1,13 @@
 import jax
+import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+from jaxcifar.common.messages import escaped
 from jaxcifar.models.pretrained import fill_model, load_pretrained, to_torch
 from jaxcifar.models.resnet import ResNet
 from tests.conftest import random_variables
+from tests.hostile_names import NAMES
 
 MODEL = ResNet(stage_sizes=(1, 1), width=4, num_classes=5)
 
@@ -25,3 +29,16 @@ def test_it_says_if_the_file_records_no_preprocessing():
     _, report = fill_model(MODEL, to_torch(random_variables(MODEL)), source="file")
     assert "does not record the mean and std of the training images" in str(report)
     assert report.preprocessing_values() == ((), ())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_cannot_forge_a_line_of_it(name):
+    tensors = to_torch(random_variables(MODEL)) | {f"fc.3.{name}": np.zeros(1)}
+    _, report = fill_model(
+        MODEL, tensors, source=name, sha256="ab", new_head=True, key=jax.random.key(0)
+    )
+    lines = str(report).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].startswith(f"weights from {escaped(name)} (SHA-256 ab...)")
+    assert [line[:2] for line in lines[1:]] == ["  "] * 3
+    assert report.to_dict()["source"] == name  # data keep the true name

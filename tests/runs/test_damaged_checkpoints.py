@@ -4,9 +4,11 @@ import shutil
 import pytest
 
 from jaxcifar.common.errors import CheckpointError
+from jaxcifar.common.messages import escaped
 from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
 from tests.conftest import assert_trees_identical
+from tests.hostile_names import NAMES
 from tests.runs.made_checkpoints import files_of, flip, largest_file
 
 DAMAGES = {
@@ -160,3 +162,18 @@ def test_what_a_killed_save_left_is_ignored_and_later_removed(directory, states)
         assert checkpoints.set_damaged_aside() == []
         assert checkpoints.find("last") == 30
     assert not left.exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_warning_about_a_folder_of_any_name_is_one_line(directory, name, tmp_path):
+    name = name.removesuffix("\udcff")  # which Orbax cannot read
+    directory = shutil.move(directory, tmp_path / name / "checkpoints")
+    flip(largest_file(directory / "30" / "model"))
+    (directory / "20" / manifest.NAME).unlink()
+    (directory / "20" / "metrics" / "metrics").write_text('{"validation_accuracy": 0.5}')
+    with Checkpoints(directory) as checkpoints, pytest.warns(CheckpointWarning) as warned:
+        checkpoints.set_damaged_aside()
+    old, damaged = sorted(str(warning.message) for warning in warned)
+    assert old.startswith(f"checkpoint 20 in {escaped(directory)} was written by an older")
+    assert damaged.startswith(f"checkpoint 30 in {escaped(directory)} is damaged")
+    assert (old + damaged).isprintable()

@@ -4,6 +4,8 @@ import sys
 import jax.numpy as jnp
 import pytest
 
+from jaxcifar.common.messages import escaped
+from jaxcifar.data.progress import progress_bar
 from jaxcifar.step import metrics
 from jaxcifar.training.progress import ProgressBar, duration
 
@@ -45,3 +47,17 @@ def test_nothing_is_written_to_a_log_file(monkeypatch):
     with ProgressBar("epoch 1/2", 10) as bar:
         bar.advance(10, sums(1, 10))
     assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("label", ["digits\x1b[31m\nerror: forged", "a\r\u202eb\udcff"])
+def test_a_label_is_one_printable_line(label, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ProgressBar(label, 10) as bar:
+        bar.advance(4, sums(1, 4))
+    with progress_bar(label, 10, unit="B", enabled=True) as other:
+        other.update(3)
+    shown = sys.stderr.getvalue()
+    assert shown.count(escaped(label)) >= 2
+    # tqdm itself moves the cursor: to the line's start, and to the line above.
+    assert shown.replace("\r", "").replace("\n", "").replace("\x1b[A", "").isprintable()
+    assert label not in shown

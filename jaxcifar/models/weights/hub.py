@@ -6,7 +6,6 @@ and offline.
 """
 
 import importlib
-import logging
 import os
 import re
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.common.files import Unusable, read_json
-from jaxcifar.common.messages import printable
+from jaxcifar.common.messages import get_logger, printable
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG = "config.json"
 _MAX_CONFIG = 1 << 20

@@ -14,6 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+from jaxcifar.common.figure import drawn, silent_on_glyphs
+
 OURS_COLOR, OTHERS_COLOR = "#1f5fa8", "0.35"
 
 
@@ -44,7 +46,7 @@ def plot_comparison(
     """
     figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=11)
+    axes.set_title(drawn(title), fontsize=11)
     groups = (
         (ours, ours_label, OURS_COLOR, OURS_COLOR),
         (others, others_label, OTHERS_COLOR, "none"),
@@ -52,7 +54,9 @@ def plot_comparison(
     for points, label, edge, face in groups:
         if points:
             minutes, accuracies = [p.minutes for p in points], [p.accuracy for p in points]
-            axes.scatter(minutes, accuracies, s=52, edgecolors=edge, facecolors=face, label=label)
+            axes.scatter(
+                minutes, accuracies, s=52, edgecolors=edge, facecolors=face, label=drawn(label)
+            )
     axes.set_xscale("log")
     axes.set_xlabel("training time (minutes, logarithmic)")
     axes.set_ylabel("test accuracy (fraction)")
@@ -74,7 +78,8 @@ def _label_points(axes: Axes, points: Sequence[tuple[ComparisonPoint, str]]) -> 
     where neither label nor line hides anything.
     """
     canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
-    canvas.draw()  # sizes are known only after the layout
+    with silent_on_glyphs():
+        canvas.draw()  # sizes are known only after the layout
     renderer = canvas.get_renderer()
     centres = axes.transData.transform([(p.minutes, p.accuracy) for p, _ in points])
     inside = axes.get_window_extent(renderer)
@@ -92,7 +97,9 @@ def _label_points(axes: Axes, points: Sequence[tuple[ComparisonPoint, str]]) -> 
                 break
             label.remove()
         else:  # no free position: better on top of another label than missing
-            axes.annotate(point.label, (point.minutes, point.accuracy), fontsize=9, color=color)
+            axes.annotate(
+                drawn(point.label), (point.minutes, point.accuracy), fontsize=9, color=color
+            )
         taken += [box, *(part for part in line if strict and not part.overlaps(marker))]
 
 
@@ -108,7 +115,7 @@ def _annotate(
     distance, angle = position
     across, up = distance * np.cos(angle), distance * np.sin(angle)
     label = axes.annotate(
-        point.label,
+        drawn(point.label),
         (point.minutes, point.accuracy),
         xytext=(across, up),
         textcoords="offset points",

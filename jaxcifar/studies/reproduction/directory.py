@@ -12,7 +12,6 @@
 """
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import get_args
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold
-from jaxcifar.common.messages import printable
+from jaxcifar.common.messages import join_lines, printable
 from jaxcifar.common.writing import is_empty, make_folder, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
@@ -49,13 +48,14 @@ from jaxcifar.studies.reproduction.page import Picture, to_html, to_markdown
 from jaxcifar.studies.reproduction.plan import MAX_SEEDS, PLAN, Item, Settings
 from jaxcifar.studies.reproduction.report import build_page
 from jaxcifar.studies.reproduction.stored_run import complete_run
+from jaxcifar.studies.reproduction.words import shell_line
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 
 _MADE_BY = "jaxcifar reproduce"
 _MARK: Shape = {
     "scale?": str,
     "seed?": int,
-    "asked?": {"*": {"*": (str, int)}},
+    "asked?": {"*": {"*": (AnyText, int)}},
     "failed?": {"*": str},
 }
 
@@ -184,7 +184,7 @@ class ReportDirectory:
             others = [item.name for item in self.plan if item.name not in names]
             chosen = ["--skip", *others] if len(others) < len(names) else ["--only", *names]
             options = [word for option, value in key for word in (f"--{option}", str(value))]
-            lines.append(shlex.join([*start, *options, *(chosen if others else [])]))
+            lines.append(shell_line([*start, *options, *(chosen if others else [])]))
         return "\n".join(lines)
 
     def members(self, item: Item) -> list[tuple[float, Path]]:
@@ -270,7 +270,7 @@ class ReportDirectory:
                 drawings = self.drawings(item)
                 done = sum(drawing.is_done() for drawing in drawings)
                 states[item.name] = f"{done} of {len(drawings)} drawn" if drawings else NOT_RUN
-        return "\n".join(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
+        return join_lines(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
 
     def _curve(self, run: Path) -> Drawing:
         name = run.relative_to(self.path / "runs").as_posix()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxcifar.common.errors import RunError
+from jaxcifar.common.messages import escaped
 from jaxcifar.studies.reproduction.page import Picture
 from jaxcifar.studies.reproduction.stored_run import StoredRun, read_run, read_run_or_none
 
@@ -138,5 +139,5 @@ def without_folder(text: str, path: Path) -> str:
     """A message in which only the name of `path` is left, without its folder on this machine."""
     for form in (path.resolve(), path.absolute()):  # with links followed, and without
         if form.name:  # the root has none
-            text = text.replace(str(form), form.name)
+            text = text.replace(escaped(form), escaped(form.name))
     return text

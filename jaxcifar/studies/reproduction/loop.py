@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
+from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
@@ -67,7 +68,7 @@ def reproduce(
         call.check(jobs)
         page = call.run_all(jobs)
     if verbose:
-        print(f"\nwrote {page} and {page.with_name('report.md')}", flush=True)
+        say("", f"wrote {page} and {page.with_name('report.md')}", flush=True)
     if call.failed:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in call.failed.items())
         raise RunError(f"{len(call.failed)} of {len(chosen)} items did not run: {reasons}")
@@ -86,7 +87,7 @@ class _Call:
     Attributes:
         report_dir, settings, mark, verbose: as in `reproduce`.
         failed: id of an item -> why it did not run in this call.
-        unavailable: weights -> why they are not available; a hub that fails is asked only once.
+        unavailable: weights -> the lines that say why; a hub that fails is asked only once.
     """
 
     report_dir: ReportDirectory
@@ -94,7 +95,7 @@ class _Call:
     mark: Mark
     verbose: bool
     failed: dict[str, str] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Find what would stop the call, before anything runs."""
@@ -155,7 +156,7 @@ class _Call:
         """Run an item, or the rest of it; an expected error is recorded."""
         item, _ = job
         if self.verbose:
-            print(f"\n[{position}] {self._path(job).name}: {item.title}", flush=True)
+            say("", f"[{position}] {self._path(job).name}: {item.title}", flush=True)
         try:
             if item.kind == "pictures":
                 self._draw(item)
@@ -166,7 +167,7 @@ class _Call:
             self.failed[item.name] = " ".join(str(error).split())
             self.mark.failed[item.name] = self._for_page(str(error))
             if self.verbose:
-                print(f"{item.name} did not run: {self.failed[item.name]}", flush=True)
+                say(f"{item.name} did not run: {self.failed[item.name]}", flush=True)
 
     def _path(self, job: Job) -> Path:
         return self.report_dir.run_path(*job, self.settings.seed)
@@ -195,7 +196,7 @@ class _Call:
         item, seed = job
         recipe = recipe_of(item, self.settings, seed)
         if recipe.weights in self.unavailable:
-            raise WeightsError(self.unavailable[recipe.weights])
+            raise WeightsError(*self.unavailable[recipe.weights])
         path = self._path(job)
         splits = load_splits(recipe, self.settings.data_dir)
         if item.swept is not None:
@@ -211,7 +212,7 @@ class _Call:
                 verbose=self.verbose,
             )
         except WeightsError as error:
-            self.unavailable[str(recipe.weights)] = str(error)
+            self.unavailable[str(recipe.weights)] = error.args
             raise
 
     def _sweep(self, item: Item, recipe: Recipe, splits: Splits, path: Path) -> None:

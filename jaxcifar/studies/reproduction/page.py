@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxcifar.common.messages import escaped, join_lines
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -32,7 +34,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to type, unchanged."""
+    """Lines to type, unchanged but for control characters, which are escaped."""
 
     text: str
 
@@ -75,9 +77,9 @@ class Page:
 def to_html(page: Page) -> str:
     """The page as one HTML file: it contains style and pictures, has no script, loads nothing."""
     sections = [b for b in page.blocks if isinstance(b, Heading) and b.level == 2]
-    links = "".join(f'<a href="#{_anchor(b)}">{html.escape(b.text)}</a>' for b in sections)
+    links = "".join(f'<a href="#{_anchor(b)}">{_html_text(b.text)}</a>' for b in sections)
     return _DOCUMENT.format(
-        title=html.escape(page.title),
+        title=_html_text(page.title),
         style=_STYLE,
         links=f"<nav>{links}</nav>\n" if sections else "",
         body="\n".join(_HTML[type(block)](block) for block in page.blocks),
@@ -157,21 +159,30 @@ def _anchor(heading: Heading) -> str:
     return re.sub(r"[^a-z0-9]+", "-", heading.text.lower()).strip("-")
 
 
+def _one_line(text: str) -> str:
+    """A paragraph's line ends are spaces; other control characters are escaped."""
+    return escaped(text.replace("\n", " "))
+
+
+def _html_text(text: str) -> str:
+    return html.escape(_one_line(text))
+
+
 def _html_heading(block: Heading) -> str:
     mark = f' id="{_anchor(block)}"' if block.level == 2 else ""
-    return f"<h{block.level}{mark}>{html.escape(block.text)}</h{block.level}>"
+    return f"<h{block.level}{mark}>{_html_text(block.text)}</h{block.level}>"
 
 
 def _html_table(block: Table) -> str:
     def row(cells: Sequence[str]) -> str:
         name, *rest = cells
-        return f'<tr><th scope="row">{html.escape(name)}</th>{"".join(map(cell, rest))}</tr>'
+        return f'<tr><th scope="row">{_html_text(name)}</th>{"".join(map(cell, rest))}</tr>'
 
     def cell(text: str) -> str:
         kind = ' class="long"' if len(text) > _LONG_CELL else ""
-        return f"<td{kind}>{html.escape(text)}</td>"
+        return f"<td{kind}>{_html_text(text)}</td>"
 
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in block.columns)
+    head = "".join(f'<th scope="col">{_html_text(column)}</th>' for column in block.columns)
     body = "\n".join(row(cells) for cells in block.rows)
     return (
         '<div class="scroll" tabindex="0"><table>\n'
@@ -182,26 +193,30 @@ def _html_table(block: Table) -> str:
 def _html_picture(block: Picture) -> str:
     data = base64.b64encode(block.path.read_bytes()).decode("ascii")
     return (
-        f'<figure><div class="scroll" tabindex="0"><img alt="{html.escape(block.alt)}" '
+        f'<figure><div class="scroll" tabindex="0"><img alt="{_html_text(block.alt)}" '
         f'src="data:image/png;base64,{data}"></div>\n'
-        f"<figcaption>{html.escape(block.caption)}</figcaption></figure>"
+        f"<figcaption>{_html_text(block.caption)}</figcaption></figure>"
     )
 
 
 _HTML: dict[type, Callable[..., str]] = {
     Heading: _html_heading,
-    Text: lambda block: f"<p>{html.escape(block.text)}</p>",
-    Notice: lambda block: f'<p class="notice" role="note">{html.escape(block.text)}</p>',
-    Code: lambda block: f"<pre><code>{html.escape(block.text)}</code></pre>",
+    Text: lambda block: f"<p>{_html_text(block.text)}</p>",
+    Notice: lambda block: f'<p class="notice" role="note">{_html_text(block.text)}</p>',
+    Code: lambda block: f"<pre><code>{html.escape(_code_lines(block))}</code></pre>",
     Table: _html_table,
     Picture: _html_picture,
 }
 
 
+def _code_lines(block: Code) -> str:
+    return join_lines(block.text.split("\n"))
+
+
 def _plain(text: str) -> str:
     """Escape markup, so that Markdown shows the text unchanged; "_" in a word is not markup."""
-    escaped = re.sub(r"([\\`*<>\[\]|~])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return re.sub(r"^(\d*)([#+.-])(?=\s)", r"\1\\\2", " ".join(escaped.split("\n")))
+    marked = re.sub(r"([\\`*<>\[\]|~])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _one_line(text))
+    return re.sub(r"^(\d*)([#+.-])(?=\s)", r"\1\\\2", marked)
 
 
 def _markdown_table(block: Table) -> str:
@@ -216,6 +231,6 @@ _MARKDOWN: dict[type, Callable[..., str]] = {
     Heading: lambda block: f"{'#' * block.level} {_plain(block.text)}",
     Text: lambda block: _plain(block.text),
     Notice: lambda block: f"> **{_plain(block.text)}**",
-    Code: lambda block: f"```\n{block.text}\n```",
+    Code: lambda block: f"```\n{_code_lines(block)}\n```",
     Table: _markdown_table,
 }

@@ -1,6 +1,8 @@
 """Figures of a run as the text that stands in the page's tables."""
 
 import dataclasses
+import os
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,6 +90,22 @@ def weights_cells(run: StoredRun) -> tuple[str, str]:
     source = Path(weights["source"])
     name = source.name if source.is_absolute() else weights["source"]
     return name, f"{weights['sha256'][:12]}..."
+
+
+def shell_line(words: Iterable[str]) -> str:
+    r"""A command to type: one printable line, whatever bytes the words have.
+
+    >>> print(shell_line(["cat", "a file", "two\nlines"]))
+    cat 'a file' $'two\nlines'
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    inside = repr(os.fsencode(word) + b'"')[2:-2]  # the mark makes repr quote by "'"
+    return f"$'{inside}'"
 
 
 def _value(value: Any) -> str:

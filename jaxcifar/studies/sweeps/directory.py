@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.json_shape import Shape
+from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold
 from jaxcifar.common.writing import is_empty, make_folder, write_atomically
 from jaxcifar.recipes.recipe import Recipe
@@ -28,7 +28,7 @@ from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
 DESCRIPTION: Shape = {
-    "experiment": str,
+    "experiment": AnyText,
     "field": str,
     "values": [float],
     "recipe": dict,

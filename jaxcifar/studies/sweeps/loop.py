@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.messages import did_you_mean, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.machine import describe_machine
@@ -99,9 +99,9 @@ def sweep(
         result = _result(plan)
         _write_result(plan, result)
     if verbose:
-        print(text_table(result), end="")
-        print("".join(f"{name}: {text}\n" for name, text in plan.failures.items()), end="")
-        print(f"wrote {sweep_dir.path}: table.md, figures/sweep.png, and a run for each member")
+        say(*text_table(result).rstrip("\n").split("\n"))
+        say(*(f"{name}: {text}" for name, text in plan.failures.items()))
+        say(f"wrote {sweep_dir.path}: table.md, figures/sweep.png, and a run for each member")
     return result
 
 
@@ -189,7 +189,7 @@ def _train(plan: SweepPlan, *, verbose: bool) -> None:
     """Train the pending members to their end, each in its run directory."""
     if verbose:
         form = "as one program" if plan.choice.mode == "vmap" else "one after another"
-        print(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
+        say(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
     groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
     together = {member.name for group in groups for member in group}
     for group in groups:
@@ -209,7 +209,7 @@ def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
     """Train a member by `fit`, or finish one that was trained together with others."""
     run_dir = plan.sweep_dir.run(member.name)
     if verbose:
-        print(member.name, flush=True)
+        say(member.name, flush=True)
     try:
         fit(
             member.recipe,

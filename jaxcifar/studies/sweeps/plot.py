@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from jaxcifar.common.figure import drawn
 from jaxcifar.runs.curves import TRAIN_COLOR, VALIDATION_COLOR
 from jaxcifar.studies.sweeps.members import Number
 from jaxcifar.studies.sweeps.result import spread
@@ -44,7 +45,7 @@ def plot_sweep(
         title: above it.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(drawn(title), fontsize=11)
     axes = figure.subplots()
     axes.set_ylabel("accuracy (fraction)")
     axes.grid(alpha=0.3)
@@ -75,6 +76,6 @@ def plot_sweep(
         )
     if ordered[0] > 0 and ordered[-1] > 10 * ordered[0]:
         axes.set_xscale("log")
-    axes.set_xlabel(f"{field} ({UNITS[field]})" if field in UNITS else field)
+    axes.set_xlabel(drawn(f"{field} ({UNITS[field]})" if field in UNITS else field))
     axes.legend()
     return figure

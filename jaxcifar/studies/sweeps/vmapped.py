@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import jax
 
+from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
@@ -91,7 +92,7 @@ def train_together(
                 validated = run.validate(together.stage)
                 rows.append((member, run.record(validated)))
             if verbose:
-                print(_epoch_line(epoch, members[0].recipe.epochs, rows, together.left), flush=True)
+                say(_epoch_line(epoch, members[0].recipe.epochs, rows, together.left), flush=True)
             if len(failures) == len(members):
                 break
     return failures
@@ -130,7 +131,7 @@ class Together:
         self.states = self._epoch.compile(states)
         scoring.compile(_take(self.states, 0).variables)
         if verbose:
-            print(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
+            say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
         self.stage = Stage(parts.last_epoch, self._epoch.run, scoring.run, data.seconds)
         self._images = len(members) * len(splits.train)
 

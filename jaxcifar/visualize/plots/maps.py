@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from jaxcifar.common.figure import Page, shape_of
+from jaxcifar.common.figure import Page, drawn, shape_of
 
 COLUMNS = 8
 CELL = 1.05  # inches, a map's width
@@ -45,12 +45,12 @@ def plot_activations(
     top = 0.0
     for (name, maps), layer_height in zip(activations.items(), heights, strict=True):
         rows, columns, total = maps.shape
-        drawn = min(channels, total)
+        count = min(channels, total)
         low, high = float(maps.min()), float(maps.max())
         axes = page.add(INPUT + 2 * MARGIN, top + TITLE, COLUMNS * CELL, layer_height)
-        axes.imshow(_mosaic(maps[..., :drawn]), cmap="gray", vmin=low, vmax=high, aspect="auto")
+        axes.imshow(_mosaic(maps[..., :count]), cmap="gray", vmin=low, vmax=high, aspect="auto")
         axes.set_title(
-            f"{name}: {rows}x{columns}, {drawn} of {total} channels, "
+            f"{drawn(name)}: {rows}x{columns}, {count} of {total} channels, "
             f"black {low:.3g} to white {high:.3g}",
             fontsize=9,
             loc="left",

@@ -44,9 +44,10 @@ def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing, m
         raise OSError("no space")
 
     for function in ("fsync", "replace"):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        with monkeypatch.context() as patch:
             patch.setattr(os, function, fail)
-            drawing.make()
+            with pytest.raises(OSError, match="no space"):
+                drawing.make()
     assert drawing.path.read_bytes() == before
     assert sorted(p.name for p in drawing.path.parent.iterdir()) == ["x.json", "x.png"]
 

@@ -1,9 +1,11 @@
 import json
+import subprocess
 
 import numpy as np
 import pytest
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.common.messages import escaped
 from jaxcifar.models.weights import write_safetensors
 from jaxcifar.studies.reproduction import Settings, describe_plan, loop, reproduce
 from jaxcifar.training.fit import fit
@@ -197,3 +199,38 @@ def test_weights_that_do_not_fit_are_named_without_their_folder(plan, tmp_path):
     assert "--weights w.safetensors --only lean" in page_text(out)
     for file in ("index.html", "report.md", "plan.json"):
         assert "someone" not in (out / file).read_text()
+
+
+@pytest.mark.parametrize("name", ["someone\u3000\n\u202eerror: forged", "someone\r\u2028\u2066"])
+def test_names_forge_no_line_of_the_report(name, plan, tmp_path, capsys):
+    folder, out = tmp_path / name / "weights", tmp_path / f"report {name[7:]}"
+    folder.mkdir(parents=True)
+    kernel = np.zeros((2, 3, 3, 3), np.float32)
+    write_safetensors(folder / f"w{name[7:]}.pth", {"conv1.weight": kernel, f"| {name}": kernel})
+    settings = Settings(weights=str(folder / f"w{name[7:]}.pth"))
+    doubled = (*plan[:2], plan[1].__class__("lean2", "Again.", "lean"))
+    for _ in range(2):  # what was noted can be read again
+        with pytest.raises(RunError, match="2 of 2 items did not run") as caught:
+            reproduce(out, settings, plan=doubled, only=["lean", "lean2"])
+        assert str(caught.value).isprintable()
+    printed, page, markdown = (
+        capsys.readouterr().out,
+        (out / "index.html").read_text(),
+        (out / "report.md").read_text(),
+    )
+    for text in (printed, page, markdown):
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert not any(line.startswith("error") for line in text.split("\n"))
+    assert "someone" not in page.replace(f"unexpected: | {escaped(name)}", "")
+    assert page_text(out).count("not run: w") >= 2
+    (command,) = (line for line in markdown.split("\n") if line.startswith("jaxcifar "))
+    words = words_of(command)
+    assert words[words.index("--weights") + 1] == f"w{name[7:]}.pth"
+
+
+def words_of(command):
+    """What a shell makes of a command."""
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True
+    )
+    return done.stdout.decode().split("\0")

@@ -113,6 +113,24 @@ def test_markdown_escapes_markup(tmp_path):
     assert markdown("a\nb") == "a b"
 
 
+# Colours, a forged row, turned writing, a byte that is no text, and a fence.
+@pytest.mark.parametrize("name", ["a\x1b[31m | b\n| c", "\u202e\r\udcff<b>\x00\u2028```"])
+def test_a_name_stays_in_its_place_on_the_page(name, picture, tmp_path):
+    table = Table(("run", name), ((name, name), ("two", name)))
+    picture = Picture(picture.path, name, name)
+    blocks = (Heading(name), Text(name), Notice(name), table, Code(f"x\ny {name}"), picture)
+    html, markdown = to_html(Page(name, blocks)), to_markdown(Page(name, blocks), tmp_path)
+    for text in (html, markdown):
+        text.encode()
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert read(html).tags.count("tr") == 3
+    assert "b" not in read(html).tags
+    rows = [line for line in markdown.split("\n") if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows if "run" in line} == {3}
+    assert len([line for line in rows if not line.startswith("| c")]) == 3
+    assert sum(line.startswith("```") for line in markdown.split("\n")) == 2
+
+
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="a row has 1 cells, but there are 2 columns"):
         Table(("a", "b"), (("c",),))
