@@ -87,7 +87,8 @@ def metrics(folder, data):
     history = RunDirectory(folder).read_history()
     for name in COLUMNS:
         np.asarray(history.validated().column(name), float)
-    RunDirectory(folder).keep_history(2**40)
+    rows = RunDirectory(folder).read_history().rows
+    RunDirectory(folder).keep_history(rows[-1]["step"] if rows else 0)
 
 
 def summary(folder, data):

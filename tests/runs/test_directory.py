@@ -362,3 +362,48 @@ def test_an_invalid_summary_is_one_error(run_dir, change, message):
     run_dir.write_summary(GOOD_SUMMARY | change)
     with pytest.raises(RunError, match=f"summary.json is damaged: {message}"):
         run_dir.read_summary()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "message"),
+    [
+        ((1, 1, 2), (3, 3, 6), "line 2, describes epoch 1, and epoch 2 comes next"),
+        ((1, 3), (3, 9), "line 2, describes epoch 3, and epoch 2 comes next"),
+        ((2, 1), (6, 3), "line 1, describes epoch 2, and epoch 1 comes next"),
+        ((2, 3), (6, 9), "line 1, describes epoch 2, and epoch 1 comes next"),
+        ((1, 2, 3), (3, 6, 8), "line 3, ends epoch 3 at step 8, and an epoch has 3 steps"),
+        ((1,), (0,), "line 1, ends epoch 1 at step 0"),
+    ],
+    ids=["duplicated", "missing", "swapped", "the first missing", "another step", "no step"],
+)
+def test_epochs_that_are_not_1_to_n_are_refused_by_line(run_dir, epochs, steps, message):
+    for epoch, step in zip(epochs, steps, strict=True):
+        run_dir.append_row({"epoch": epoch, "step": step})
+    with pytest.raises(RunError, match=rf"metrics\.jsonl, {message}.*changed after training"):
+        run_dir.read_history()
+
+
+def test_a_history_that_ends_before_its_checkpoint_is_refused(run_dir):
+    for epoch in (1, 2):
+        run_dir.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
+    before = run_dir.metrics.read_bytes()
+    with pytest.raises(RunError, match="up to step 20, and the checkpoint ends one at step 30"):
+        run_dir.keep_history(30)
+    assert run_dir.metrics.read_bytes() == before
+    run_dir.metrics.unlink()
+    with pytest.raises(RunError, match="up to step 0"):
+        run_dir.keep_history(10)
+
+
+def test_a_row_that_cannot_be_written_names_the_file_and_the_way_out(run_dir, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (
+        lambda: run_dir.append_row({"epoch": 1, "step": 3}),
+        lambda: run_dir.write_summary({}),
+        lambda: run_dir.keep_history(0),
+    ):
+        with pytest.raises(RunError, match=r"json.* cannot be written \(No space.*--resume"):
+            write()
