@@ -121,8 +121,8 @@ def _decode(
                 raise ValueError(
                     f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range"
                 )
+            image.load()  # turns a TIFF, and removes its orientation
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-            image.load()
         rgb = _to_rgb(image, transparent_on=transparent_on)
         del image
         return rgb if turn is None else rgb.transpose(turn)
