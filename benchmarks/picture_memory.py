@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from benchmarks.harness import make_parser, save
+from benchmarks.harness import RESULTS, make_parser, save
 from jaxcifar.data import picture_limits as limits
 from jaxcifar.data.image_file import MAX_BYTES
 
@@ -310,7 +310,7 @@ def measure(path: Path, how: str) -> dict[str, Any]:
 
 def main() -> None:
     """Make each picture, read it, print, save."""
-    parser = make_parser(__doc__, repeats=None, result="picture_memory")
+    parser = make_parser(__doc__, repeats=None, result="picture_memory", suffix="")
     parser.add_argument("--only", default="", help="a word in the names of pictures")
     parsed = parser.parse_args()
     results: dict[str, Any] = {}
@@ -324,7 +324,9 @@ def main() -> None:
             for how in ("read_image", "decode_square"):
                 results[name][how] = measure(path, how)
                 print(f"{name:36}{how:15}", *results[name][how].values(), flush=True)
-    save("picture_memory", {"pillow": pillow_version, "worst": results}, out=parsed.out)
+    # Without the backend in its name, as no device has a part in it.
+    out = parsed.out or RESULTS / "picture_memory.json"
+    save("picture_memory", {"pillow": pillow_version, "worst": results}, out=out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ that, and leave everything else, such as damage, to Pillow.
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from jaxcifar.common.errors import ImageFileError
 
@@ -53,14 +54,9 @@ def check_header(data: bytes, name: str) -> None:
     """
     for start, check in _CHECKS:
         if data.startswith(start):
-            try:
+            # It ends within its header: Pillow says so.
+            with suppress(struct.error, OverflowError, IndexError):
                 check(data, name)
-            except (
-                struct.error,
-                OverflowError,
-                IndexError,
-            ):  # it ends within its header: Pillow says so
-                return
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -106,11 +102,13 @@ def _check_jpeg(data: bytes, name: str) -> None:
         )
     at, segments, tables, exif = 2, 0, 0, 0
     while marker := _MARKER.search(data, at):
+        if segments > MAX_SEGMENTS or max(exif, tables) > MAX_NUMBERS:
+            break
         segments += 1
         tables += marker.end() - 2 - at  # padding, which Pillow reads byte by byte
         kind, at = marker[1][0], marker.end()
         if kind == _START_OF_SCAN:
-            return
+            break
         if kind >= 0xC0 and kind not in _WITHOUT_LENGTH:
             (length,) = struct.unpack_from(">H", data, at)
             if kind == 0xE1 and data.startswith(b"Exif\0\0", at + 2):
@@ -118,9 +116,9 @@ def _check_jpeg(data: bytes, name: str) -> None:
             elif kind not in _APPLICATION:
                 tables += length
             at += max(length, 2)
-        _check(name, "segments", segments, MAX_SEGMENTS, _STRIP)
-        _check(name, "bytes of EXIF", exif, MAX_NUMBERS, _STRIP)
-        _check(name, "bytes of tables and padding", tables, MAX_NUMBERS, _RESAVE)
+    _check(name, "segments", segments, MAX_SEGMENTS, _STRIP)
+    _check(name, "bytes of EXIF", exif, MAX_NUMBERS, _STRIP)
+    _check(name, "bytes of tables and padding", tables, MAX_NUMBERS, _RESAVE)
 
 
 def _check_png(data: bytes, name: str) -> None:
