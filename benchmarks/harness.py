@@ -51,7 +51,9 @@ class Variant(NamedTuple):
 # The command line.
 
 
-def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argparse.ArgumentParser:
+def make_parser(
+    doc: str | None, *, repeats: int | None, result: str, suffix: str = "_BACKEND"
+) -> argparse.ArgumentParser:
     """The options that all benchmarks have; the module's docstring is the help."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,7 +67,7 @@ def make_parser(doc: str | None, *, repeats: int | None, result: str) -> argpars
         type=Path,
         metavar="PATH.json",
         help="the figure, if there is one, is written next to it as PATH.png (default: "
-        f"benchmarks/results/{result}_BACKEND.json)",
+        f"benchmarks/results/{result}{suffix}.json)",
     )
     return parser
 

@@ -30,6 +30,7 @@ SCRIPTS = (
     "import_time",
     "input_time",
     "kill_and_resume",
+    "picture_memory",
     "scaling",
     "stability",
     "step_time",

@@ -2,7 +2,7 @@
 
 import io
 import os
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,13 @@ from PIL import Image
 from jaxcifar.common.errors import ImageFileError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.messages import printable, shown
+from jaxcifar.data.picture_limits import MAX_PIXELS, check_header, check_size
+from jaxcifar.data.quiet_pillow import quiet
 
 # Formats that Pillow decodes in this process; it would pass others (EPS) to other programs.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 MAX_BYTES = 100_000_000
-MAX_PIXELS = 50_000_000  # 150 MB decoded; a phone's camera makes 12 to 50 million
-# Real JPEGs have about 10; at 49 Mpixels, each scan of only 14 bytes takes 9 ms.
-MAX_SCANS = 1_000
+_BAND = 4_000_000  # pixels converted at once: each copy of MAX_PIXELS would take 200 MB
 _ORIENTATION = 0x0112  # in EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,7 +39,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Raises:
         ImageFileError: the file does not exist, is not a picture in one of `FORMATS`, is damaged,
-            or is larger than `MAX_BYTES` or `MAX_PIXELS` (checked before decoding).
+            or is larger than `MAX_BYTES` or `MAX_PIXELS`, or its header declares something else
+            beyond the limits of `picture_limits` (all checked before decoding).
     """
     path = Path(path)
     if not os.path.isfile(path):  # reading a pipe would block, reading a device would never end
@@ -48,14 +49,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         data = read_bytes(path, MAX_BYTES)
     except Unusable as error:
         raise ImageFileError(str(error)) from None
-    # Pillow warns of bombs, which are refused below, and once for every odd metadata tag.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(data, str(path)) as image:
-            try:
-                return np.asarray(_to_rgb(_upright(image), transparent_on="white"))
-            except Exception as error:  # Pillow's decoders raise many, from OSError to SyntaxError
-                raise _damaged(str(path), error) from None
+    with quiet():
+        return np.asarray(_decode(data, str(path), transparent_on="white"))
 
 
 def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> NDArray[np.uint8]:
@@ -80,19 +75,18 @@ def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> 
         raise ImageFileError(
             f"{name} has {len(data):,} bytes, more than the limit of {MAX_BYTES:,}"
         )
-    with _open(data, name) as image:
-        size = f"{image.width}x{image.height}"
-        if exact and image.size != (side, side):
+
+    def check(width: int, height: int) -> None:
+        size = f"{width}x{height}"
+        if exact and (width, height) != (side, side):
             raise ImageFileError(f"{name} is {size} pixels, not {side}x{side}")
-        if side**2 * max(image.size) > MAX_PIXELS * min(image.size):
+        if side**2 * max(width, height) > MAX_PIXELS * min(width, height):
             raise ImageFileError(
                 f"{name} is {size} pixels: too narrow to be scaled to a shorter side of {side}"
             )
-        try:
-            upright = _to_rgb(_upright(image), transparent_on=None)
-        except Exception as error:  # Pillow's decoders raise many, from OSError to SyntaxError
-            raise _damaged(name, error) from None
-    return np.asarray(_scale_and_crop(upright, side))
+
+    with quiet():
+        return np.asarray(_scale_and_crop(_decode(data, name, check, transparent_on=None), side))
 
 
 def make_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -107,36 +101,53 @@ def make_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(square.resize((side, side), Image.Resampling.BILINEAR))
 
 
+def _decode(
+    data: bytes,
+    name: str,
+    check: Callable[[int, int], None] | None = None,
+    *,
+    transparent_on: str | None,
+) -> Image.Image:
+    """The picture upright in RGB; `check` sees its width and height before it is decoded.
+
+    It is turned last, when the decoder and its buffers are gone: those of a WEBP take 600 MB.
+    """
+    image = _open(data, name)
+    if check is not None:
+        check(*image.size)
+    try:
+        with image:
+            if image.mode in ("I", "F"):
+                raise ValueError(
+                    f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range"
+                )
+            image.load()  # turns a TIFF, and removes its orientation
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        rgb = _to_rgb(image, transparent_on=transparent_on)
+        del image
+        return rgb if turn is None else rgb.transpose(turn)
+    except Exception as error:  # Pillow's decoders raise many, from OSError to SyntaxError
+        raise _damaged(name, error) from None
+
+
 def _open(data: bytes, name: str) -> Image.Image:
-    """The picture with its size checked, not yet decoded."""
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageFileError(f"{name} is a JPEG of more than {MAX_SCANS:,} scans: refused")
+    """The picture with what it declares checked, not yet decoded."""
+    check_header(data, name)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageFileError(f"{name} is too large to be decoded: {error}") from None
     except Exception:  # plug-ins raise many kinds for a file that is something else
         raise ImageFileError(
             f"{name} is not an image, or is damaged ({', '.join(FORMATS)} can be read)"
         ) from None
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ImageFileError(
-            f"{name} is {image.width}x{image.height} pixels, more than the limit of "
-            f"{MAX_PIXELS:,} in all; make it smaller first"
-        )
+    check_size(image.width, image.height, name)
     return image
 
 
 def _damaged(name: str, error: Exception) -> ImageFileError:
     reason = printable(str(error) or type(error).__name__)
     return ImageFileError(f"{name} is a damaged or cut-off image: {reason}")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply EXIF's orientation. Pillow's own function also rewrites EXIF: another risk."""
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
 
 
 def _scale_and_crop(image: Image.Image, side: int) -> Image.Image:
@@ -152,10 +163,23 @@ def _scale_and_crop(image: Image.Image, side: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, *, transparent_on: str | None) -> Image.Image:
+    """A decoded picture in RGB, converted band by band."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    if rows >= height:
+        return _band_to_rgb(image, transparent_on)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        rgb.paste(_band_to_rgb(band, transparent_on), (0, top))
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image, transparent_on: str | None) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow would clip it at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if transparent_on is not None:

@@ -156,6 +156,18 @@ def test_a_jpeg_with_too_many_scans_is_refused(tmp_path):
         read_image(tmp_path / "x.jpg")
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path, orientation, compression):
+    Image.fromarray(PIXELS).save(
+        tmp_path / "x.tif", tiffinfo={0x0112: orientation}, compression=compression
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), read_image(tmp_path / "x.png"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_as_by_pillow(tmp_path, orientation):
     exif = Image.Exif()
