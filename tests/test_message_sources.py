@@ -15,6 +15,7 @@ MAY_CALL = {
     "commands/main.py": {"print"},  # a completion script: its tabs must stay
     "commands/exit_status.py": {"logging.getLogger"},  # to silence another library
     "commands/prepare_data.py": {"logging.getLogger"},  # to set a level
+    "data/quiet_pillow.py": {"logging.getLogger", "warnings.warn"},  # passes on Pillow's own
     "runs/failed_saves.py": {"logging.getLogger"},  # to silence other libraries
 }
 CHOKED = {"print", "warnings.warn", "logging.getLogger", "sys.stdout.write", "sys.stderr.write"}
