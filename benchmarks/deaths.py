@@ -245,8 +245,8 @@ class Deaths:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_scenario(name: str, every: int = 1) -> dict[str, Any]:
-    """Kill a scenario at every `every`-th operation.
+def run_scenario(name: str, every: int = 1, first: int | None = None) -> dict[str, Any]:
+    """Kill a scenario at every `every`-th operation, of the `first` ones only.
 
     Returns:
         "operations", "killed", "identical", and "different": operation -> what was wrong.
@@ -259,14 +259,15 @@ def run_scenario(name: str, every: int = 1) -> dict[str, Any]:
         _renew(template, folder)
         expected, operations = _in_a_process(lambda: _undisturbed(scenario, folder))
         killed, different = 0, {}
-        for number in range(1, operations + 1, every):
+        numbers = range(1, min(operations, first or operations) + 1, every)
+        for number in numbers:
             _renew(template, folder)
             end = _in_a_process(lambda number=number: _dying(scenario, folder, number))
             killed += end != NOT_REACHED
             result, _ = _in_a_process(lambda: _undisturbed(scenario, folder))
             if result != expected:
                 different[number] = result
-    identical = len(range(1, operations + 1, every)) - len(different)
+    identical = len(numbers) - len(different)
     return {
         "operations": operations,
         "killed": killed,
@@ -325,6 +326,7 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=1, help="kill at each N-th operation (default: %(default)s)"
     )
+    parser.add_argument("--first", type=int, help="only at the first N operations")
     parser.add_argument("--out", type=Path, help="a JSON file (default: benchmarks/results/)")
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
@@ -334,7 +336,7 @@ def main() -> None:
         results = {}
         for name in options.scenarios or SCENARIOS:
             started = time.perf_counter()
-            counts = results[name] = run_scenario(name, options.every)
+            counts = results[name] = run_scenario(name, options.every, options.first)
             seconds = time.perf_counter() - started
             print(
                 f"{name:<12} {counts['operations']:>4} operations, killed at {counts['killed']}, "
@@ -343,7 +345,7 @@ def main() -> None:
             )
             for number, end in counts["different"].items():
                 print(f"  operation {number}: {str(end)[-500:]}")
-    if options.out or not (options.scenarios or options.every > 1):
+    if options.out or not (options.scenarios or options.first or options.every > 1):
         save("deaths", {"every": options.every, "scenarios": results}, out=options.out)
     sys.exit(1 if any(counts["different"] for counts in results.values()) else 0)
 

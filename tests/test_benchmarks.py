@@ -26,6 +26,7 @@ SCRIPTS = (
     "conv_error",
     "conv_time",
     "damaged_checkpoints",
+    "deaths",
     "freeze_time",
     "import_time",
     "input_time",
