@@ -173,6 +173,17 @@ def test_a_folder_of_a_sweep_that_is_a_link_is_refused(starts, tmp_path, name):
     assert os.listdir(tmp_path / "elsewhere")
 
 
+def test_a_member_that_is_a_link_is_removed_and_what_it_leads_to_is_kept(
+    recipe, digits, starts, tmp_path
+):
+    starts["sweep"](tmp_path / "sweep")
+    os.rename(tmp_path / "sweep" / "seed=0", tmp_path / "elsewhere")
+    (tmp_path / "sweep" / "seed=0").symlink_to(tmp_path / "elsewhere")
+    sweep(recipe, "seed", [1], digits, workdir=tmp_path / "sweep", overwrite=True)
+    assert RunDirectory(tmp_path / "elsewhere").read_summary() is not None
+    assert not os.path.lexists(tmp_path / "sweep" / "seed=0")
+
+
 @pytest.mark.parametrize("name", ["runs", "pictures"])
 def test_a_folder_of_a_report_that_is_a_link_is_refused(starts, tmp_path, name):
     (tmp_path / "elsewhere").mkdir()

@@ -10,7 +10,6 @@
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold
-from jaxcifar.common.writing import is_empty, make_folder, write_atomically
+from jaxcifar.common.writing import is_empty, make_folder, remove, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import recipe_of_file
@@ -149,9 +148,9 @@ class SweepDirectory:
         for value in before["values"]:
             run_dir = self.run(f"{before['field']}={value}")
             if run_dir.holds_run():
-                shutil.rmtree(run_dir.path)
-        self.table.unlink(missing_ok=True)
-        self.figure.unlink(missing_ok=True)
+                remove(run_dir.path)
+        remove(self.table)
+        remove(self.figure)
 
 
 def read_sweep(workdir: str | Path) -> Recipe:
