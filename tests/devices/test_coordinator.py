@@ -160,19 +160,8 @@ def test_an_address_is_read_and_printed_alike(text, expected):
 @pytest.mark.parametrize(
     "text",
     [
-        "node0",
-        ":1234",
-        "[]:1234",
-        "node0:",
-        "node0:x",
-        "node0:0",
-        "node0:65536",
-        "node0:-1",
-        "node0:\u0661",
-        "::1:1234",
-        "::1",
-        "[::1]",
-        "node0:99999999999",
+        *("node0", ":1234", "[]:1234", "node0:", "node0:x", "node0:0", "node0:65536", "node0:-1"),
+        *("node0:\u0661", "::1:1234", "::1", "[::1]", "node0:99999999999"),
     ],
 )
 def test_what_is_no_address_is_refused(text):
