@@ -71,6 +71,16 @@ def own_programs(request):
     clear()
 
 
+@pytest.fixture(autouse=True)
+def own_signals():
+    """A command that runs in the tests' process sets the handlers of its signals."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def root():
     return ROOT

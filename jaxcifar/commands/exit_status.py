@@ -8,14 +8,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from jaxcifar.commands.first_seconds import heed, leave_at_once
 from jaxcifar.common.errors import EXPECTED, message_lines
 from jaxcifar.common.messages import say
 from jaxcifar.training.interruption import Interrupted
+
+# After a second signal, which cuts the cleaning up after the first one short.
+_AGAIN = "a second signal; temporary files may be left"
 
 
 def exit_with_status(
@@ -30,31 +35,46 @@ def exit_with_status(
     Args:
         interrupted: what is left after Ctrl-C or SIGTERM, for the message.
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    # Orbax reports every save through absl at WARNING, and a failed one with a traceback at ERROR;
-    # the exception that follows says all of it.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    warnings.showwarning = _show_warning
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are not text
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        command()
+        heed_signals()
+        # Orbax reports every save through absl at WARNING, and a failed one with a traceback at
+        # ERROR; the exception that follows says all of it.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        warnings.showwarning = _show_warning
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are not text
+            sys.stdout.reconfigure(errors="backslashreplace")
+        status = _status_of(command)
+    except Interrupted as stopped:
+        say(stopped, file=sys.stderr)
+        status = 128 + stopped.signal_number
+    except KeyboardInterrupt:
+        say(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
+        _leave_the_others(130)
+        status = 130
+    except _Terminated:
+        say(f"terminated; {interrupted}", file=sys.stderr, flush=True)
+        status = 128 + signal.SIGTERM
+        _leave_the_others(status)
+    sys.exit(status)
+
+
+def heed_signals() -> None:
+    """Make SIGINT and SIGTERM raise an exception, and a further one end the process."""
+    heed({signal.SIGINT: _interrupt, signal.SIGTERM: _terminate})
+
+
+def _status_of(command: Callable[[], None]) -> int:
+    """Run a command; the exit status, after printing an expected error."""
+    try:
+        try:
+            command()
+        finally:
+            leave_at_once("")  # all that is left is a message, and Python's own end
     except EXPECTED as error:
         first, *others = message_lines(error)
         say(f"error: {first}", *others, file=sys.stderr, flush=True)
-        if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-            # An orderly exit would wait for the other processes, which wait for this one.
-            os._exit(2)
-        sys.exit(2)
-    except Interrupted as stopped:
-        say(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signal_number)
-    except KeyboardInterrupt:
-        say(f"interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(130)
-    except _Terminated:
-        say(f"terminated; {interrupted}", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        _leave_the_others(2)
+        return 2
     except Exception as error:
         if not _out_of_memory(error):
             raise  # a defect
@@ -63,8 +83,21 @@ def exit_with_status(
             f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
             file=sys.stderr,
         )
-        sys.exit(2)
-    sys.exit(0)
+        return 2
+    return 0
+
+
+def _leave_the_others(status: int) -> None:
+    """Exit now where an orderly exit would wait.
+
+    It waits for the other processes, which wait for this one, and for threads: a save that failed
+    may have left some that never end.
+    """
+    several = "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    threads = (thread for thread in threading.enumerate() if not thread.daemon)
+    if several or any(thread is not threading.main_thread() for thread in threads):
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -91,5 +124,11 @@ class _Terminated(BaseException):
     """Like KeyboardInterrupt: no `except Exception` catches it."""
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    leave_at_once(_AGAIN)
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
+    leave_at_once(_AGAIN)
     raise _Terminated

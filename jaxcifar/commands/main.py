@@ -1,18 +1,19 @@
 """The `jaxcifar` command: finds the subcommand and leaves the rest to it.
 
-JAX takes seconds to import, so --help, --version and a misspelt command do not import it.
+JAX takes seconds to import, so --help, --version and a misspelt command do not import it. Little is
+imported here, so that `leave_at_once` is called in the first milliseconds; the functions import the
+rest.
 """
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from jaxcifar.commands.exit_status import exit_with_status
-from jaxcifar.commands.parser import Parser
-from jaxcifar.common.messages import did_you_mean
+from jaxcifar.commands.first_seconds import leave_at_once
+
+if TYPE_CHECKING:
+    from jaxcifar.commands.parser import Parser
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -46,9 +47,13 @@ def main(prog: str = "jaxcifar", arguments: Sequence[str] | None = None) -> NoRe
         prog: how it was called, for messages.
         arguments: of the command line, by default this process's.
     """
+    leave_at_once()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in COMMANDS:
         run_command(words[0], f"{prog} {words[0]}", words[1:])
+    from jaxcifar.commands.exit_status import exit_with_status
+    from jaxcifar.common.messages import did_you_mean
+
     parser = make_parser(prog)
     if words and not words[0].startswith("-"):
         parser.error(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}")
@@ -61,16 +66,24 @@ def main(prog: str = "jaxcifar", arguments: Sequence[str] | None = None) -> NoRe
 
 def run_command(name: str, prog: str, arguments: Sequence[str]) -> NoReturn:
     """Run a subcommand and exit."""
+    leave_at_once()
+    from jaxcifar.commands.exit_status import exit_with_status, heed_signals
 
     def run() -> None:
-        load_command(name).run(prog, arguments)
+        leave_at_once()
+        command = load_command(name)
+        heed_signals()
+        command.run(prog, arguments)
 
     exit_with_status(run, interrupted=COMMANDS[name].interrupted)
 
 
 def run_script(name: str) -> NoReturn:
     """Run a subcommand as scripts/NAME.py, with this process's arguments."""
-    run_command(name, Path(sys.argv[0]).name, sys.argv[1:])
+    leave_at_once()
+    import os
+
+    run_command(name, os.path.basename(sys.argv[0]), sys.argv[1:])
 
 
 def load_command(name: str) -> Any:
@@ -78,8 +91,10 @@ def load_command(name: str) -> Any:
     return import_module(f"{__package__}.{name.replace('-', '_')}")
 
 
-def make_parser(prog: str) -> Parser:
+def make_parser(prog: str) -> "Parser":
     """The parser of the options in front of a subcommand, for --help and --version."""
+    from jaxcifar.commands.parser import Parser
+
     listing = "\n".join(f"  {name:<14}{command.summary}" for name, command in COMMANDS.items())
     parser = Parser(
         prog=prog,
@@ -106,6 +121,8 @@ example:
 
 def versions() -> str:
     """The version of this package and of what it computes with, without importing them."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         own = version("jaxcifar")
     except PackageNotFoundError:  # run from a checkout

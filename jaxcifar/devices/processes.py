@@ -1,5 +1,8 @@
 """Several processes of one run: connect them, and explain when one is lost."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +14,12 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DeviceError, ProcessLostError
+from jaxcifar.devices.coordinator import listening_address, parse_address
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
+from jaxcifar.devices.lost_process import WAY_OUT, leave_when_one_is_lost
 
-# A process that sends no heartbeat for this long counts as lost (JAX's default: 100).
+# A process that sends no heartbeat for this long counts as lost (JAX's default: 100). One that is
+# stopped for less continues.
 HEARTBEAT_SECONDS = 30
 # Words in the errors of gloo (CPU), NCCL (GPU) and JAX's coordination service when a process does
 # not answer.
@@ -77,17 +83,49 @@ def connect(options: DeviceOptions) -> None:
         raise DeviceError(_ONE_PROCESS_ONLY)
     arguments = {} if options.coordinator == "auto" else _addresses(options)
     try:
-        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        _initialize(arguments)
     except (RuntimeError, ValueError) as error:
+        # See `lost_process`: the callback that JAX could not call.
+        reason = _first_line(error).replace("std::bad_cast", "not all of them came in time")
         raise DeviceError(
-            f"the processes could not connect at {options.coordinator} ({_first_line(error)}); "
+            f"the processes could not connect at {options.coordinator} ({reason}); "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
+    _silence_reports_of_loss()
     from jax.experimental import multihost_utils
 
     # The first collective waits 30 s for the other processes, later ones wait without limit (gloo,
     # JAX 0.10). Do it here, where all have just arrived, and not after a compilation.
-    multihost_utils.sync_global_devices("connected")
+    with explain_lost_process():
+        multihost_utils.sync_global_devices("connected")
+
+
+def _initialize(arguments: dict[str, Any]) -> None:
+    """Connect in another thread: JAX waits up to 5 minutes in C++, where no signal is heard."""
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with leave_when_one_is_lost():
+                jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="connect", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # JAX's preemption service has taken it over
+
+
+def _silence_reports_of_loss() -> None:
+    """Keep the C++ reports out, a page for each lost process; exceptions still say what failed."""
+    chosen = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") != "1"  # JAX sets it to 1
+    if getattr(jax.config, "jax_logging_level", None) == "NOTSET" and not chosen:
+        jax.config.update("jax_logging_level", "CRITICAL")
 
 
 def _addresses(options: DeviceOptions) -> dict[str, Any]:
@@ -97,9 +135,11 @@ def _addresses(options: DeviceOptions) -> dict[str, Any]:
         raise DeviceError("--coordinator HOST:PORT needs --num-processes and --process-id")
     if not 0 <= rank < count:
         raise DeviceError(f"--process-id must be 0 to {count - 1}, not {rank}")
-    if ":" not in coordinator:
-        raise DeviceError(f"--coordinator must be HOST:PORT or auto, not {coordinator!r}")
-    return {"coordinator_address": coordinator, "num_processes": count, "process_id": rank}
+    parse_address(coordinator, "--coordinator")
+    arguments = {"coordinator_address": coordinator, "num_processes": count, "process_id": rank}
+    if rank == 0:
+        arguments["coordinator_bind_address"] = listening_address(coordinator)
+    return arguments
 
 
 def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
@@ -171,8 +211,7 @@ def explain_lost_process() -> Iterator[None]:
         if jax.process_count() == 1 or not lost:
             raise
         raise ProcessLostError(
-            f"another process of this run is gone ({_first_line(error)}); start all of them again "
-            "with --resume"
+            f"another process of this run is gone ({_first_line(error)}); {WAY_OUT}"
         ) from error
 
 

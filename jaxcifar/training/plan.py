@@ -7,7 +7,7 @@ from jaxcifar.common.errors import DeviceError
 from jaxcifar.data import Splits
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
-from jaxcifar.devices.processes import DeviceOptions, make_layout
+from jaxcifar.devices.processes import DeviceOptions, explain_lost_process, make_layout
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.directory import RunDirectory
@@ -57,7 +57,8 @@ def plan_run(
     devices = devices or DeviceOptions()
     check_splits(recipe, splits)
     layout = make_layout(devices, recipe.batch_size)
-    input = choose_input(recipe, splits, devices.input, layout)
+    with explain_lost_process():
+        input = choose_input(recipe, splits, devices.input, layout)
     check_stages(recipe, splits, layout)
     # Before the directory is touched: weights that do not fit leave everything as it was.
     run_dir = None if workdir is None else RunDirectory(Path(workdir))

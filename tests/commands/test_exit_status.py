@@ -1,6 +1,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -14,11 +15,9 @@ from jaxcifar.training.interruption import Interrupted
 
 
 @pytest.fixture(autouse=True)
-def _own_handlers():
-    handler = signal.getsignal(signal.SIGTERM)
+def _own_warnings():
     with warnings.catch_warnings():
         yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def status_of(command, **settings):
@@ -93,12 +92,42 @@ def test_a_warning_is_one_line(capsys):
     assert capsys.readouterr().err == "warning: a damaged checkpoint\n"
 
 
-def test_one_of_several_processes_leaves_at_once(monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (RunError("no such run"), 2, "error: no such run\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written\n"),
+    ],
+)
+def test_one_of_several_processes_leaves_at_once(error, code, text, monkeypatch, capfd):
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"left with {code}"))
-    with pytest.raises(pytest.fail.Exception, match="left with 2"):
-        exit_with_status(raising(RunError("no such run")))
-    assert capfd.readouterr().err == "error: no such run\n"
+    with pytest.raises(pytest.fail.Exception, match=f"left with {code}"):
+        exit_with_status(raising(error))
+    assert capfd.readouterr().err == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_cuts_the_cleaning_up_short(number):
+    code = """
+import signal, sys, time
+from jaxcifar.commands.exit_status import exit_with_status
+
+def command():
+    try:
+        signal.raise_signal(int(sys.argv[1]))
+    finally:
+        signal.raise_signal(int(sys.argv[1]))
+        time.sleep(30)
+
+exit_with_status(command)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(int(number))], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr.count("\n") == 1
+    assert "a second signal" in done.stderr
 
 
 def test_a_path_that_is_not_text_is_printed_escaped(monkeypatch):

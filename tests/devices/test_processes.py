@@ -12,6 +12,7 @@ import time
 import jax
 import pytest
 
+from jaxcifar.devices.processes import HEARTBEAT_SECONDS
 from tests.conftest import with_devices
 from tests.test_end_to_end import RUN_TINY
 
@@ -19,6 +20,17 @@ TINY = shlex.split(
     "--architecture tiny --width 4 --train-size 152 --validation-size 40 --batch-size 16 "
     "--dropout-rate 0.2 --flip-rate 0.5 --translate-pixels 2 --t-max 20 --eval-batch-size 64"
 )
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def is_open(port):
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -52,10 +64,7 @@ def train(start):
     """Start a run of several processes; `name` is also its directory."""
 
     def train(name, processes, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        together = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes))
+        together = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(processes))
         return [
             start(
                 f"{name}{i}",
@@ -98,12 +107,16 @@ def check_same_curves(run, other, tolerance):
         assert a["step"] == b["step"]
 
 
-def wait_for_epochs(run, count, processes, timeout=120):
+def wait_until(condition, processes, timeout=120):
     deadline = time.monotonic() + timeout
-    while not ((run / "metrics.jsonl").exists() and len(rows(run)) >= count):
+    while not condition():
         assert all(process.poll() is None for process in processes), "a process ended too early"
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+def wait_for_epochs(run, count, processes):
+    wait_until(lambda: (run / "metrics.jsonl").exists() and len(rows(run)) >= count, processes)
 
 
 @pytest.mark.parametrize(
@@ -131,24 +144,111 @@ def test_several_processes_train_as_one_does_and_leave_one_run(
     check_same_curves(tmp_path / "many", tmp_path / "one", 2e-2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
-def test_the_others_stop_when_one_is_killed_and_can_be_resumed(train, tmp_path, killed):
-    processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
-    wait_for_epochs(tmp_path / "run", 3, processes)
-    processes[killed].send_signal(signal.SIGKILL)
-    started = time.monotonic()
-    other = processes[1 - killed]
-    assert other.wait(timeout=60) != 0
-    assert time.monotonic() - started < 60
-    errors = (tmp_path / f"run{1 - killed}.err").read_text()
-    assert "another process of this run is gone" in errors or "another task died" in errors
+def check_left(tmp_path, name, process, seconds):
+    """A process says in one line that another is lost, and exits as after any expected error."""
+    assert process.wait(timeout=seconds) == 2
+    errors = (tmp_path / f"{name}.err").read_text()
+    assert errors.startswith("error: another process of this run is gone")
+    assert "--resume" in errors
+    assert errors.count("\n") == 1
+
+
+def check_resumes(train, tmp_path):
     done = len(rows(tmp_path / "run"))
     processes = train("run", 2, "--resume")
     wait_for_epochs(tmp_path / "run", done + 2, processes)
     for process in processes:
         process.send_signal(signal.SIGTERM)
     assert [process.wait(timeout=60) for process in processes] == [143, 143]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_others_stop_when_one_is_killed_and_can_be_resumed(train, tmp_path, killed):
+    processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
+    wait_for_epochs(tmp_path / "run", 3, processes)
+    processes[killed].send_signal(signal.SIGKILL)
+    check_left(tmp_path, f"run{1 - killed}", processes[1 - killed], 60)
+    check_resumes(train, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_the_others_stop_when_one_does_not_answer_and_can_be_resumed(train, tmp_path, stopped):
+    processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
+    wait_for_epochs(tmp_path / "run", 3, processes)
+    processes[stopped].send_signal(signal.SIGSTOP)
+    check_left(tmp_path, f"run{1 - stopped}", processes[1 - stopped], 2 * HEARTBEAT_SECONDS)
+    # It finds the others gone.
+    processes[stopped].send_signal(signal.SIGCONT)
+    check_left(tmp_path, f"run{stopped}", processes[stopped], 2 * HEARTBEAT_SECONDS)
+    check_resumes(train, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_waits_before_the_first_epoch_leaves_too(train, tmp_path, stopped):
+    """One compiles; after it, it waits for the other without limit."""
+    processes = train("run", 2, *TINY, "--epochs", "2")
+    wait_until(lambda: "connected" in (tmp_path / "run1.out").read_text(), processes)
+    processes[stopped].send_signal(signal.SIGSTOP)
+    check_left(tmp_path, f"run{1 - stopped}", processes[1 - stopped], 2 * HEARTBEAT_SECONDS)
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_at_the_end_leaves_too(train, tmp_path):
+    processes = train("run", 2, *TINY, "--epochs", "2")
+    wait_until((tmp_path / "run" / "summary.json").exists, processes)
+    processes[0].send_signal(signal.SIGSTOP)
+    check_left(tmp_path, "run1", processes[1], 2 * HEARTBEAT_SECONDS)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_for_seconds_is_not_lost(train, tmp_path):
+    processes = train("run", 2, *TINY, "--epochs", "2000", "--t-max", "2000")
+    for process in processes:
+        wait_for_epochs(tmp_path / "run", 2, processes)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(8)
+        process.send_signal(signal.SIGCONT)
+        wait_for_epochs(tmp_path / "run", len(rows(tmp_path / "run")) + 2, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=60) for process in processes] == [143, 143]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (signal.SIGINT, "interrupted; "),
+        pytest.param(signal.SIGTERM, "terminated; ", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_waits_for_the_others_can_be_interrupted(start, tmp_path, number, text):
+    """JAX waits for them up to five minutes."""
+    port = free_port()
+    together = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", "0")
+    process = start("alone", "train.py", "demo", "--workdir", "run", *together)
+    wait_until(lambda: is_open(port), [process])
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    errors = (tmp_path / "alone.err").read_text()
+    assert errors.startswith(text)
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.slow  # five minutes: JAX's limit for connecting
+def test_a_process_that_is_alone_gives_up(start, tmp_path):
+    together = ("--num-processes", "2", "--process-id")
+    processes = []
+    for rank in ("0", "1"):  # which look for each other at different ports
+        address = ("--coordinator", f"127.0.0.1:{free_port()}")
+        run = ("demo", "--workdir", "run", *address, *together, rank)
+        processes.append(start(rank, "train.py", *run))
+    for rank, process in enumerate(processes):
+        assert process.wait(timeout=400) == 2
+        errors = (tmp_path / f"{rank}.err").read_text()
+        assert errors.startswith("error: the processes could not connect at 127.0.0.1:")
+        assert errors.count("\n") == 1
 
 
 @pytest.mark.slow
