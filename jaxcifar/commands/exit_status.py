@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -96,7 +97,8 @@ def _leave_the_others(status: int) -> None:
     several = "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
     threads = (thread for thread in threading.enumerate() if not thread.daemon)
     if several or any(thread is not threading.main_thread() for thread in threads):
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
 
 

@@ -4,11 +4,10 @@ import errno
 import ipaddress
 import os
 import socket
-import warnings
 from typing import NamedTuple
 
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.common.messages import shown
+from jaxcifar.common.messages import shown, warn
 
 # JAX reads it, too: where the first process listens, if not at --coordinator.
 BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
@@ -44,7 +43,8 @@ def parse_address(text: str, option: str) -> Address:
     is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 2**16
     if not host or not is_port:
         raise DeviceError(
-            f"{option} must be HOST:PORT, with a port from 1 to 65535, not {shown(text)}"
+            f"{option} must be HOST:PORT{' or auto' if option.startswith('--') else ''}, with a "
+            f"port from 1 to 65535, not {shown(text)}"
         )
     return Address(host, int(port))
 
@@ -68,7 +68,7 @@ def listening_address(coordinator: str) -> str:
     is_name = own.host != address.host
     if chosen is None and is_name and _is_loopback(own.host) and address.host != "localhost":
         # Debian and Ubuntu give a machine's own name 127.0.1.1 in /etc/hosts.
-        warnings.warn(
+        warn(
             f"{option} {address}: {address.host} is {own.host} on this machine, where no other "
             f"machine can connect; if there are others, give this machine's address in the network",
             stacklevel=2,

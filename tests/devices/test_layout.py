@@ -106,7 +106,7 @@ def test_unavailable_devices_are_refused(options, batch_size, message):
         ),
         (
             {"coordinator": "here", "num_processes": 2, "process_id": 0},
-            "--coordinator must be HOST:PORT or auto, not 'here'",
+            "--coordinator must be HOST:PORT or auto, with a port from 1 to 65535, not 'here'",
         ),
         (
             {"coordinator": "here:1", "num_processes": 2, "process_id": 0, "parallel": "pmap"},
