@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DeviceError, ProcessLostError
+from jaxcifar.common.errors import CheckpointError, DeviceError, ProcessLostError
 from jaxcifar.devices.coordinator import listening_address, parse_address
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
 from jaxcifar.devices.lost_process import WAY_OUT, leave_when_one_is_lost
@@ -205,15 +205,19 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        # Errors of this project are subclasses; their text may hold any of the signs.
-        from_a_program = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
-        lost = from_a_program and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+        # A checkpoint that could not be written may have failed by the collectives of its writing.
+        failed = error.__cause__ if type(error) is CheckpointError else error
+        # Other errors of this project are subclasses; their text may hold any of the signs.
+        from_a_program = isinstance(failed, jax.errors.JaxRuntimeError) or (
+            type(failed) is ValueError
+        )
+        lost = from_a_program and any(sign in str(failed) for sign in _SIGNS_OF_LOSS)
         if jax.process_count() == 1 or not lost:
             raise
         raise ProcessLostError(
-            f"another process of this run is gone ({_first_line(error)}); {WAY_OUT}"
+            f"another process of this run is gone ({_first_line(failed)}); {WAY_OUT}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException | None) -> str:
     return str(error).strip().split("\n")[0][:200]

@@ -12,7 +12,8 @@ import time
 import jax
 import pytest
 
-from jaxcifar.devices.processes import HEARTBEAT_SECONDS
+from jaxcifar.common.errors import CheckpointError, ProcessLostError
+from jaxcifar.devices.processes import HEARTBEAT_SECONDS, explain_lost_process
 from tests.conftest import with_devices
 from tests.test_end_to_end import RUN_TINY
 
@@ -272,3 +273,17 @@ def test_a_run_on_four_devices_resumes_on_two(start, train_alone, tmp_path):
     finish(tmp_path, [start("two", "train.py", *run, *more, devices=2)])
     assert "2 devices, pmap; images read from the host" in (tmp_path / "two.out").read_text()
     check_same_curves(tmp_path / "run", tmp_path / "one", 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: reset"), ProcessLostError),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed"), ProcessLostError),
+        (OSError(28, "No space left on device: Connection"), CheckpointError),
+    ],
+)
+def test_a_save_that_fails_with_another_process_is_explained(cause, expected, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(expected), explain_lost_process():
+        raise CheckpointError("checkpoint 30 could not be written") from cause
