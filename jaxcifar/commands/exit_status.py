@@ -8,10 +8,8 @@ import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -89,16 +87,11 @@ def _status_of(command: Callable[[], None]) -> int:
 
 
 def _leave_the_others(status: int) -> None:
-    """Exit now where an orderly exit would wait.
+    """Exit now where there are several processes.
 
-    It waits for the other processes, which wait for this one, and for threads: a save that failed
-    may have left some that never end.
+    An orderly exit would wait for the other processes, which wait for this one.
     """
-    several = "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
-    threads = (thread for thread in threading.enumerate() if not thread.daemon)
-    if several or any(thread is not threading.main_thread() for thread in threads):
-        with suppress(OSError):
-            sys.stdout.flush()
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(status)
 
 
