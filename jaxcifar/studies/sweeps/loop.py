@@ -85,11 +85,12 @@ def sweep(
         >>> [member.value for member in result.members]
         [0]
     """
+    members = make_members(recipe, field, values)
     sweep_dir = SweepDirectory(Path(workdir))
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)
     with sweep_dir.lock():
         plan = _plan(
-            recipe, field, values, splits, sweep_dir, experiment, mode, resume=resume,
+            recipe, field, members, splits, sweep_dir, experiment, mode, resume=resume,
             overwrite=overwrite,
         )  # fmt: skip
         if overwrite and sweep_dir.holds_sweep():
@@ -149,7 +150,7 @@ class SweepPlan:
 def _plan(
     recipe: Recipe,
     field: str,
-    values: Sequence[Any],
+    members: Sequence[Member],
     splits: Splits | SplitsOf,
     sweep_dir: SweepDirectory,
     experiment: str | None,
@@ -160,7 +161,6 @@ def _plan(
 ) -> SweepPlan:
     """Check everything that can be checked before anything is written, in this order."""
     name = experiment or recipe.dataset
-    members = make_members(recipe, field, values)
     blocked = why_not_together(field, members) if len(members) > 1 else "it has one member"
     _check_mode(mode, blocked, members)
     before = check_resumable(sweep_dir, recipe, name, field, members) if resume else None
