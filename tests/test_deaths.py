@@ -32,7 +32,7 @@ def assert_undisturbed(scenarios, *, least):
 
 
 def test_the_cache_and_an_export_end_as_undisturbed_after_any_death(deaths):
-    assert_undisturbed(deaths("export", "cache"), least=4)
+    assert_undisturbed(deaths("export", "cache"), least=2)
 
 
 def test_a_run_that_died_at_its_first_operations_ends_as_undisturbed(deaths):
