@@ -340,8 +340,8 @@ def main() -> None:
             )
             for number, end in counts["different"].items():
                 print(f"  operation {number}: {str(end)[-500:]}")
-    if options.out or not (options.scenarios or options.first or options.every > 1):
-        save("deaths", {"every": options.every, "scenarios": results}, out=options.out)
+            if options.out or not (options.scenarios or options.first or options.every > 1):
+                save("deaths", {"every": options.every, "scenarios": results}, out=options.out)
     sys.exit(1 if any(counts["different"] for counts in results.values()) else 0)
 
 
