@@ -258,7 +258,8 @@ def run_scenario(name: str, every: int = 1, first: int | None = None) -> dict[st
         for number in numbers:
             _renew(template, folder)
             end = _in_a_process(lambda number=number: _dying(scenario, folder, number))
-            killed += end != NOT_REACHED
+            killed += end is None
+            assert end in (None, NOT_REACHED), end
             result, _ = _in_a_process(lambda: _undisturbed(scenario, folder))
             if result != expected:
                 different[number] = result

@@ -21,6 +21,7 @@ from jaxcifar.studies.reproduction import Item, Settings, reproduce
 from jaxcifar.studies.sweeps import sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
+from jaxcifar.visualize.pictures import draw_confusion
 from tests.common.test_writing import LEFTOVER
 
 # Nothing is there to compare, which takes no time.
@@ -204,6 +205,44 @@ def test_links_among_checkpoints_are_removed_and_what_they_lead_to_is_kept(tmp_p
         assert opened.steps() == []
     assert os.listdir(elsewhere) == ["7"]
     assert os.listdir(checkpoints) == []
+
+
+def test_a_run_of_a_report_that_is_a_link_is_refused(starts, tmp_path):
+    starts["report"](tmp_path / "report")
+    (tmp_path / "report" / "runs").mkdir()
+    (tmp_path / "report" / "runs" / "one").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="one is a link"):
+        starts["report"](tmp_path / "report")
+
+
+def test_a_picture_of_a_run_is_not_drawn_through_a_link(starts, tmp_path):
+    starts["run"](tmp_path / "run")
+    figures = tmp_path / "run" / "figures"
+    os.rename(figures, tmp_path / "elsewhere")
+    before = os.listdir(tmp_path / "elsewhere")
+    figures.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="figures is a link"):
+        draw_confusion(tmp_path / "run")
+    assert os.listdir(tmp_path / "elsewhere") == before
+    draw_confusion(tmp_path / "run", out=tmp_path / "elsewhere" / "mine.png")
+
+
+@pytest.mark.parametrize("left", ["summary.json", "config.json"])
+def test_a_member_of_another_sweep_is_not_taken_for_a_finished_one(
+    recipe, digits, starts, tmp_path, left
+):
+    """A sweep that was killed while it removed an earlier one, by an earlier version."""
+    sweep(
+        dataclasses.replace(recipe, dropout_rate=0.5), "seed", [0], digits, workdir=tmp_path / "old"
+    )
+    starts["sweep"](tmp_path / "sweep")
+    member = tmp_path / "sweep" / "seed=0"
+    shutil.rmtree(member)
+    shutil.copytree(tmp_path / "old" / "seed=0", member)
+    if left == "summary.json":
+        (member / "config.json").unlink()
+    with pytest.raises(RunError, match="holds no run|another recipe"):
+        starts["sweep"](tmp_path / "sweep", resume=True)
 
 
 def test_a_download_is_not_written_through_a_link(tmp_path, victim):

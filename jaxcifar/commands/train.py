@@ -38,7 +38,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     """Parse, load, fit."""
     enable_compilation_cache()
     devices = device_options(prog, arguments)
-    connect(devices)
+    connect(devices, quiet=True)
     parsed = make_parser(prog, arguments).parse(arguments)
     experiment = parsed.experiment.replace("-", "_")
     recipe = get_experiment(experiment).recipe

@@ -1,12 +1,12 @@
 """Keep other processes out of a folder while it is written."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxcifar.common.errors import RunError
+from jaxcifar.common.messages import warn
 from jaxcifar.common.writing import LOCK, fcntl, make_folder, open_own, try_lock
 
 
@@ -27,8 +27,7 @@ def hold(folder: Path, other: str = "--workdir") -> Iterator[None]:
         RunError: another process holds the lock, or the folder cannot be written.
     """
     try:
-        made = make_folder(folder)
-        descriptor = None if fcntl is None else _acquire(folder, other)
+        made, descriptor = _enter(folder, other)
     except OSError as error:
         raise RunError(cannot_write(folder, error, other)) from error
     try:
@@ -48,6 +47,8 @@ def hold(folder: Path, other: str = "--workdir") -> Iterator[None]:
 def wait_for_turn(folder: Path) -> Iterator[bool]:
     """Wait until no other process holds the folder in this way; False if that is unknown.
 
+    Warns once if it has to wait.
+
     The lock is on the folder itself, so it leaves no file and ends with its process. Without it
     (Windows, some network disks) two processes do the same work, and a rename at its end decides.
     """
@@ -56,20 +57,57 @@ def wait_for_turn(folder: Path) -> Iterator[bool]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
+        alone = try_lock(descriptor)
+        if alone is False:
+            warn(f"another process works in {folder}: waiting for it; Ctrl-C stops", stacklevel=3)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
+        yield alone is not None
     finally:
         os.close(descriptor)
 
 
 def cannot_write(folder: Path, error: OSError, other: str = "--workdir") -> str:
     """Why a folder cannot be written."""
-    where = f"{error.filename}: " if error.errno == errno.ELOOP else ""
-    return f"{folder} cannot be written ({where}{error.strerror}): choose another {other}"
+    inside = str(error.filename or folder).removeprefix(f"{folder}{os.sep}")
+    where = "" if inside == str(folder) else f"; {inside}"
+    return f"{folder} cannot be written ({error.strerror}{where}): choose another {other}"
+
+
+def in_use(folder: Path, other: str = "--workdir") -> str | None:
+    """What to say if another process holds the folder, else None; nothing is changed."""
+    with suppress(OSError):
+        descriptor = open_own(folder / LOCK, os.O_RDWR)
+        try:
+            if try_lock(descriptor) is False and _holder(descriptor) != str(os.getpid()):
+                return _in_use(folder, descriptor, other)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def _in_use(folder: Path, descriptor: int, other: str) -> str:
+    holder = _holder(descriptor)
+    who = f" (pid {holder})" if holder.isdecimal() else ""
+    return f"{folder} is in use by another process{who}: wait for it, or choose another {other}"
+
+
+def _holder(descriptor: int) -> str:
+    """What the lock file says, which is the holder's process id."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 32).decode("ascii", "replace").strip()
+
+
+def _enter(folder: Path, other: str) -> tuple[list[Path], int | None]:
+    """Make and lock the folder: those that were made, and the descriptor of the lock."""
+    while True:
+        made = make_folder(folder)
+        if fcntl is None:
+            return made, None
+        try:
+            return made, _acquire(folder, other)
+        except FileNotFoundError:  # whoever held it has just removed the folder, which was empty
+            if folder.is_symlink():
+                raise
 
 
 def _acquire(folder: Path, other: str) -> int:
@@ -81,21 +119,12 @@ def _acquire(folder: Path, other: str) -> int:
         if locked is None:
             return descriptor  # a disk without locks
         if not locked:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            text = _in_use(folder, descriptor, other)
             os.close(descriptor)
-            who = f" (pid {holder})" if holder.isdecimal() else ""
-            raise RunError(
-                f"{folder} is in use by another process{who}: wait for it, or choose another "
-                f"{other}"
-            )
+            raise RunError(text)
         # The previous holder may have removed the file after we opened and before we locked it.
         with suppress(FileNotFoundError):
-            status = os.fstat(descriptor)
-            if not os.path.samestat(status, path.lstat()):
-                pass
-            elif status.st_nlink > 1:  # it is somebody's file under another name, too
-                path.unlink()
-            else:
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 break
         os.close(descriptor)
     os.ftruncate(descriptor, 0)

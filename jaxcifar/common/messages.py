@@ -74,7 +74,10 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def _escape_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = escaped(record.getMessage()), None
+    try:
+        record.msg, record.args = escaped(record.getMessage()), None
+    except Exception:  # logging itself reports a record whose arguments do not fit
+        return True
     return True
 
 

@@ -1,8 +1,8 @@
 """Write files so that nothing is lost: in one step, durably, and never through a link.
 
 A file is written under a name that nobody can foresee and then renamed into place. A process that
-is killed leaves such a file behind; the next write into the folder removes it, and nothing else
-minds it.
+is killed leaves such a file behind, which counts as nothing; the next write into the folder
+removes it.
 """
 
 import errno
@@ -62,6 +62,9 @@ def append_line(path: Path, line: str) -> None:
         OSError: naming `path`; it is a link, for instance.
     """
     try:
+        if path.is_file() and path.lstat().st_nlink > 1:  # in a backup of hard links, for instance
+            write_atomically(path, path.read_bytes() + line.encode() + b"\n")
+            return
         descriptor = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(descriptor, "ab") as file:
             file.write(line.encode() + b"\n")
@@ -75,7 +78,8 @@ def open_own(path: Path, flags: int) -> int:
     """The descriptor of a file of our own, opened by its name.
 
     Raises:
-        OSError: it is a link, a pipe or the like, which we never make; or cannot be opened.
+        OSError: it is a link (a hard one, too), a pipe or the like, which we never make; or it
+            cannot be opened.
     """
     try:
         descriptor = os.open(path, flags | _OWN, 0o666)
@@ -83,10 +87,12 @@ def open_own(path: Path, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise _not_own(path, "a link") from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _not_own(path, "a pipe, a device or the like")
-    return descriptor
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink < 2:
+        return descriptor
+    os.close(descriptor)
+    regular = stat.S_ISREG(status.st_mode)
+    raise _not_own(path, "also another file" if regular else "a pipe, a device or the like")
 
 
 def _not_own(path: Path, kind: str) -> OSError:
@@ -103,6 +109,8 @@ def make_folder(path: Path) -> list[Path]:
     Raises:
         OSError: one cannot be made.
     """
+    if path.is_symlink() and not path.exists():
+        raise OSError(errno.ELOOP, "it is a link to nothing", str(path))
     missing = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -123,8 +131,9 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Some network disks cannot, and a folder may be writable but not readable.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+        # Network disks answer in many ways that they cannot, and a folder may be writable but not
+        # readable. What is wrong with the disk itself is raised.
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT):
             raise
 
 
@@ -150,13 +159,30 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
 
 
+def remove_at_once(folder: Path) -> None:
+    """Remove a whole folder; killed meanwhile, it is there as it was or not at all.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        remove(folder)
+        return
+    going = folder.with_name(_new_name())
+    os.rename(folder, going)
+    shutil.rmtree(going)
+
+
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but what killed processes of ours may leave."""
     return all(name == LOCK or _is_leftover(name) for name in os.listdir(folder))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of killed processes; what a living one writes stays."""
+    """Remove what killed processes left unfinished; what a living one writes stays.
+
+    On a disk without locks nothing can tell the two apart, and unfinished files stay.
+    """
     with suppress(OSError):
         for name in filter(_is_leftover, os.listdir(folder)):
             with suppress(OSError):
@@ -181,7 +207,7 @@ def try_lock(descriptor: int) -> bool | None:
 def _create(folder: Path) -> tuple[Path, int]:
     """A new file, open and locked."""
     while True:
-        temporary = folder / f".jaxcifar-{secrets.token_hex(16)}.tmp"
+        temporary = folder / _new_name()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OWN, 0o666)
         # Before it was locked, another process may have taken it for a leftover.
         if try_lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
@@ -189,11 +215,18 @@ def _create(folder: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
+def _new_name() -> str:
+    return f".jaxcifar-{secrets.token_hex(16)}.tmp"
+
+
 def _is_leftover(name: str) -> bool:
     return re.fullmatch(r"\.jaxcifar-[0-9a-f]{32}\.tmp", name) is not None
 
 
 def _remove_unless_held(path: Path) -> None:
+    if path.is_symlink() or path.is_dir():  # planted, or a folder on its way out
+        remove(path)
+        return
     descriptor = os.open(path, os.O_RDONLY | _OWN)
     try:
         if try_lock(descriptor):

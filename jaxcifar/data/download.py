@@ -84,7 +84,7 @@ def fetch(
     patience = patience or Patience()
     make_folder(folder)
     target, part = folder / remote.name, folder / f"{remote.name}.part"
-    if target.exists() and sha256_of(target) == remote.sha256:
+    if target.is_file() and sha256_of(target) == remote.sha256:
         return target
     started, size_before = time.monotonic(), _size(part)
     queue = deque((url, patience.slow) for url in remote.urls)

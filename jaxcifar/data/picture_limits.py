@@ -22,7 +22,7 @@ MAX_METADATA = 16_000_000  # bytes of text, profiles and EXIF in a PNG or WEBP, 
 # Real JPEGs have about 10; at 49 Mpixels, each scan of only 14 bytes takes 9 ms.
 MAX_SCANS = 1_000
 MAX_SEGMENTS = 10_000  # of a JPEG before its pixels; 100 MB need 1,600
-MAX_CHUNKS = 100_000  # of a PNG; 100 MB in the smallest chunks that are usual are 12,000
+MAX_CHUNKS = 100_000  # of a PNG or WEBP; 100 MB in the smallest chunks that are usual are 12,000
 MAX_PACKED = 256  # compressed texts and profiles in a PNG; each may unpack to 1 MB
 MAX_BLOCKS = 250_000  # of a GIF before its first frame
 MAX_RLE = 10_000_000  # pixels and bytes of a run-length BMP: Pillow decodes it in Python, 1 s
@@ -87,8 +87,10 @@ def _check(name: str, what: str, declared: int, limit: int, way_out: str) -> Non
 _STRIP = "save it again without its metadata"
 _RESAVE = "save it again with an image editor"
 
-_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
-_START_OF_SCAN = 0xDA
+# One 0xFF before it: with all of them, a file that ends in them takes quadratic time.
+_MARKER = re.compile(rb"\xff([^\xff])", re.DOTALL)
+_MARKER_IN_SCAN = re.compile(rb"\xff([^\xff\x00\xd0-\xd7])", re.DOTALL)
+_START_OF_SCAN, _END = 0xDA, 0xD9
 # Markers that Pillow takes for nothing but themselves: restarts, start, end, extensions.
 _WITHOUT_LENGTH = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}
 _APPLICATION = {*range(0xE0, 0xF0), 0xFE}  # and comments: kept as bytes
@@ -96,10 +98,6 @@ _APPLICATION = {*range(0xE0, 0xF0), 0xFE}  # and comments: kept as bytes
 
 def _check_jpeg(data: bytes, name: str) -> None:
     """Walks the segments before the pixels as Pillow does."""
-    if data.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageFileError(
-            f"{name} is a JPEG of more than {MAX_SCANS:,} scans: refused; {_RESAVE}"
-        )
     at, segments, tables, exif = 2, 0, 0, 0
     while marker := _MARKER.search(data, at):
         if segments > MAX_SEGMENTS or max(exif, tables) > MAX_NUMBERS:
@@ -119,6 +117,23 @@ def _check_jpeg(data: bytes, name: str) -> None:
     _check(name, "segments", segments, MAX_SEGMENTS, _STRIP)
     _check(name, "bytes of EXIF", exif, MAX_NUMBERS, _STRIP)
     _check(name, "bytes of tables and padding", tables, MAX_NUMBERS, _RESAVE)
+    _check_scans(data, at, name)
+
+
+def _check_scans(data: bytes, at: int, name: str) -> None:
+    """From the first scan to the end of the picture; phones append whole videos after it."""
+    scans = 1
+    while marker := _MARKER_IN_SCAN.search(data, at):
+        kind, at = marker[1][0], marker.end()
+        if kind == _END:
+            break
+        scans += kind == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise ImageFileError(
+                f"{name} is a JPEG of more than {MAX_SCANS:,} scans: refused; {_RESAVE}"
+            )
+        if kind >= 0xC0 and kind not in _WITHOUT_LENGTH:
+            at += max(int.from_bytes(data[at : at + 2], "big"), 2)
 
 
 def _check_png(data: bytes, name: str) -> None:
@@ -172,8 +187,10 @@ def _check_webp(data: bytes, name: str) -> None:
     elif data[12:16] == b"VP8 " and data[23:26] == b"\x9d\x01*":
         width, height = struct.unpack_from("<HH", data, 26)
         check_size(width & 0x3FFF, height & 0x3FFF, name)
-    at, metadata = 12, 0
+    at, chunks, metadata = 12, 0, 0
     while at + 8 <= len(data):
+        chunks += 1
+        _check(name, "chunks", chunks, MAX_CHUNKS, _RESAVE)
         kind, length = struct.unpack_from("<4sI", data, at)
         if kind in (b"ICCP", b"EXIF", b"XMP "):
             metadata += length

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from PIL import (
@@ -44,6 +45,7 @@ _reading: ContextVar[bool] = ContextVar("_reading", default=False)
 @contextmanager
 def quiet() -> Iterator[None]:
     """Pillow neither warns nor logs in this thread."""
+    _install()
     token = _reading.set(True)
     try:
         yield
@@ -63,6 +65,7 @@ class _Warnings:
             warnings.warn(message, category, stacklevel + 1, **options)
 
 
+@cache  # once
 def _install() -> None:
     for module in _MODULES:
         if hasattr(module, "warnings"):
@@ -76,6 +79,3 @@ def _install() -> None:
         return
     set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
     set_handler(None)
-
-
-_install()

@@ -7,7 +7,7 @@ import socket
 from typing import NamedTuple
 
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.common.messages import shown, warn
+from jaxcifar.common.messages import shown
 
 # JAX reads it, too: where the first process listens, if not at --coordinator.
 BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
@@ -68,10 +68,10 @@ def listening_address(coordinator: str) -> str:
     is_name = own.host != address.host
     if chosen is None and is_name and _is_loopback(own.host) and address.host != "localhost":
         # Debian and Ubuntu give a machine's own name 127.0.1.1 in /etc/hosts.
-        warn(
+        raise DeviceError(
             f"{option} {address}: {address.host} is {own.host} on this machine, where no other "
-            f"machine can connect; if there are others, give this machine's address in the network",
-            stacklevel=2,
+            f"machine can connect; give this machine's address in the network or, if there is no "
+            f"other machine, {own.host}"
         )
     return str(own) if chosen is None else chosen
 

@@ -60,10 +60,15 @@ class DeviceOptions:
     )
 
 
-def connect(options: DeviceOptions) -> None:
+def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
     """Join the other processes of the run, if the options name any.
 
-    Call it before JAX is used for anything else.
+    Call it before JAX is used for anything else. When another process is lost later, this one ends
+    with a line and status 2 (by JAX's default it would abort).
+
+    Args:
+        options: those of the processes.
+        quiet: turn off JAX's own logging, which reports a lost process on a page.
 
     Raises:
         DeviceError: the options contradict each other, or the processes do not connect.
@@ -91,7 +96,8 @@ def connect(options: DeviceOptions) -> None:
             f"the processes could not connect at {options.coordinator} ({reason}); "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
-    _silence_reports_of_loss()
+    if quiet:
+        _silence_reports_of_loss()
     from jax.experimental import multihost_utils
 
     # The first collective waits 30 s for the other processes, later ones wait without limit (gloo,

@@ -19,7 +19,7 @@ from jaxcifar.common.writing import sync_folder
 from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoint_items import PyTree, restore_items, train_item
 from jaxcifar.runs.disk_errors import reason, way_out
-from jaxcifar.runs.failed_saves import silence_leftovers
+from jaxcifar.runs.failed_saves import save_begins, save_ended
 from jaxcifar.runs.stored_steps import MARK, METRIC, PROGRESS, TEMPORARY, StoredSteps, either
 from jaxcifar.runs.stored_steps import CheckpointWarning as CheckpointWarning
 from jaxcifar.step.state import TrainState
@@ -80,7 +80,6 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             self._stored.prepare()
-        silence_leftovers()
         # Made in the background, a directory that fails leaves other threads waiting for it, which
         # the interpreter then waits for at its exit: without end (Orbax 0.12).
         at_once = {"create_directories_asynchronously": False}
@@ -157,6 +156,7 @@ class Checkpoints:
         self._stored.forget(step)
         with self._writing(step):
             self._saving = step  # `_write_manifest` needs it, in the background
+            save_begins(self)
             self._saver.save(
                 self.directory / str(step),
                 args=ocp.args.Composite(
@@ -178,6 +178,7 @@ class Checkpoints:
         with self._writing(self._saving):
             self._saver.wait_until_finished()
             self._saving = None
+            save_ended(self, failed=False)
             if jax.process_index() == 0:
                 sync_folder(self.directory)
         if jax.process_index() == 0:
@@ -325,6 +326,7 @@ class Checkpoints:
             raise
         except Exception as error:
             self._saving = None
+            save_ended(self, failed=True)
             good = self._stored.intact(other_than=step)
             others = f"the earlier ones, {good}, are intact" if good else "there is no earlier one"
             raise CheckpointError(

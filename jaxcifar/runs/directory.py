@@ -22,7 +22,7 @@ from typing import Any
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import Unusable, parse_json, read_bytes
 from jaxcifar.common.json_shape import AnyNumber, misfit
-from jaxcifar.common.lock import cannot_write, hold
+from jaxcifar.common.lock import cannot_write, hold, in_use
 from jaxcifar.common.writing import append_line, is_empty, make_folder, remove, write_atomically
 from jaxcifar.runs.disk_errors import reason, way_out
 from jaxcifar.runs.history import History, Row
@@ -78,10 +78,12 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
+        self.check_links()
         if self.holds_run():
             if not overwrite:
                 raise RunError(
-                    f"{self.path} holds a run: continue it with --resume, replace it with "
+                    in_use(self.path)
+                    or f"{self.path} holds a run: continue it with --resume, replace it with "
                     "--overwrite, or choose another --workdir"
                 )
         elif self.path.is_dir() and not is_empty(self.path):
@@ -178,7 +180,8 @@ class RunDirectory:
             rows.append(row)
             if problem := _out_of_order(rows):
                 raise RunError(
-                    f"{name} {problem}: the file was changed after training; put a good copy back"
+                    f"{name} {problem}: the file was changed after training; put a good copy back, "
+                    "or start again with --overwrite"
                 )
         return History(rows)
 

@@ -13,43 +13,58 @@ import traceback
 import warnings
 from typing import Any
 
-# In the names of the files, of the tasks that write them, and of the modules that do it.
-_MARK = "orbax"
+# In the names of the files, and of Orbax's modules in a traceback.
+_MARKS = (".orbax-checkpoint-tmp", "orbax/checkpoint/_src")
 
 
-def silence_leftovers() -> None:
-    """Drop what the abandoned parts of a save report; everything else is reported as before."""
-    for name in ("absl", "asyncio"):
-        logger = logging.getLogger(name)
-        if _only_others not in logger.filters:
-            logger.addFilter(_only_others)
-    # Orbax's: `async_serialize_from_host` and the functions within it.
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
-    if sys.unraisablehook is not _hook.report:
-        _hook.before = sys.unraisablehook
-        sys.unraisablehook = _hook.report
-
-
-def _only_others(record: logging.LogRecord) -> bool:
-    if not record.exc_info:
-        return True
-    _, error, trace = record.exc_info
-    modules = " ".join(frame.filename for frame in traceback.extract_tb(trace))
-    return _MARK not in f"{record.pathname} {record.getMessage()} {error} {modules}"
-
-
-class _Hook:
-    """`sys.unraisablehook` without the calls into the event loop of a save that has ended."""
-
-    before: Any = staticmethod(sys.unraisablehook)
+class _Silence:
+    """Drops what the parts of our saves report: while one runs, and for good after one failed."""
 
     def __init__(self) -> None:
-        self.report = self._report  # one object, which can be recognised
+        self.saving: set[int] = set()  # the `Checkpoints` with a save, by id
+        self.failed = False
+        self._before: Any = None
+
+    @property
+    def active(self) -> bool:
+        return self.failed or bool(self.saving)
+
+    def install(self) -> None:
+        """Once in a process: a hook of somebody else's may call this one by now."""
+        if self._before is not None:
+            return
+        self._before = sys.unraisablehook
+        sys.unraisablehook = self._report
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(self._keep)
+        # Orbax's `async_serialize_from_host` and the functions within it.
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+
+    def _keep(self, record: logging.LogRecord) -> bool:
+        if not (self.active and record.exc_info):
+            return True
+        _, error, trace = record.exc_info
+        modules = " ".join(frame.filename for frame in traceback.extract_tb(trace))
+        text = f"{record.pathname} {record.getMessage()} {error} {modules}"
+        return not any(mark in text for mark in _MARKS)
 
     def _report(self, failed: Any) -> None:
+        """TensorStore calls into the event loop of a save that has ended, from its own threads."""
         elsewhere = threading.current_thread() is not threading.main_thread()
-        if not (elsewhere and str(failed.exc_value) == "Event loop is closed"):
-            self.before(failed)
+        if not (self.active and elsewhere and str(failed.exc_value) == "Event loop is closed"):
+            self._before(failed)
 
 
-_hook = _Hook()
+_silence = _Silence()
+
+
+def save_begins(owner: object) -> None:
+    """Silence a save's parts from here on; everything else is reported as before."""
+    _silence.install()
+    _silence.saving.add(id(owner))
+
+
+def save_ended(owner: object, *, failed: bool) -> None:
+    """Reporting is as before again, unless the save failed: its parts report at any later time."""
+    _silence.saving.discard(id(owner))
+    _silence.failed = _silence.failed or failed

@@ -28,11 +28,11 @@ def hold_directory(
 ) -> Iterator[None]:
     """`prepare_directory`, and keep other processes from writing the run until the end."""
     # Before the lock, which is a file: a directory of somebody else's stays as it is.
+    run_dir.check_links()
     if resume:
         run_dir.read_config()
     else:
         run_dir.check_free(overwrite=overwrite)
-    run_dir.check_links()
     with run_dir.lock():
         prepare_directory(
             run_dir, recipe, splits, name, weights, resume=resume, overwrite=overwrite

@@ -200,7 +200,7 @@ class StoredSteps:
             target = self._damaged / f"{step}.{number}"
         try:
             self._damaged.mkdir(exist_ok=True)
-            # Where `checkpoints` is a link to another disk, this copies.
+            # Where `checkpoints` is on another disk, this copies.
             shutil.move(self.directory / str(step), target)
         except OSError as error:
             raise CheckpointError(

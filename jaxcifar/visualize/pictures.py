@@ -24,6 +24,7 @@ from jaxcifar.common.figure import save_figure
 from jaxcifar.common.messages import did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder, write_atomically
 from jaxcifar.runs.checkpoints import Which
+from jaxcifar.runs.directory import refuse_links
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.activations import KERAS_NAMES, capture, list_layers, torchvision_name
@@ -335,6 +336,8 @@ def _png(
     network: TrainedNetwork, name: str, out: str | Path | None, images: Sequence[str | int] = ()
 ) -> Path:
     """The file for the picture, which must not be one of the images to show."""
+    if not out:
+        refuse_links(network.figures)
     path = Path(out) if out else network.figures / f"{name}{network.file_suffix}.png"
     if path.suffix != ".png":
         raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")

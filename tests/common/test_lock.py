@@ -3,8 +3,9 @@ import threading
 
 import pytest
 
+from jaxcifar.common import lock
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.lock import hold, wait_for_turn
+from jaxcifar.common.lock import hold, in_use, wait_for_turn
 
 
 def test_a_folder_is_made_held_and_if_it_stays_empty_removed(tmp_path):
@@ -31,27 +32,60 @@ def test_a_lock_that_is_something_else_is_never_written(tmp_path, kind):
     victim, folder = tmp_path / "victim", tmp_path / "run"
     victim.write_text("mine")
     folder.mkdir()
-    lock = folder / ".lock"
+    file = folder / ".lock"
     if kind == "link":
-        lock.symlink_to(victim)
+        file.symlink_to(victim)
     elif kind == "dangling link":
-        lock.symlink_to(tmp_path / "new")
+        file.symlink_to(tmp_path / "new")
     elif kind == "hard link":
-        lock.hardlink_to(victim)
+        file.hardlink_to(victim)
     elif kind == "pipe":
-        os.mkfifo(lock)
+        os.mkfifo(file)
     else:
-        lock.mkdir()
-    if kind == "hard link":  # taking our name off it harms nobody
-        with hold(folder):
-            assert lock.read_text() == f"{os.getpid()}\n"
-    else:
-        with pytest.raises(RunError, match="run cannot be written .*--workdir"), hold(folder):
-            pass
+        file.mkdir()
+    with (
+        pytest.raises(RunError, match=r"run cannot be written .*; \.lock\).*--workdir"),
+        hold(folder),
+    ):
+        pass
     assert victim.read_text() == "mine"
     assert not (tmp_path / "new").exists()
 
 
+def test_a_link_to_nothing_is_called_one(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="a link to nothing"), hold(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, calls = lock.open_own, []
+
+    def slowly(path, flags):
+        calls.append(path)
+        if len(calls) == 1:
+            path.parent.rmdir()
+        return real(path, flags)
+
+    monkeypatch.setattr(lock, "open_own", slowly)
+    with hold(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").exists()
+    assert len(calls) == 2
+
+
+def test_who_holds_a_folder_can_be_asked(tmp_path, monkeypatch):
+    assert in_use(tmp_path) is None
+    with hold(tmp_path):
+        assert in_use(tmp_path) is None  # it is we
+        pid = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        assert f"in use by another process (pid {pid})" in in_use(tmp_path)
+    (tmp_path / ".lock").write_text("1\n")  # of a killed process
+    assert in_use(tmp_path) is None
+    assert (tmp_path / ".lock").read_text() == "1\n"
+
+
+@pytest.mark.filterwarnings("ignore:another process works")
 def test_turns_are_taken(tmp_path):
     order = []
 

@@ -13,6 +13,7 @@ from jaxcifar.common.writing import (
     make_folder,
     open_own,
     remove,
+    remove_at_once,
     write_atomically,
 )
 
@@ -64,9 +65,14 @@ def test_a_foreseen_name_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / LEFTOVER).symlink_to(tmp_path / "victim")
     monkeypatch.setattr(writing.secrets, "token_hex", lambda n: "0" * (2 * n))
+    monkeypatch.setattr(writing, "remove_leftovers", lambda folder: None)  # it came in between
     with pytest.raises(FileExistsError):
         write_atomically(tmp_path / "a", "x")
     assert (tmp_path / "victim").read_text() == "mine"
+    monkeypatch.undo()
+    write_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert names(tmp_path) == ["a", "victim"]
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
@@ -150,6 +156,33 @@ def test_a_file_of_our_own_is_no_device(tmp_path):
         open_own(tmp_path / "null", os.O_RDWR)
     with pytest.raises(OSError, match="a pipe, a device"):
         open_own(type(tmp_path)("/dev/null"), os.O_RDWR)
+
+
+def test_a_line_is_not_appended_to_a_second_name_of_the_file(tmp_path):
+    """A backup by hard links keeps what it had."""
+    append_line(tmp_path / "a", "1")
+    (tmp_path / "backup").hardlink_to(tmp_path / "a")
+    append_line(tmp_path / "a", "2")
+    assert (tmp_path / "backup").read_text() == "1\n"
+    assert (tmp_path / "a").read_text() == "1\n2\n"
+    (tmp_path / "backup").unlink()
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    with pytest.raises(OSError, match="also another file"):
+        open_own(tmp_path / "b", os.O_RDWR)
+
+
+def test_a_folder_is_removed_in_one_step(tmp_path, monkeypatch):
+    def killed(path):
+        raise KeyboardInterrupt
+
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(writing.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_at_once(tmp_path / "a")
+    assert is_empty(tmp_path)
+    monkeypatch.undo()
+    write_atomically(tmp_path / "c", "x")
+    assert names(tmp_path) == ["c"]
 
 
 def test_removing_a_link_leaves_what_it_leads_to(tmp_path):

@@ -1,5 +1,6 @@
 """What pictures declare is bounded before a decoder allots it; real pictures pass."""
 
+import contextlib
 import io
 import os
 import struct
@@ -367,6 +368,36 @@ def test_what_ends_within_its_header_is_left_to_the_decoder(data):
     check_header(data, "x")
     with pytest.raises(ImageFileError, match="is not an image, or is damaged"):
         decode_square(data, 16, "x")
+
+
+@pytest.mark.parametrize("start", [JPEG[:2], JPEG[:20], JPEG[:-2]])
+def test_a_jpeg_that_ends_in_padding_takes_no_time(start):
+    started = time.perf_counter()
+    with contextlib.suppress(ImageFileError):
+        check_header(start + b"\xff" * 3_000_000, "x")
+    assert time.perf_counter() - started < 5  # by squares it would be hours
+
+
+def test_what_follows_the_end_of_a_jpeg_is_not_counted_as_scans():
+    """Phones append a video of many MB."""
+    appended = JPEG + b"\xff\xda\x00" * 2_000
+    check_header(appended, "x")
+    assert np.array_equal(decode_square(appended, 16, "x"), decode_square(JPEG, 16, "x"))
+
+
+def test_an_end_within_a_segment_hides_no_scans():
+    start = JPEG.index(b"\xff\xda")
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+    many = JPEG[:start] + (b"\xff\xda\x00\x02" + comment) * 1_100
+    with pytest.raises(ImageFileError, match="more than 1,000 scans"):
+        check_header(many, "x")
+
+
+def test_a_webp_of_many_empty_chunks_is_refused_early():
+    started = time.perf_counter()
+    with pytest.raises(ImageFileError, match=r"declares 100,001 chunks"):
+        check_header(WEBP + b"xxxx\0\0\0\0" * 2_000_000, "x")
+    assert time.perf_counter() - started < 1
 
 
 def test_a_loop_of_directories_ends():

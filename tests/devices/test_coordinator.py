@@ -92,15 +92,15 @@ def test_a_name_becomes_an_address(port):
     assert listening_address(f"localhost:{port}") in (f"127.0.0.1:{port}", f"[::1]:{port}")
 
 
-def test_a_name_that_only_this_machine_reaches_is_warned_of(port, monkeypatch):
+def test_a_name_that_only_this_machine_reaches_is_refused(port, monkeypatch):
     """Debian names a machine 127.0.1.1 in its /etc/hosts."""
     monkeypatch.setattr(
         socket,
         "getaddrinfo",
         lambda host, port, **_: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", port))],
     )
-    with pytest.warns(UserWarning, match=r"node0 is 127\.0\.1\.1 on this machine"):
-        assert listening_address(f"node0:{port}") == f"127.0.1.1:{port}"
+    with pytest.raises(DeviceError, match=r"node0 is 127\.0\.1\.1 on this machine.* give this"):
+        listening_address(f"node0:{port}")
 
 
 @pytest.mark.parametrize(

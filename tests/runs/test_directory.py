@@ -146,6 +146,16 @@ def holder(root, tmp_path):
     process.stdout.close()
 
 
+def test_a_live_run_is_called_in_use(holder, tmp_path):
+    run_dir = RunDirectory(tmp_path / "run")
+    run_dir.create({"recipe": {}})
+    with pytest.raises(RunError, match=rf"in use by another process \(pid {holder.pid}\)"):
+        run_dir.check_free(overwrite=False)
+    holder.communicate()
+    with pytest.raises(RunError, match="holds a run"):
+        run_dir.check_free(overwrite=False)
+
+
 def locked(run_dir):
     with run_dir.lock():
         return sorted(path.name for path in run_dir.path.iterdir())

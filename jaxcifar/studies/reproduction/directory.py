@@ -101,7 +101,8 @@ class ReportDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --out")
-        refuse_links(self.path / "runs", self.path / "pictures")
+        runs = self.path / "runs"
+        refuse_links(self.path / "pictures", runs, *(runs.iterdir() if runs.is_dir() else ()))
         mark = self.read_mark()
         if mark is None:
             if self.path.is_dir() and not is_empty(self.path):

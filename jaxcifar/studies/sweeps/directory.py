@@ -19,7 +19,7 @@ from typing import Any
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold
-from jaxcifar.common.writing import is_empty, make_folder, remove, write_atomically
+from jaxcifar.common.writing import is_empty, make_folder, remove, remove_at_once, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import recipe_of_file
@@ -148,7 +148,7 @@ class SweepDirectory:
         for value in before["values"]:
             run_dir = self.run(f"{before['field']}={value}")
             if run_dir.holds_run():
-                remove(run_dir.path)
+                remove_at_once(run_dir.path)
         remove(self.table)
         remove(self.figure)
 

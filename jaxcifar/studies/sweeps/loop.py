@@ -16,6 +16,7 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.opening import check_not_lost
+from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import starting_weights
 from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable
 from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, too_large
@@ -179,10 +180,17 @@ def _plan(
     pending = [
         m
         for m in members
-        if not resume or (m.name not in failures and sweep_dir.run(m.name).read_summary() is None)
+        if not resume or (m.name not in failures and not _is_finished(sweep_dir.run(m.name), m))
     ]
     choice = _choose(mode, blocked, before, field, pending, data)
     return SweepPlan(name, recipe, field, members, pending, data, choice, failures, sweep_dir)
+
+
+def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
+    """Whether a run of the member's own recipe is complete."""
+    if not run_dir.holds_run() or run_dir.read_summary() is None:
+        return False
+    return not member.recipe.differences(read_recipe(run_dir))
 
 
 def _train(plan: SweepPlan, *, verbose: bool) -> None:
