@@ -1,6 +1,7 @@
 """Keep other processes out of a folder while it is written."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.common.writing import LOCK, fcntl, make_folder, open_own, try_lock
+
+_LONG = 3.0  # seconds, after which a process says that it waits
 
 
 @contextmanager
@@ -44,10 +47,11 @@ def hold(folder: Path, other: str = "--workdir") -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_turn(folder: Path) -> Iterator[bool]:
+def wait_for_turn(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Wait until no other process holds the folder in this way; False if that is unknown.
 
-    Warns once if it has to wait.
+    Warns once if it has to wait for long. With `wait=False` it does not wait, and the answer is
+    False.
 
     The lock is on the folder itself, so it leaves no file and ends with its process. Without it
     (Windows, some network disks) two processes do the same work, and a rename at its end decides.
@@ -58,10 +62,15 @@ def wait_for_turn(folder: Path) -> Iterator[bool]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         alone = try_lock(descriptor)
-        if alone is False:
+        since = time.monotonic()
+        while alone is False and wait and time.monotonic() - since < _LONG:
+            time.sleep(0.02)
+            alone = try_lock(descriptor)
+        if alone is False and wait:
             warn(f"another process works in {folder}: waiting for it; Ctrl-C stops", stacklevel=3)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield alone is not None
+            alone = True
+        yield bool(alone)
     finally:
         os.close(descriptor)
 

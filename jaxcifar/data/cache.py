@@ -85,6 +85,10 @@ def _cached_arrays(
     home = (folder or cache_folder()) / "data" / key
     arrays = _load(home / _VERSION, fields)
     if arrays is not None:
+        if any(home.glob(f"{_BUILDING}*")):
+            with suppress(OSError), wait_for_turn(home, wait=False) as alone:
+                if alone:
+                    _remove_unfinished(home)
         return arrays
     made = make()
     try:
@@ -139,8 +143,7 @@ def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
     make_folder(home)
     with wait_for_turn(home) as alone:
         if alone:
-            for folder in home.glob(f"{_BUILDING}*"):  # of killed processes
-                remove(folder)
+            _remove_unfinished(home)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
         try:
             new = building / "new"
@@ -153,6 +156,12 @@ def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
             sync_folder(home)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_unfinished(home: Path) -> None:
+    """Remove what killed processes left; the caller holds the folder."""
+    for folder in home.glob(f"{_BUILDING}*"):
+        remove(folder)
 
 
 def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:

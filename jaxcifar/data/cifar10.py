@@ -110,6 +110,7 @@ def prepare_cifar10(
     expected = None if sha256 is None else _check_digest(sha256)
     root = data_root(data_dir, must_exist=False)
     if prepared := _find(root, source):
+        tfds_store.remove_unfinished(root)
         _log.info("CIFAR-10 is already prepared in %s", prepared.directory)
         return prepared.directory
     # Read before anything is written: a bad archive leaves no trace.
@@ -120,7 +121,7 @@ def prepare_cifar10(
             if prepared := _find(root, source):
                 return prepared.directory
             if alone:
-                tfds_store.remove_unfinished(root)
+                tfds_store.remove_unfinished(root, held=True)
             contents = local or _download(root / "downloads", source, patience, progress)
             directory = tfds_store.write(root, contents, source.form.class_names, progress=progress)
             if local is None:

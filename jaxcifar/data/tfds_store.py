@@ -12,6 +12,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import Unusable, read_bytes
+from jaxcifar.common.lock import wait_for_turn
 from jaxcifar.common.messages import printable, shown
 from jaxcifar.common.writing import make_folder, sync_folder, sync_tree
 from jaxcifar.data.dataset import Dataset
@@ -257,7 +259,16 @@ def _run_builder(
     return Path(builder.data_dir)
 
 
-def remove_unfinished(root: Path) -> None:
-    """Remove the folders of killed processes; the caller must know that none is still at work."""
-    for folder in root.glob(f"{_BUILDING}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+def remove_unfinished(root: Path, *, held: bool = False) -> None:
+    """Remove the folders of killed processes, if no process is still at work.
+
+    Args:
+        root: the data folder.
+        held: the caller holds it by `lock.wait_for_turn`.
+    """
+    folders = list(root.glob(f"{_BUILDING}*"))
+    if not folders:
+        return
+    with nullcontext(held) if held else wait_for_turn(root, wait=False) as alone:
+        for folder in folders if alone else ():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -86,7 +86,9 @@ def test_who_holds_a_folder_can_be_asked(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:another process works")
-def test_turns_are_taken(tmp_path):
+@pytest.mark.parametrize("long", [0.05, 10])
+def test_turns_are_taken(tmp_path, monkeypatch, long):
+    monkeypatch.setattr(lock, "_LONG", long)
     order = []
 
     def second():
@@ -101,3 +103,25 @@ def test_turns_are_taken(tmp_path):
     thread.join()
     assert order == [("first", True), ("second", True)]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_wait_is_told_and_can_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_LONG", 0.05)
+
+    class Stop(Exception):
+        pass
+
+    def never(descriptor, how):
+        if not how & lock.fcntl.LOCK_NB:
+            raise Stop
+        raise BlockingIOError(11, "held")
+
+    monkeypatch.setattr(lock.fcntl, "flock", never)
+    with wait_for_turn(tmp_path, wait=False) as alone:
+        assert alone is False
+    with (
+        pytest.warns(UserWarning, match="another process works in .*Ctrl-C stops"),
+        pytest.raises(Stop),
+        wait_for_turn(tmp_path),
+    ):
+        pass

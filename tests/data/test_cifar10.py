@@ -501,3 +501,16 @@ def test_hostile_prepared_data_is_refused(
         load(data_dir, source)
     assert len(str(caught.value)) < 1_000
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_preparation_left_that_died_after_its_last_step_is_removed(
+    data_dir, archives, source
+):
+    prepare(data_dir, archives["binary"], source)
+    left = data_dir / f"{tfds_store._BUILDING}x"
+    (left / "cifar10").mkdir(parents=True)
+    with cifar10.wait_for_turn(data_dir):  # a living one holds it
+        prepare(data_dir, archives["binary"], source)
+        assert left.exists()
+    prepare(data_dir, archives["binary"], source)
+    assert not left.exists()
