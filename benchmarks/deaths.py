@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def run_scenario(name: str, every: int = 1, first: int | None = None) -> dict[st
         numbers = range(1, min(operations, first or operations) + 1, every)
         for number in numbers:
             _renew(template, folder)
-            end = _in_a_process(lambda number=number: _dying(scenario, folder, number))
+            end = _in_a_process(partial(_dying, scenario, folder, number))
             killed += end is None
             assert end in (None, NOT_REACHED), end
             result, _ = _in_a_process(lambda: _undisturbed(scenario, folder))
