@@ -35,6 +35,7 @@ def test_the_cache_and_an_export_end_as_undisturbed_after_any_death(deaths):
     assert_undisturbed(deaths("export", "cache"), least=2)
 
 
+@pytest.mark.slow  # a quarter of a minute; tests/test_leftovers_and_links.py has what is left then
 def test_a_run_that_died_at_its_first_operations_ends_as_undisturbed(deaths):
     assert_undisturbed(deaths("run", "--first", "9", "--every", "4"), least=3)
 
