@@ -59,7 +59,13 @@ KINDS = ("run", "sweep", "report")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", [{}, {"overwrite": True}], ids=["start", "overwrite"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({}, id="start"),
+        pytest.param({"overwrite": True}, id="overwrite", marks=pytest.mark.slow),
+    ],
+)
 def test_a_start_that_died_before_its_first_file_is_no_obstacle(starts, tmp_path, kind, how):
     for name in (".lock", LEFTOVER):
         (tmp_path / name).write_text("1")
@@ -225,7 +231,9 @@ def test_a_picture_of_a_run_is_not_drawn_through_a_link(starts, tmp_path):
     draw_confusion(tmp_path / "run", out=tmp_path / "elsewhere" / "mine.png")
 
 
-@pytest.mark.parametrize("left", ["summary.json", "config.json"])
+@pytest.mark.parametrize(
+    "left", ["summary.json", pytest.param("config.json", marks=pytest.mark.slow)]
+)
 def test_a_member_of_another_sweep_is_not_taken_for_a_finished_one(
     recipe, digits, starts, tmp_path, left
 ):

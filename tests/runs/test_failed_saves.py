@@ -143,7 +143,12 @@ def run_saver(root, directory, how, *, mounted):
         ("file size", False, r"checkpoint 20 could .*File too large.*\[10\], are intact.*ulimit"),
         ("full", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact.*free"),
         ("folders 1", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact"),
-        ("folders 3", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact"),
+        pytest.param(
+            "folders 3",
+            True,
+            r"checkpoint 20 could .*No space left on device.*\[10\], are intact",
+            marks=pytest.mark.slow,
+        ),
         ("read-only", True, r"checkpoints cannot .*Read-only file system.*make it writable"),
     ],
     ids=["file size limit", "full disk", "a folder", "a folder later", "read-only disk"],
