@@ -10,6 +10,7 @@ import logging
 import reprlib
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TextIO
 
 _SHORT = reprlib.Repr()
@@ -74,10 +75,8 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def _escape_record(record: logging.LogRecord) -> bool:
-    try:
+    with suppress(Exception):  # logging itself reports a record whose arguments do not fit
         record.msg, record.args = escaped(record.getMessage()), None
-    except Exception:  # logging itself reports a record whose arguments do not fit
-        return True
     return True
 
 

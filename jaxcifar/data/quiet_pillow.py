@@ -14,30 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import import_module
 from typing import Any
 
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-_MODULES = (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
+# Those that read the formats of `image_file.FORMATS`.
+_MODULES = tuple(
+    import_module(f"PIL.{name}")
+    for name in (
+        "Image",
+        "ImageFile",
+        *(f"{kind}ImagePlugin" for kind in ["Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP"]),
+    )
 )
 _reading: ContextVar[bool] = ContextVar("_reading", default=False)
 
