@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.harness import RESULTS, save
 from jaxcifar.common.errors import RunError
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.studies.sweeps.directory import SweepDirectory
-from jaxcifar.training.evaluation import evaluate_run
 
 
 def main() -> None:

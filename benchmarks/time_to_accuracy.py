@@ -37,7 +37,7 @@ from jaxcifar.data import Splits
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
-from jaxcifar.recipes.stage import make_stage
+from jaxcifar.recipes.stage import make_stage, stage_epochs
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import make_eval_step
@@ -201,7 +201,7 @@ def earlier_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(recipe: Recipe) -> None:
     """Refuse a recipe that needs more than one program, or trains on features."""
-    if recipe.cache_features or recipe.stage_of(1)[1] != recipe.epochs:
+    if recipe.cache_features or stage_epochs(recipe, 1)[1] != recipe.epochs:
         raise SystemExit(
             "this benchmark takes only recipes without cached features and thawing layers"
         )

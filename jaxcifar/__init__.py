@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from jaxcifar.devices.processes import DeviceOptions as DeviceOptions
     from jaxcifar.devices.processes import connect as connect
     from jaxcifar.devices.processes import make_layout as make_layout
+    from jaxcifar.inference.activations import capture as capture
+    from jaxcifar.inference.gradcam import grad_cam as grad_cam
+    from jaxcifar.inference.load import load as load
+    from jaxcifar.inference.network import Prediction as Prediction
+    from jaxcifar.inference.network import TrainedNetwork as TrainedNetwork
+    from jaxcifar.inference.predictions import predict as predict
+    from jaxcifar.inference.scoring import evaluate_run as evaluate_run
     from jaxcifar.models.pretrained import export_weights as export_weights
     from jaxcifar.models.pretrained import load_pretrained as load_pretrained
     from jaxcifar.models.resnet import ResNet as ResNet
@@ -47,21 +54,23 @@ if TYPE_CHECKING:
     from jaxcifar.step.steps import make_train_step as make_train_step
     from jaxcifar.studies.sweeps import sweep as sweep
     from jaxcifar.training.evaluation import evaluate as evaluate
-    from jaxcifar.training.evaluation import evaluate_run as evaluate_run
     from jaxcifar.training.fit import fit as fit
     from jaxcifar.training.interruption import Interrupted as Interrupted
     from jaxcifar.training.resident import make_evaluation as make_evaluation
     from jaxcifar.training.resident import make_train_epoch as make_train_epoch
     from jaxcifar.training.streamed import make_streamed_epoch as make_streamed_epoch
-    from jaxcifar.visualize.activations import capture as capture
-    from jaxcifar.visualize.gradcam import grad_cam as grad_cam
-    from jaxcifar.visualize.predictions import predict as predict
 
 _MODULES = {
     "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
     "devices.compilation_cache": ("enable_compilation_cache",),
     "devices.layout": ("Layout",),
     "devices.processes": ("DeviceOptions", "connect", "make_layout"),
+    "inference.activations": ("capture",),
+    "inference.gradcam": ("grad_cam",),
+    "inference.load": ("load",),
+    "inference.network": ("Prediction", "TrainedNetwork"),
+    "inference.predictions": ("predict",),
+    "inference.scoring": ("evaluate_run",),
     "models.pretrained": ("export_weights", "load_pretrained"),
     "models.resnet": ("ResNet", "resnet18", "resnet34", "resnet50"),
     "recipes.presets": ("EXPERIMENTS", "get_experiment"),
@@ -85,14 +94,11 @@ _MODULES = {
     "step.state": ("TrainState", "start_state"),
     "step.steps": ("make_eval_step", "make_train_step"),
     "studies.sweeps": ("sweep",),
-    "training.evaluation": ("evaluate", "evaluate_run"),
+    "training.evaluation": ("evaluate",),
     "training.fit": ("fit",),
     "training.interruption": ("Interrupted",),
     "training.resident": ("make_evaluation", "make_train_epoch"),
     "training.streamed": ("make_streamed_epoch",),
-    "visualize.activations": ("capture",),
-    "visualize.gradcam": ("grad_cam",),
-    "visualize.predictions": ("predict",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

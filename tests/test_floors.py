@@ -12,6 +12,7 @@ FLOORS = (
     "recipes",
     "runs",
     "training",
+    "inference",
     "visualize",
     "studies",
     "commands",

@@ -46,9 +46,9 @@ OURS = {
     "training/epoch.py": "batch_size; size",
     "training/plan.py": "data; expected",
     "training/run.py": "', '.join(broken); advice; epoch; kept; step",
-    "visualize/activations.py": "hint",
-    "visualize/gradcam.py": "SMALLEST_MAP; did_you_mean(layer, children); image_size",
-    "visualize/predictions.py": "labels.shape; name; num_classes - 1; predicted.shape",
+    "inference/activations.py": "hint",
+    "inference/gradcam.py": "SMALLEST_MAP; did_you_mean(layer, children); image_size",
+    "inference/predictions.py": "labels.shape; name; num_classes - 1; predicted.shape",
 }
 DRAWN_OURS = {"rows", "columns", "count", "total", "image.shape[0]", "image.shape[1]", "epoch"}
 

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxcifar.common.errors import RecipeError
+from jaxcifar.inference.load import network_of_weights
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
@@ -14,9 +16,8 @@ from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step.state import start_state
-from jaxcifar.training.evaluation import evaluate, evaluate_run
+from jaxcifar.training.evaluation import evaluate
 from jaxcifar.training.plan import check_splits
-from jaxcifar.visualize.network import network_of_weights
 from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
 from tests.conftest import random_variables
 
@@ -98,7 +99,7 @@ def test_mistakes_and_confusion_are_drawn(run):
 def test_weights_without_a_size_are_refused_for_images_of_several_sizes(run, pictures, tmp_path):
     recipe = read_recipe(RunDirectory(run))
     export_weights(random_variables(recipe.make_model()), tmp_path / "w.safetensors")
-    with pytest.raises(RecipeError, match="does not say the size it was trained at"):
+    with pytest.raises(RecipeError, match="does not say the size of the images"):
         network_of_weights(
             tmp_path / "w.safetensors",
             architecture="tiny",

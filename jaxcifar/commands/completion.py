@@ -9,7 +9,7 @@ from jaxcifar.commands.parser import Parser
 from jaxcifar.recipes.presets import EXPERIMENTS
 
 DIRECTORIES = ("run", "workdir", "data_dir")
-FILES = ("from_archive", "weights", "image")
+FILES = ("from_archive", "weights", "image", "model", "images", "csv")
 
 
 def completion_script(

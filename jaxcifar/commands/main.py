@@ -33,6 +33,8 @@ COMMANDS = {
     ),
     "train": Command("train a network by a named experiment", _RESUME),
     "evaluate": Command("score a run's checkpoint"),
+    "predict": Command("say what is on photos, by a run or a file of weights"),
+    "features": Command("write the output of a layer for many images"),
     "visualize": Command("draw activations, Grad-CAM, mistakes or a confusion matrix"),
     "sweep": Command("train once for each value of a setting, and compare", _RESUME),
     "reproduce": Command("run the course report's experiments; one page of results", _REPEAT),

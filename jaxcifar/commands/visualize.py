@@ -15,18 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxcifar.commands.parser import (
-    Parser,
-    add_checkpoint_option,
-    add_data_dir_option,
-    add_run_argument,
-)
-from jaxcifar.common.messages import say
+from jaxcifar.commands.model import add_dataset_options
+from jaxcifar.commands.parser import Parser, add_checkpoint_option, add_run_argument
+from jaxcifar.common.messages import say, shown
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
+from jaxcifar.inference.load import network_of_run, network_of_weights
+from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.training.evaluation import SplitName
-from jaxcifar.visualize.network import TrainedNetwork, network_of_run, network_of_weights
 from jaxcifar.visualize.pictures import (
     REPORT_LAYERS,
     describe_layers,
@@ -44,7 +41,7 @@ DRAWINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "confusion": (draw_confusion, ("split",)),
     "list_layers": (describe_layers, ("size",)),
 }
-WEIGHTS_OPTIONS = ("architecture", "normalization", "dataset")
+WEIGHTS_OPTIONS = ("architecture", "normalization")
 
 
 def make_parser(prog: str) -> Parser:
@@ -60,7 +57,7 @@ def make_parser(prog: str) -> Parser:
         metavar="PNG",
         help="file to write (default: in RUN/figures, or figures/ for --weights)",
     )
-    add_data_dir_option(parser)
+    add_dataset_options(parser)
     _add_weights(parser)
     return parser
 
@@ -93,10 +90,10 @@ def _add_details(parser: Parser) -> None:
     )
     group.add_argument(
         "--size",
-        type=int,
-        metavar="N",
-        help="show the network the image's central square at NxN pixels (default: a file's own "
-        "size, a test image's as in training)",
+        type=_size,
+        metavar="N|own",
+        help="height and width, pixels, at which the network sees the image, scaled and cropped to "
+        "its centre; own: a file as it is (default: as in training)",
     )
     group.add_argument("--channels", type=int, metavar="N", help="maps of each layer (default: 8)")
     group.add_argument(
@@ -119,7 +116,15 @@ def _add_weights(parser: Parser) -> None:
         choices=tuple(NORMALIZATIONS),
         help="mean and std they were trained with, if the file does not say",
     )
-    group.add_argument("--dataset", metavar="NAME", help="the test images shown (default: cifar10)")
+
+
+def _size(text: str) -> int | str:
+    if text == "own":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither own nor pixels") from None
 
 
 def run(prog: str, arguments: Sequence[str]) -> None:
@@ -158,17 +163,17 @@ def chosen_drawing(parser: Parser, given: dict[str, Any]) -> str:
 
 def network_of(parser: Parser, given: dict[str, Any]) -> TrainedNetwork:
     """The network of the run or of the weights."""
-    data_dir = given.get("data_dir")
+    data = {name: given[name] for name in ("data_dir", "dataset") if name in given}
     if ("run" in given) == ("weights" in given):
         parser.error("name either a RUN or --weights")
     options = {name: given[name] for name in WEIGHTS_OPTIONS if name in given}
     if "weights" in given:
         if given["checkpoint"] != "best":
             parser.error("--checkpoint is for a RUN; a file of weights holds only one")
-        return network_of_weights(given["weights"], **options, data_dir=data_dir)
+        return network_of_weights(given["weights"], **options, **data)
     if options:
         parser.error(f"{option(next(iter(options)))} is for --weights; a run knows its own")
-    return network_of_run(given["run"], given["checkpoint"], data_dir)
+    return network_of_run(given["run"], given["checkpoint"], **data)
 
 
 def option(name: str) -> str:

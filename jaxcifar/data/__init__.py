@@ -5,8 +5,25 @@ Nothing here knows JAX, networks or runs. Others import these names, `image_file
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.data.cifar10 import prepare_cifar10
-from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source, Splits, cores
-from jaxcifar.data.load import DATASETS, DatasetInfo, check_split, dataset_info, load_dataset
+from jaxcifar.data.dataset import (
+    Dataset,
+    LabelledData,
+    LabelledSource,
+    Relabelled,
+    Rows,
+    Source,
+    Splits,
+    cores,
+)
+from jaxcifar.data.load import (
+    DATASETS,
+    DatasetInfo,
+    check_split,
+    dataset_info,
+    load_dataset,
+    load_labelled,
+    located,
+)
 from jaxcifar.data.split import balanced_subset, split_indices
 
 __all__ = [
@@ -14,17 +31,24 @@ __all__ = [
     "DataError",
     "Dataset",
     "DatasetInfo",
+    "LabelledData",
     "LabelledSource",
+    "Relabelled",
     "Rows",
     "Source",
     "Splits",
     "balanced_subset",
     "check_split",
+    "class_names",
     "cores",
     "dataset_info",
     "image_file",
     "load_dataset",
+    "load_labelled",
+    "located",
+    "pictures",
     "prepare_cifar10",
+    "progress",
     "reading",
     "split_indices",
 ]

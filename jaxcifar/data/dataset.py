@@ -182,6 +182,7 @@ class Splits:
         train, validation: disjoint rows of the official training data.
         test: the official test data, complete.
         fingerprint: SHA-256 (hex) of the source data, before any split.
+        names_and_sizes: the fingerprint that runs recorded before it covered contents, or None.
         seed, stratified: how the rows of train and validation were chosen.
 
     Example:
@@ -201,3 +202,40 @@ class Splits:
     fingerprint: str
     seed: int = 0
     stratified: bool = False
+    names_and_sizes: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledData:
+    """TEMPORARY."""
+
+    name: str
+    class_names: tuple[str, ...]
+    source: LabelledSource
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Relabelled:
+    """TEMPORARY."""
+
+    source: LabelledSource
+    lookup: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def side(self) -> int:
+        """X."""
+        return self.source.side
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """X."""
+        return self.lookup[self.source.labels]
+
+    def read(self, rows: NDArray[np.int64], /) -> Dataset:
+        """X."""
+        read = self.source.read(rows)
+        return Dataset(read.images, self.lookup[read.labels])

@@ -42,18 +42,50 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             or is larger than `MAX_BYTES` or `MAX_PIXELS`, or its header declares something else
             beyond the limits of `picture_limits` (all checked before decoding).
     """
-    path = Path(path)
-    if not os.path.isfile(path):  # reading a pipe would block, reading a device would never end
-        raise ImageFileError(f"there is no image file {shown(str(path))[1:-1]}")
-    try:
-        data = read_bytes(path, MAX_BYTES)
-    except Unusable as error:
-        raise ImageFileError(str(error)) from None
+    data = _contents(Path(path))
     with quiet():
         return np.asarray(_decode(data, str(path), transparent_on="white"))
 
 
-def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> NDArray[np.uint8]:
+def read_square(path: str | Path, side: int, *, keep: int | None = None) -> NDArray[np.uint8]:
+    """The picture in a file as `decode_square` makes it.
+
+    Raises:
+        ImageFileError: there is no such file, or as `decode_square`.
+    """
+    return decode_square(_contents(Path(path)), side, str(path), keep=keep)
+
+
+def square(image: Image.Image, side: int, *, keep: int | None = None) -> NDArray[np.uint8]:
+    """A picture in memory as `decode_square` makes it of a file: uint8 `[side, side, 3]`, RGB.
+
+    Raises:
+        ImageFileError: its pixels are 32-bit numbers, or it cannot be decoded.
+    """
+    with quiet():
+        if image.mode in ("I", "F"):
+            raise _damaged("the image", ValueError(f"32-bit numbers (mode {image.mode})"))
+        try:
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+            rgb = _to_rgb(image, transparent_on=None)
+        except Exception as error:  # Pillow reads a file only now
+            raise _damaged("the image", error) from None
+        rgb = rgb if turn is None else rgb.transpose(turn)
+        return np.asarray(rgb if rgb.size == (keep, keep) else _scale_and_crop(rgb, side))
+
+
+def _contents(path: Path) -> bytes:
+    if not os.path.isfile(path):  # reading a pipe would block, reading a device would never end
+        raise ImageFileError(f"there is no image file {shown(str(path))[1:-1]}")
+    try:
+        return read_bytes(path, MAX_BYTES)
+    except Unusable as error:
+        raise ImageFileError(str(error)) from None
+
+
+def decode_square(
+    data: bytes, side: int, name: str, *, exact: bool = False, keep: int | None = None
+) -> NDArray[np.uint8]:
     """An encoded picture as an image to train on: uint8 `[side, side, 3]`, RGB.
 
     As torchvision's ImageFolder, Resize(side) and CenterCrop(side), but upright: the shorter side
@@ -66,6 +98,7 @@ def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> 
         side: pixels.
         name: what errors call it.
         exact: refuse a picture that is not already side x side.
+        keep: leave a picture of exactly this height and width as it is.
 
     Raises:
         ImageFileError: as `read_image`; or the picture is so narrow that scaling would make it
@@ -86,7 +119,8 @@ def decode_square(data: bytes, side: int, name: str, *, exact: bool = False) -> 
             )
 
     with quiet():
-        return np.asarray(_scale_and_crop(_decode(data, name, check, transparent_on=None), side))
+        image = _decode(data, name, check, transparent_on=None)
+        return np.asarray(image if image.size == (keep, keep) else _scale_and_crop(image, side))
 
 
 def make_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import cifar10, digits, folder, tfds_any
 from jaxcifar.data.archive import SIDE
-from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Splits
+from jaxcifar.data.dataset import Dataset, LabelledData, LabelledSource, Rows, Splits
 from jaxcifar.data.decoding import decoded
 from jaxcifar.data.split import check_seed, check_sizes, split_indices
 
@@ -32,6 +32,7 @@ class DatasetInfo:
         side: height and width in pixels; there are always three channels. None if the images have
             several sizes; then `load_dataset` needs the side to scale them to.
         default_split: (train, validation).
+        validation: images of a validation split of its own; None: it is taken from the pool.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DatasetInfo:
     test: int
     side: int | None
     default_split: tuple[int, int]
+    validation: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +109,7 @@ def _own_info(
 
 
 def check_split(
-    name: str,
+    name: str | DatasetInfo,
     split: tuple[int, int] | None = None,
     *,
     stratified: bool = False,
@@ -118,7 +120,7 @@ def check_split(
     Raises:
         DataError: the dataset is unknown, or cannot be split into these sizes.
     """
-    info = dataset_info(name, data_dir=data_dir)
+    info = name if isinstance(name, DatasetInfo) else dataset_info(name, data_dir=data_dir)
     return check_sizes(
         info.default_split if split is None else split,
         info.pool,
@@ -212,3 +214,26 @@ def _load(
     if not lazy:
         sources = decoded(name, state, sources)
     return sources["train"], sources["test"], fingerprint
+
+
+def located(name: str) -> str:
+    """TEMPORARY."""
+    import os
+
+    if not name.startswith(folder.PREFIX):
+        return name
+    return folder.PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(folder.PREFIX)))
+
+
+def load_labelled(
+    name: str,
+    split: str = "test",
+    *,
+    side: int | None = None,
+    data_dir: str | Path | None = None,
+    follow_links: bool = False,
+) -> "LabelledData":
+    """TEMPORARY."""
+    pool, test, fingerprint = _load(name, data_dir, True, side, True)
+    names = dataset_info(name, data_dir=data_dir).class_names
+    return LabelledData(name, names, test if split == "test" else pool, fingerprint)

@@ -55,7 +55,7 @@ def _hints(
 ) -> list[str]:
     """Likely causes of the problems, and the ways out."""
     hints = []
-    depth = _architecture_of({*arrays, *extra})
+    depth = architecture_of({*arrays, *extra})
     if depth is not None and depth != _name_of(model.stage_sizes, model.bottleneck):
         hints.append(f"these are the weights of a {depth}: build that model")
     stem = arrays.get("conv1.weight", NO_TENSOR).shape[2:]
@@ -77,7 +77,7 @@ def _hints(
     return hints
 
 
-def _architecture_of(keys: set[str]) -> str | None:
+def architecture_of(keys: set[str]) -> str | None:
     """The architecture whose blocks the keys name."""
     words = [key.split(".") for key in keys]
     stages = sorted({w[0] for w in words if w[0].startswith("layer") and len(w) > 2})

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.models.load_report import COUNTER, LoadReport
-from jaxcifar.models.misfits import NO_TENSOR, Slot, find_misfits
+from jaxcifar.models.misfits import NO_TENSOR, Slot, architecture_of, find_misfits
 from jaxcifar.models.names import HEAD, named_leaves, torch_name
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.resnet import ResNet, make_resnet
@@ -75,10 +75,14 @@ def load_pretrained(
     )
 
 
-def model_of(tensors: Tensors, architecture: str) -> ResNet:
+def model_of(tensors: Tensors, architecture: str | None = None) -> ResNet:
     """The network of an architecture with the stem, width, head and classes of the given weights.
 
     Other differences are left for `fill_model` to find.
+
+    Args:
+        tensors: with torchvision's names.
+        architecture: by default the one whose blocks the names have, or else resnet18.
 
     Raises:
         ValueError: unknown architecture.
@@ -89,7 +93,7 @@ def model_of(tensors: Tensors, architecture: str) -> ResNet:
     # A tensor without elements may claim any shape, so it is ignored.
     kernel, head = (NO_TENSOR if tensor.size == 0 else tensor for tensor in (kernel, head))
     return make_resnet(
-        architecture,
+        architecture or architecture_of(set(tensors)) or "resnet18",
         head.shape[0] if head.ndim == 2 else 1,
         width=kernel.shape[0] if kernel.ndim == 4 else 64,
         stem="cifar" if kernel.shape[2:] == (3, 3) else "imagenet",

@@ -31,8 +31,18 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise RecipeError(f"unknown {name} {shown(value)}{near}")
 
 
-def check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse a value that is not of the annotated type: values come from JSON and from Python."""
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A value of the annotated type, an int as a float where that is the type.
+
+    Raises:
+        RecipeError: it is of another type; values come from JSON and from Python.
+    """
+    _check_type(name, value, hint)
+    # No int of JAX's holds 2**31.
+    return float(value) if type(value) is int and float in (hint, *get_args(hint)) else value
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         check_choice(name, value, get_args(hint))
         return

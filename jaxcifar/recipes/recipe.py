@@ -2,10 +2,10 @@
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import InitVar, dataclass
+from typing import Any, Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,17 @@ import optax
 
 from jaxcifar.common.errors import FreezeError, RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
-from jaxcifar.data import DatasetInfo, check_split, dataset_info
+from jaxcifar.data import DatasetInfo, check_split, dataset_info, located
 from jaxcifar.models.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
 from jaxcifar.recipes.checks import (
     LOOKAHEAD_SHARE,
     check_batches,
     check_freezing,
-    check_type,
     check_values,
     check_weights,
+    checked,
 )
+from jaxcifar.recipes.setting import setting
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
     Augment,
@@ -35,29 +36,24 @@ from jaxcifar.step.freeze import (
     frozen_batch_norms,
     label_params,
     labels_at,
-    stage_starts,
 )
 from jaxcifar.step.freeze_text import parse_rules
 from jaxcifar.step.optimizer import OptimizerName, make_optimizer
 from jaxcifar.step.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
+from jaxcifar.step.state import param_shapes
 
 Init = Literal["kaiming", "dirac"]
 BatchNormMode = Literal["batch", "frozen"]
 
 
-def setting(group: str, default: Any, text: str, unset: str | None = None) -> Any:
-    """A field with the group and text that `jaxcifar train --help` shows.
-
-    Args:
-        unset: what None means, shown as the default.
-    """
-    metadata = {"group": group, "help": text, "unset": unset}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Every setting of a run. Together with the data it determines the run's numbers.
+
+    Args:
+        info: what is known of the data, for a recipe whose data may be gone (see `from_dict`); by
+            default they are looked up when needed. Recipes made by `replace` keep it, unless they
+            name other data.
 
     Example:
         >>> from jaxcifar import Recipe
@@ -216,19 +212,21 @@ class Recipe:
         "much",
     )
     seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
+    info: InitVar[DatasetInfo | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, info: DatasetInfo | None) -> None:
         """Check every field.
 
         Raises:
             RecipeError: naming the field, its value and what it may be.
             DataError: unknown dataset or a split it cannot give.
         """
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            check_type(name, value, hint)
-            if type(value) is int and float in (hint, *get_args(hint)):
-                object.__setattr__(self, name, float(value))  # no int of JAX's holds 2**31
+        same_data = info is not None and info.name == self.dataset
+        object.__setattr__(self, "info", info if same_data else None)
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = checked(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
         check_values(self)
         check_batches(self)
         check_weights(self)
@@ -237,17 +235,18 @@ class Recipe:
     @property
     def dataset_info(self) -> DatasetInfo:
         """What is known of the data without loading them; "tfds:" ones lie in $TFDS_DATA_DIR."""
-        return dataset_info(self.dataset)
+        return vars(self)["info"] or dataset_info(self.dataset)
 
     @property
     def split_sizes(self) -> tuple[int, int]:
         """(train, validation) images, the dataset's own where they are not set."""
-        train, validation = self.dataset_info.default_split
+        info = self.dataset_info
+        train, validation = info.default_split
         sizes = (
             train if self.train_size is None else self.train_size,
             validation if self.validation_size is None else self.validation_size,
         )
-        return check_split(self.dataset, sizes, stratified=self.stratified)
+        return check_split(info, sizes, stratified=self.stratified)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -292,18 +291,12 @@ class Recipe:
             RecipeError: `freeze` cannot be read or does not fit the network.
         """
         # Of any rate: a traced one cannot be looked up.
-        params = _param_shapes(self.make_model().clone(dropout_rate=0.0))
+        params = param_shapes(self.make_model().clone(dropout_rate=0.0))
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
             raise RecipeError(f"freeze {shown(self.freeze)}: {error}") from None
         return labels if epoch is None else labels_at(labels, epoch)
-
-    def stage_of(self, epoch: int) -> tuple[int, int]:
-        """(first, last): the epochs around this one in which the same leaves are trained."""
-        starts = stage_starts(self.make_labels())
-        first = max(start for start in starts if start <= max(epoch, 1))
-        return first, min([start - 1 for start in starts if start > first], default=self.epochs)
 
     def make_schedule(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -362,13 +355,30 @@ class Recipe:
         object.__setattr__(recipe, field, value)
         return recipe
 
+    def located(self) -> "Recipe":
+        """The same recipe with absolute paths of data and weights, for any working directory."""
+        weights, dataset = self.weights, located(self.dataset)
+        if weights is not None and os.path.exists(weights):
+            weights = os.path.abspath(weights)
+        # Neither checked again nor looked up.
+        recipe = copy.copy(self)
+        info = vars(self)["info"]
+        info = info and dataclasses.replace(info, name=dataset)
+        for name, value in (("dataset", dataset), ("weights", weights), ("info", info)):
+            object.__setattr__(recipe, name, value)
+        return recipe
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for config.json."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+    def from_dict(cls, values: Mapping[str, Any], info: DatasetInfo | None = None) -> "Recipe":
         """The recipe of a config.json.
+
+        Args:
+            values: its fields.
+            info: what is known of its data; nothing of them needs to be there then.
 
         Raises:
             RecipeError: an unknown field (with the nearest name) or an invalid value.
@@ -377,24 +387,15 @@ class Recipe:
         for name in values:
             if name not in names:
                 raise RecipeError(f"unknown field {shown(name)}{did_you_mean(name, names)}")
-        return cls(**values)
+        return cls(**values, info=info)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """The fields in which two recipes differ, as "name: mine, not theirs"."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        """The fields in which two recipes differ, as "name: mine, not theirs"; a path may be
+        relative in one and absolute in the other.
+        """
+        mine, theirs = self.located().to_dict(), other.located().to_dict()
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
             if mine[name] != theirs[name]
         ]
-
-
-@lru_cache(maxsize=16)
-def _param_shapes(model: ResNet) -> Any:
-    """The shapes of the parameters; tracing ResNet-18 for them takes 0.4 s."""
-
-    def init() -> Any:
-        image = jnp.zeros((1, 32, 32, 3), jnp.float32)
-        return model.init(jax.random.key(0), image, train=False)["params"]
-
-    return jax.eval_shape(init)

@@ -9,7 +9,7 @@ import optax
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import Augment
-from jaxcifar.step.freeze import Labels
+from jaxcifar.step.freeze import Labels, stage_starts
 from jaxcifar.step.steps import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -64,7 +64,7 @@ class StageRecipe(NamedTuple):
 
 def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
     """Build the parts of the stage that `epoch` lies in."""
-    first_epoch, last_epoch = recipe.stage_of(epoch)
+    first_epoch, last_epoch = stage_epochs(recipe, epoch)
     return StageRecipe(
         recipe=recipe,
         first_epoch=first_epoch,
@@ -75,3 +75,10 @@ def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
         preprocess=recipe.make_preprocess(),
         augment=recipe.make_augment(),
     )
+
+
+def stage_epochs(recipe: Recipe, epoch: int) -> tuple[int, int]:
+    """(first, last): the epochs around this one in which the same leaves are trained."""
+    starts = stage_starts(recipe.make_labels())
+    first = max(start for start in starts if start <= max(epoch, 1))
+    return first, min([start - 1 for start in starts if start > first], default=recipe.epochs)

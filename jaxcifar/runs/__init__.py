@@ -6,6 +6,7 @@ Nothing here trains; who may write the directory is decided here and nowhere els
 __all__ = [
     "checkpoints",
     "curves",
+    "description",
     "directory",
     "history",
     "opening",

@@ -24,6 +24,7 @@ from jaxcifar.common.files import Unusable, parse_json, read_bytes
 from jaxcifar.common.json_shape import AnyNumber, misfit
 from jaxcifar.common.lock import cannot_write, hold, in_use
 from jaxcifar.common.writing import append_line, is_empty, make_folder, remove, write_atomically
+from jaxcifar.runs.description import check_described
 from jaxcifar.runs.disk_errors import reason, way_out
 from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.shapes import COLUMNS, CONFIG, ROW, SUMMARY, check_shape, read_object
@@ -150,6 +151,7 @@ class RunDirectory:
         if not self.holds_run():
             raise RunError(f"{self.config} has no recipe: was it written by jaxcifar?")
         check_shape(config, CONFIG, self.config)
+        check_described(config, self.config)
         return config
 
     def read_history(self) -> History:

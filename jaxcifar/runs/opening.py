@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from jaxcifar.common.errors import CheckpointError, RunError
-from jaxcifar.data import Splits
+from jaxcifar.common.messages import warn
+from jaxcifar.data import Splits, class_names
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs.description import describe_data
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import StartingWeights
@@ -63,8 +65,9 @@ def prepare_directory(
         raise RunError("resume and overwrite exclude each other: continue the run or replace it")
     config = {
         "experiment": name,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.located().to_dict(),
         "data_fingerprint": splits.fingerprint,
+        "data": describe_data(recipe, splits),
         "weights": None if weights is None else weights.report.to_dict(),
         "machine": describe_machine(),
     }
@@ -77,8 +80,10 @@ def prepare_directory(
     _check_same_run(run_dir, stored, recipe, before, splits, name)
     if recipe.epochs > before.epochs:
         run_dir.summary.unlink(missing_ok=True)
-    if recipe != before:
-        run_dir.write_config(config | {"weights": stored.get("weights")})
+    config["weights"] = stored.get("weights")
+    # More epochs, another place of the data, or data that were not described before.
+    if config | {"machine": stored.get("machine")} != stored:
+        run_dir.write_config(config)
 
 
 def _check_same_run(
@@ -94,8 +99,7 @@ def _check_same_run(
         raise RunError(
             f"{run_dir.path} holds a run of {stored.get('experiment')!r}, not of {name!r}"
         )
-    if stored.get("data_fingerprint") != splits.fingerprint:
-        raise RunError(f"{run_dir.path} was trained on other data than the {recipe.dataset} found")
+    check_same_data(run_dir, stored, splits)
     # More epochs are allowed where they change nothing in the epochs already trained.
     can_grow = (
         recipe.epochs > before.epochs
@@ -104,14 +108,48 @@ def _check_same_run(
     )
     allowed = replace(
         before,
+        dataset=recipe.dataset,  # the same contents, perhaps in another place
         epochs=recipe.epochs if can_grow else before.epochs,
         eval_batch_size=recipe.eval_batch_size,
+        info=recipe.dataset_info,
     )
     differing = recipe.differences(allowed)
     if differing:
         raise RunError(
             f"{run_dir.path} was started with another recipe ({'; '.join(differing)}): resume it "
             "without these options, or start a run in another --workdir"
+        )
+
+
+def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Splits) -> None:
+    """Refuse data that are not those a run was trained on; where they lie does not matter.
+
+    Runs written before contents were recorded are compared by names and sizes, with a warning.
+
+    Raises:
+        RunError: with both classes or fingerprints.
+    """
+    path, fingerprint = run_dir.path, stored.get("data_fingerprint")
+    if "data" in stored:
+        trained_on = tuple(stored["data"]["class_names"])
+        if trained_on != splits.class_names:
+            raise RunError(
+                f"{path} was trained on other classes than those of {splits.name}:",
+                *class_names.difference_lines(
+                    trained_on, splits.class_names, of_known="the run", of_found="the data"
+                ),
+            )
+    elif splits.names_and_sizes is not None and fingerprint == splits.names_and_sizes:
+        warn(
+            f"{path} was written before contents were recorded: its data are compared by names and "
+            "sizes only"
+        )
+        return
+    if fingerprint != splits.fingerprint:
+        raise RunError(
+            f"{path} was trained on other data than the {splits.name} found: their contents have "
+            f"the fingerprint {splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; name "
+            "the place of the run's data with --dataset, or start a run in another --workdir"
         )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 
 from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.data import DatasetInfo
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints, Which
+from jaxcifar.runs.description import described_info
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step.state import init_variables
 
@@ -67,20 +69,25 @@ def read_recipe(run_dir: RunDirectory) -> Recipe:
         RunError: the directory holds no run, or a damaged config.json.
         RecipeError: config.json has a field that this version does not know, or an invalid value.
     """
-    return recipe_of_file(run_dir.read_config()["recipe"], run_dir.config)
+    config = run_dir.read_config()
+    name = config["recipe"].get("dataset")
+    return recipe_of_file(config["recipe"], run_dir.config, described_info(config, name))
 
 
-def recipe_of_file(values: Mapping[str, Any], path: Path) -> Recipe:
+def recipe_of_file(
+    values: Mapping[str, Any], path: Path, info: DatasetInfo | None = None
+) -> Recipe:
     """The recipe in a file.
 
     Args:
         values: its fields.
         path: the file, for the message.
+        info: what the file says of the data; None if it says nothing, and they must be there.
 
     Raises:
         RecipeError: as `Recipe.from_dict`, naming the file.
     """
     try:
-        return Recipe.from_dict(values)
+        return Recipe.from_dict(values, info)
     except (RecipeError, DataError) as error:
         raise RecipeError(f"the recipe in {path}: {error}") from None

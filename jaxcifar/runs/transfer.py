@@ -1,5 +1,6 @@
 """The weights a run starts from, and a run's weights for others to start from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,16 +8,14 @@ import jax
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError
+from jaxcifar.data import Splits, class_names
 from jaxcifar.models.load_report import LoadReport
 from jaxcifar.models.preprocessing import Preprocessing
-from jaxcifar.models.pretrained import (
-    export_weights,
-    fill_model,
-    load_pretrained,
-    to_torch,
-)
+from jaxcifar.models.pretrained import export_weights, fill_model, to_torch
+from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Which
+from jaxcifar.runs.description import class_names_of, to_metadata
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.augment import NORMALIZATIONS
@@ -30,16 +29,21 @@ class StartingWeights(NamedTuple):
     report: LoadReport
 
 
-def starting_weights(recipe: Recipe) -> StartingWeights:
+def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWeights:
     """Load what `recipe.weights` names into the recipe's model: a file, a name on the hub, or
     another run's best checkpoint.
 
     The new head, if the recipe asks for one, is drawn from the recipe's seed.
 
+    Args:
+        recipe: names them.
+        splits: the data that the run will train on, to recognise those of the other run wherever
+            they lie; without them they are recognised by name.
+
     Raises:
         WeightsError: they are not available or do not fit the model.
         RecipeError: they were trained with another normalization than the recipe's, or by a run on
-            another split of the same data.
+            another split of the same data; or their head, which is kept, has other classes.
         RunError, CheckpointError: the run cannot be used.
     """
     assert recipe.weights is not None
@@ -52,7 +56,8 @@ def starting_weights(recipe: Recipe) -> StartingWeights:
     }
     if RunDirectory(Path(recipe.weights)).holds_run():
         origin, _, variables = restore_run(recipe.weights)
-        _check_split(recipe, origin)
+        _check_split(recipe, origin, _same_data(recipe, origin, splits))
+        names: tuple[str, ...] | None = origin.dataset_info.class_names
         filled, report = fill_model(
             model,
             to_torch(variables),
@@ -61,8 +66,19 @@ def starting_weights(recipe: Recipe) -> StartingWeights:
             **options,
         )
     else:
-        filled, report = load_pretrained(recipe.weights, model, **options)
+        file = read_weights(recipe.weights)
+        names = class_names_of(file.metadata, file.source)
+        filled, report = fill_model(
+            model,
+            file.tensors,
+            source=file.source,
+            sha256=file.sha256,
+            preprocessing=Preprocessing.from_metadata(file.metadata, file.source),
+            **options,
+        )
     _check_normalization(recipe, report)
+    if names is not None and not recipe.new_head:
+        _check_classes(recipe, names)
     return StartingWeights(filled, report)
 
 
@@ -80,7 +96,8 @@ def export_run(
     torchvision's ResNet of that depth and number of classes loads it with `strict=True`, where the
     run has its stem, its width and a linear head; one with a sequential head fits after
     ``model.fc = Sequential(Linear(512, 256), ReLU(), Dropout(), Linear(256, classes))``. Mean,
-    standard deviation and size, architecture, stem, head and classes are in the metadata.
+    standard deviation and size, architecture, stem, head, class names, sizes of the splits and
+    interpolation are in the metadata, so that `jaxcifar.load` needs nothing else.
 
     Raises:
         RunError, RecipeError, CheckpointError: the run cannot be used.
@@ -90,22 +107,45 @@ def export_run(
         >>> from jaxcifar import export_run
         >>> export_run("runs/demo", "demo.safetensors")  # doctest: +SKIP
     """
-    recipe, model, variables = restore_run(run, which)
+    recipe, _, variables = restore_run(run, which)
     export_weights(
         jax.device_get(variables),
         out,
         preprocessing=preprocessing_of(recipe),
-        metadata={
-            "arch": recipe.architecture,
-            "stem": recipe.stem,
-            "head": recipe.head,
-            "classes": str(model.num_classes),
-        },
+        metadata=run_metadata(recipe, RunDirectory(Path(run)).read_config()),
         overwrite=overwrite,
     )
 
 
-def _check_split(recipe: Recipe, origin: Recipe) -> None:
+def run_metadata(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
+    """What an exported file says of its run besides mean, std and size; see `description`."""
+    network = {"arch": recipe.architecture, "stem": recipe.stem, "head": recipe.head}
+    return network | to_metadata(recipe, config.get("data_fingerprint"))
+
+
+def _same_data(recipe: Recipe, origin: Recipe, splits: Splits | None) -> bool:
+    """Whether the run that the weights come from was trained on the data of this recipe."""
+    if splits is not None:
+        config = RunDirectory(Path(str(recipe.weights))).read_config()
+        if config.get("data_fingerprint") in (splits.fingerprint, splits.names_and_sizes):
+            return True
+    return recipe.located().dataset == origin.located().dataset
+
+
+def _check_classes(recipe: Recipe, names: tuple[str, ...]) -> None:
+    """Refuse to keep a head whose outputs mean other classes."""
+    wanted = recipe.dataset_info.class_names
+    if names != wanted:
+        raise RecipeError(
+            f"the head of {recipe.weights} has other classes than {recipe.dataset}, or the same in "
+            "another order: use --new-head, or data with the classes of the weights",
+            *class_names.difference_lines(
+                names, wanted, of_known="the weights", of_found="the data"
+            ),
+        )
+
+
+def _check_split(recipe: Recipe, origin: Recipe, same_data: bool) -> None:
     """Refuse weights from another split: some images that validate here were trained on there.
 
     A validation accuracy of 0.81 was seen beside a test accuracy of 0.72.
@@ -116,7 +156,7 @@ def _check_split(recipe: Recipe, origin: Recipe) -> None:
         for r in (recipe, origin)
     )
     differing = [f"{name} {theirs[name]}" for name in fields if mine[name] != theirs[name]]
-    if recipe.dataset == origin.dataset and differing:
+    if same_data and differing:
         raise RecipeError(
             f"{recipe.weights} was trained on another split of {origin.dataset} "
             f"({', '.join(differing)}), so that its training images would validate here: use the "

@@ -14,6 +14,7 @@ class Metrics(TypedDict):
 
     loss_sum: jax.Array  # float32 [], sum of per-example losses in nats
     correct: jax.Array  # int32 [], examples whose largest logit is the label's
+    top5: jax.Array  # int32 [], examples whose label is among the five largest; 0 in training
     count: jax.Array  # int32 [], examples counted
     gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
     nonfinite: jax.Array  # int32 [], training steps with numbers that were not finite
@@ -31,6 +32,7 @@ def zeros(shape: tuple[int, ...] = ()) -> Metrics:
     return Metrics(
         loss_sum=zero_float,
         correct=zero,
+        top5=zero,
         count=zero,
         gradient_norm_sum=zero_float,
         nonfinite=zero,
@@ -43,6 +45,7 @@ def add(a: Metrics, b: Metrics) -> Metrics:
     return Metrics(
         loss_sum=a["loss_sum"] + b["loss_sum"],
         correct=a["correct"] + b["correct"],
+        top5=a["top5"] + b["top5"],
         count=a["count"] + b["count"],
         gradient_norm_sum=a["gradient_norm_sum"] + b["gradient_norm_sum"],
         nonfinite=a["nonfinite"] + b["nonfinite"],
@@ -71,6 +74,7 @@ def measure(
     label: jax.Array,
     mask: jax.Array,
     *,
+    top5: bool = False,
     gradient_norm: jax.Array | float = 0.0,
     nonfinite_kinds: jax.Array | int = 0,
 ) -> Metrics:
@@ -81,19 +85,28 @@ def measure(
         logits: [n, classes].
         label: int32 [n].
         mask: bool [n]; false marks padding, which is not counted, even if it is not finite.
+        top5: measure that, too.
         gradient_norm: of the step on these examples, float32 [].
         nonfinite_kinds: of the same step, see `find_nonfinite`.
     """
     correct = mask & (jnp.argmax(logits, axis=-1) == label)
-    count = jnp.sum(mask, dtype=jnp.int32)
+    count, zero = jnp.sum(mask, dtype=jnp.int32), jnp.zeros((), jnp.int32)
     return Metrics(
         loss_sum=jnp.sum(jnp.where(mask, loss, 0.0)),
         correct=jnp.sum(correct, dtype=jnp.int32),
+        top5=jnp.sum(mask & (_rank(logits, label) < 5), dtype=jnp.int32) if top5 else zero,
         count=count,
         gradient_norm_sum=jnp.asarray(gradient_norm, loss.dtype) * count,
         nonfinite=jnp.asarray(nonfinite_kinds != 0, jnp.int32),
         nonfinite_kinds=jnp.asarray(nonfinite_kinds, jnp.int32),
     )
+
+
+def _rank(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """How many logits come before the label's: int32 [n]; of equal ones, the first come first."""
+    own = jnp.take_along_axis(logits, label[:, None], axis=1)
+    first = jnp.arange(logits.shape[1]) < label[:, None]
+    return jnp.sum((logits > own) | ((logits == own) & first), axis=1, dtype=jnp.int32)
 
 
 def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:
@@ -127,7 +140,9 @@ def nonfinite_names(sums: Metrics) -> list[str]:
 
 def total(sums: Metrics, axis_name: str) -> Metrics:
     """The sums of a whole step from the sums of each device along a mapped axis."""
-    whole = dict(jax.lax.psum({k: sums[k] for k in ("loss_sum", "correct", "count")}, axis_name))
+    whole = dict(
+        jax.lax.psum({k: sums[k] for k in ("loss_sum", "correct", "top5", "count")}, axis_name)
+    )
     count = jnp.maximum(sums["count"], 1)
     # The norm and the nonfinite kinds are of the whole step: every device has the same values.
     norm = sums["gradient_norm_sum"] / count * whole["count"]
@@ -145,6 +160,12 @@ def compute(sums: Metrics) -> dict[str, float]:
         "accuracy": int(host["correct"]) / count,
         "examples": count,
     }
+
+
+def top5_accuracy(sums: Metrics) -> float:
+    """The share of examples whose label is among the five largest logits, of an evaluation."""
+    host = jax.device_get(sums)
+    return int(host["top5"]) / int(host["count"])
 
 
 def mean_gradient_norm(sums: Metrics) -> float:

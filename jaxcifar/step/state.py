@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import flax.linen as nn
 import flax.struct
@@ -69,6 +69,12 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
     """Random `params` and fresh `batch_stats` for images of [image_size, image_size, 3]."""
     image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
     return dict(model.init(key, image, train=False))
+
+
+@lru_cache(maxsize=16)
+def param_shapes(model: nn.Module) -> PyTree:
+    """The shapes of a model's parameters; tracing ResNet-18 for them takes 0.4 s."""
+    return jax.eval_shape(lambda key: init_variables(model, key, 32), jax.random.key(0))["params"]
 
 
 def init_state(

@@ -201,7 +201,7 @@ def make_eval_step(
         images = batch["image"] if start is not None else normalize(batch["image"])
         logits = evaluation_logits(model, variables, images, start=start, mirror=mirror)
         loss = cross_entropy(logits, batch["label"])
-        return measure(loss, logits, batch["label"], batch["mask"])
+        return measure(loss, logits, batch["label"], batch["mask"], top5=True)
 
     return eval_step
 

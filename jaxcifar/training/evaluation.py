@@ -1,22 +1,16 @@
-"""Score variables on a dataset, or a run's checkpoint on one of its splits."""
+"""Score variables on a dataset."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import RunError
 from jaxcifar.data import Rows, Source
 from jaxcifar.data.reading import nbytes
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.devices.memory import free_memory, memory_excess, on_host
 from jaxcifar.models.resnet import ResNet
-from jaxcifar.recipes.splits import load_splits
-from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.restore import restore_run
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_normalize
 from jaxcifar.step.steps import EvalStep, Normalize, make_eval_step
@@ -97,64 +91,33 @@ def evaluate(
         >>> evaluate(model, variables, digits.validation, normalize="half")["examples"]
         40
     """
+    sums = evaluation_sums(
+        model,
+        variables,
+        dataset,
+        normalize=normalize,
+        batch_size=batch_size,
+        mirror=mirror,
+        progress=progress,
+    )
+    return metrics.compute(sums)
+
+
+def evaluation_sums(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    dataset: Source,
+    *,
+    normalize: str | Normalize,
+    batch_size: int,
+    mirror: bool = False,
+    progress: bool = False,
+) -> metrics.Metrics:
+    """What `evaluate` computes its scores from."""
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
     eval_step = make_eval_step(model, normalize=normalize, mirror=mirror)
     streamed = too_large(dataset) is not None
     scoring = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
     with ProgressBar("evaluate", len(dataset), progress) as bar:
-        return metrics.compute(scoring.run(variables, bar.advance))
-
-
-def evaluate_run(
-    run: str | Path,
-    *,
-    split: SplitName = "test",
-    which: Which = "best",
-    data_dir: str | Path | None = None,
-    mirror: bool | None = None,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """``{"split", "examples", "accuracy", "loss"}`` of a run's checkpoint.
-
-    Args:
-        run: its directory.
-        split: of the data it was trained on.
-        which: of its checkpoints.
-        data_dir: where TFDS data lies.
-        mirror: as in `evaluate`; None for the recipe's `test_mirror`.
-        progress: draw a bar, on a terminal.
-
-    Raises:
-        RunError: not a run; or the data found are not those it was trained on, so that its train
-            and validation images cannot be told apart.
-        RecipeError, CheckpointError, DataError: the run or its data cannot be used.
-
-    Example:
-        >>> from jaxcifar import evaluate_run
-        >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
-    """
-    files = RunDirectory(Path(run))
-    trained_on = files.read_config().get("data_fingerprint")
-    recipe, model, variables = restore_run(run, which)
-    splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three
-    if split != "test" and splits.fingerprint != trained_on:
-        raise RunError(
-            f"{files.path} was trained on another preparation of {recipe.dataset}, in another "
-            f"order: its {split} split cannot be found again; use --split test or its data"
-        )
-    result = evaluate(
-        model,
-        variables,
-        getattr(splits, split),
-        normalize=recipe.make_preprocess(),
-        batch_size=recipe.eval_batch_size,
-        mirror=recipe.test_mirror if mirror is None else mirror,
-        progress=progress,
-    )
-    return {
-        "split": split,
-        "examples": result["examples"],
-        "accuracy": result["accuracy"],
-        "loss": result["loss"],
-    }
+        return scoring.run(variables, bar.advance)

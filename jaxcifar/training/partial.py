@@ -47,6 +47,7 @@ class PartialEpoch:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PartialEpoch":
         """What `to_dict` made."""
-        zeros, stored = metrics.zeros(), values["sums"]
+        zeros = metrics.zeros()
+        stored = dict.fromkeys(zeros, 0) | values["sums"]  # an older version has fewer
         sums = jax.tree.map(lambda zero, value: np.asarray(value, zero.dtype), zeros, stored)
         return cls(int(values["epoch"]), sums, float(values["seconds"]))

@@ -64,7 +64,7 @@ def plan_run(
     run_dir = None if workdir is None else RunDirectory(Path(workdir))
     if run_dir is not None:
         check_origin(run_dir, recipe)
-    weights = None if recipe.weights is None or resume else starting_weights(recipe)
+    weights = None if recipe.weights is None or resume else starting_weights(recipe, splits)
     return RunPlan(recipe, splits, layout, input, weights, run_dir)
 
 

@@ -58,7 +58,7 @@ def first_state(
                 recipe.init, splits.train if recipe.whiten else None, recipe.make_preprocess()
             ),
         )
-    variables, report = weights or starting_weights(recipe)
+    variables, report = weights or starting_weights(recipe, splits)
     before = None if run_dir is None else run_dir.read_config().get("weights")
     if before is not None and before["sha256"] != report.sha256:
         raise RunError(f"{recipe.weights} is no longer the file that the run was started from")

@@ -23,14 +23,21 @@ from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.common.messages import did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder, write_atomically
+from jaxcifar.inference.activations import KERAS_NAMES, capture, list_layers, torchvision_name
+from jaxcifar.inference.gradcam import default_layer, grad_cam, map_children, upsample
+from jaxcifar.inference.load import network_of_run
+from jaxcifar.inference.network import TrainedNetwork, check_size
+from jaxcifar.inference.predictions import (
+    class_probabilities,
+    confusion_matrix,
+    most_confident_mistakes,
+    per_class_accuracy,
+)
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.directory import refuse_links
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
-from jaxcifar.visualize.activations import KERAS_NAMES, capture, list_layers, torchvision_name
-from jaxcifar.visualize.gradcam import default_layer, grad_cam, map_children, upsample
-from jaxcifar.visualize.images import InputImage, check_size, load_image
-from jaxcifar.visualize.network import TrainedNetwork, network_of_run
+from jaxcifar.visualize.images import InputImage, Size, load_image
 from jaxcifar.visualize.plots import (
     Overlay,
     plot_activations,
@@ -38,14 +45,7 @@ from jaxcifar.visualize.plots import (
     plot_grad_cam,
     plot_images,
 )
-from jaxcifar.visualize.predictions import (
-    class_probabilities,
-    confusion_matrix,
-    most_confident_mistakes,
-    per_class_accuracy,
-)
 from jaxcifar.visualize.scoring import (
-    check_finite,
     confident_images,
     counted,
     describe_prediction,
@@ -63,7 +63,7 @@ def draw_activations(
     layers: Sequence[str] = REPORT_LAYERS,
     image: str | int = "0",
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int = 8,
     which: Which = "best",
     out: str | Path | None = None,
@@ -76,8 +76,9 @@ def draw_activations(
         layers: names that `activations.capture` knows, of layers whose output is feature maps.
         image: a class name (its first test image; names win over indices), the index of a test
             image (text or a number), or an image file.
-        size: show the image at this height and width: its central square, resized bilinearly.
-            Without it a file is shown at its own size, a test image at the training size.
+        size: height and width, pixels, at which the network sees the image: scaled by its shorter
+            side and cropped to the centre. By default the size of the training images; "own" for a
+            file as it is.
         channels: how many maps of each layer to draw.
         which: the checkpoint of the run.
         out: the PNG to write.
@@ -121,7 +122,7 @@ def _feature_maps(
         for layer, name in names.items()
     }
     probabilities = jax.nn.softmax(outputs["fc"].astype(jnp.float32))
-    return maps, check_finite(network, probabilities)[0]
+    return maps, network.check_finite(probabilities)[0]
 
 
 def draw_grad_cam(
@@ -131,7 +132,7 @@ def draw_grad_cam(
     count: int = 10,
     layer: str | None = None,
     target: str | None = None,
-    size: int | None = None,
+    size: Size = None,
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
@@ -159,7 +160,7 @@ def draw_grad_cam(
     if target is not None and target not in network.class_names:
         raise RecipeError(f"unknown target {target!r}{did_you_mean(target, network.class_names)}")
     if images is None:
-        images, choice = confident_images(network, count, size)
+        images, choice = confident_images(network, count, None if size == "own" else size)
     else:
         choice = f"{counted(len(images), 'image')} chosen by hand"
     if not images:
@@ -195,7 +196,7 @@ def _explain(
             layer = default_layer(model, min(image.inputs.shape[1:3]))
         except ValueError as error:
             raise RecipeError(str(error)) from None
-    probabilities = check_finite(network, class_probabilities(model, variables, image.inputs))[0]
+    probabilities = network.check_finite(class_probabilities(model, variables, image.inputs))[0]
     label = int(probabilities.argmax())
     caption = [image.name, describe_prediction(network, probabilities)]
     if target is not None:

@@ -1,31 +1,35 @@
 """What a trained network predicts for images of its dataset, in numbers and in words."""
 
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.data import Dataset, Rows
+from jaxcifar.data import LabelledSource
 from jaxcifar.data.image_file import make_square
+from jaxcifar.inference.network import (
+    TrainedNetwork,
+    check_size,
+    evaluation_batch_size,
+    softmax,
+)
+from jaxcifar.inference.predictions import class_logits
+from jaxcifar.inference.scoring import check_classes, split_logits
 from jaxcifar.training.evaluation import SplitName
-from jaxcifar.visualize.images import check_size
-from jaxcifar.visualize.network import TrainedNetwork, evaluation_batch_size
-from jaxcifar.visualize.predictions import predict
 
 CONFIDENT = 0.9
 
 
 def score_split(
     network: TrainedNetwork, split: SplitName
-) -> tuple[Dataset | Rows, NDArray[np.float32]]:
-    """A split, and the probabilities from which `evaluate_run` would compute its accuracy.
+) -> tuple[LabelledSource, NDArray[np.float64]]:
+    """A split, and the probabilities [n, classes] of its images, as `evaluate_run` scores them.
 
     Raises:
-        RecipeError: the network's classes are not the dataset's, or its output is not finite.
-        RunError, DataError: as `TrainedNetwork.split`.
+        RecipeError, RunError, DataError: as `inference.scoring.split_logits`.
     """
-    _check_classes(network)
-    dataset = network.split(split)
-    return dataset, _predict(network, dataset, None, mirror=network.mirror)
+    source, logits = split_logits(network, split)
+    return source, softmax(logits)
 
 
 def confident_images(
@@ -45,7 +49,7 @@ def confident_images(
         RecipeError: there is none, or as `score_split`.
         DataError: the data is not available.
     """
-    _check_classes(network)
+    check_classes(network)
     check_size(size)
     test = network.split("test")
     batch_size = network.batch_size
@@ -54,7 +58,7 @@ def confident_images(
     indices: list[int] = []
     for first in range(0, len(test), batch_size):
         rows = np.arange(first, min(first + batch_size, len(test)))
-        probabilities = _predict(network, test.read(rows), size)
+        probabilities = _probabilities(network, test.read(rows).images, size)
         confident = probabilities[np.arange(len(rows)), test.labels[rows]] >= CONFIDENT
         indices += rows[confident].tolist()
         if len(indices) >= count:
@@ -71,19 +75,7 @@ def confident_images(
     return indices[:count], choice
 
 
-def check_finite(network: TrainedNetwork, probabilities: ArrayLike) -> NDArray[np.float32]:
-    """Refuse NaN: the first class would count as predicted, and its map would be empty.
-
-    Raises:
-        RecipeError: not all numbers are finite.
-    """
-    values = np.asarray(probabilities)
-    if not np.isfinite(values).all():
-        raise RecipeError(f"{network.name}: the network's output is not finite")
-    return values
-
-
-def describe_prediction(network: TrainedNetwork, probabilities: NDArray[np.float32]) -> str:
+def describe_prediction(network: TrainedNetwork, probabilities: NDArray[np.floating]) -> str:
     """The predicted class of one image and its probability."""
     predicted = int(probabilities.argmax())
     return f"predicted {network.class_names[predicted]} (p = {probabilities[predicted]:.3f})"
@@ -99,28 +91,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _predict(
-    network: TrainedNetwork, dataset: Dataset | Rows, size: int | None, *, mirror: bool = False
-) -> NDArray[np.float32]:
-    normalize = network.preprocess
-    if size is not None:
-        normalize = network.normalize
-        resized = np.stack([make_square(image, size) for image in dataset.load().images])
-        dataset = Dataset(resized, dataset.labels)
-    probabilities = predict(
-        network.model,
-        network.variables,
-        dataset,
-        normalize=normalize,
-        batch_size=network.batch_size,
-        mirror=mirror,
-    )
-    return check_finite(network, probabilities)
-
-
-def _check_classes(network: TrainedNetwork) -> None:
-    if network.class_names != network.dataset.class_names:
-        raise RecipeError(
-            f"{network.name} has {len(network.class_names)} classes, not those of "
-            f"{network.dataset.name}, so its predictions cannot be scored"
-        )
+def _probabilities(
+    network: TrainedNetwork, images: NDArray[np.uint8], size: int | None
+) -> NDArray[np.float64]:
+    """The probabilities [n, classes] of one batch, at a size or as in training."""
+    if size is None:
+        inputs = network.preprocess(images)
+    else:
+        squares = np.stack([make_square(image, size) for image in images])
+        inputs = network.normalize(jnp.asarray(squares))
+    logits = class_logits(network.model, network.variables, inputs)
+    return softmax(network.check_finite(logits))

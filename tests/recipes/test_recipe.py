@@ -7,6 +7,7 @@ import pytest
 from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.recipes.presets import EXPERIMENTS, get_experiment
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import stage_epochs
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 
@@ -205,8 +206,8 @@ def test_freeze_rules_determine_labels_stages_and_frozen_batch_norms():
     recipe = Recipe(freeze="up_to:layer1 layer4=0.1@5 *=trained", bn="frozen")
     assert set(jax.tree.leaves(recipe.make_labels()["layer4"])) == {"0.1@5"}
     assert set(jax.tree.leaves(recipe.make_labels(4)["layer4"])) == {"frozen"}
-    assert recipe.stage_of(1) == recipe.stage_of(4) == (1, 4)
-    assert recipe.stage_of(5) == recipe.stage_of(20) == (5, 20)
+    assert stage_epochs(recipe, 1) == stage_epochs(recipe, 4) == (1, 4)
+    assert stage_epochs(recipe, 5) == stage_epochs(recipe, 20) == (5, 20)
     assert recipe.make_model().frozen == frozenset()
     early = {name.split(".")[0] for name in recipe.make_model(1).frozen}
     late = {name.split(".")[0] for name in recipe.make_model(5).frozen}

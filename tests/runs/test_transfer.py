@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import load_pretrained
 from jaxcifar.models.weights import read_weights
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import export_run, starting_weights
-from jaxcifar.training.evaluation import evaluate_run
 from jaxcifar.training.fit import fit
 from tests.conftest import assert_trees_identical
 from tests.training.test_fit import Stop, stop_after

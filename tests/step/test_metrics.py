@@ -95,11 +95,26 @@ def test_masked_examples_do_not_count_even_where_they_are_not_finite(mask):
     np.testing.assert_allclose(found["loss_sum"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [3, 5, 6, 20])
+def test_top5_counts_the_labels_among_the_five_largest(classes):
+    rng = np.random.default_rng(classes)
+    logits = rng.integers(0, 4, (50, classes)).astype(np.float32)  # with many equal ones
+    label = rng.integers(0, classes, 50).astype(np.int32)
+    mask = rng.random(50) < 0.7
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    right = (best == label[:, None]).any(axis=1)
+    found = metrics.measure(np.zeros(50, np.float32), logits, label, mask, top5=True)
+    assert found["top5"] == np.sum(right & mask)
+    assert metrics.top5_accuracy(found) == np.sum(right & mask) / np.sum(mask)
+    assert metrics.measure(np.zeros(50, np.float32), logits, label, mask)["top5"] == 0
+
+
 def test_the_sums_keep_their_types():
     sums = metrics.add(metrics.zeros(), measured(*example(4)))
     assert {k: (v.dtype.name, v.shape) for k, v in sums.items()} == {
         "loss_sum": ("float32", ()),
         "correct": ("int32", ()),
+        "top5": ("int32", ()),
         "count": ("int32", ()),
         "gradient_norm_sum": ("float32", ()),
         "nonfinite": ("int32", ()),

@@ -6,11 +6,12 @@ import pytest
 
 from jaxcifar.common.errors import CheckpointError, RecipeError, RunError
 from jaxcifar.data import Dataset
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.state import init_state
-from jaxcifar.training.evaluation import evaluate, evaluate_run
+from jaxcifar.training.evaluation import evaluate
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from matplotlib.image import imread
 from PIL import Image
 
 from jaxcifar.common.errors import ImageFileError, RecipeError, RunError
+from jaxcifar.inference.gradcam import grad_cam, upsample
+from jaxcifar.inference.load import network_of_run, network_of_weights
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.models.resnet import make_resnet
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.visualize import pictures
-from jaxcifar.visualize.gradcam import grad_cam, upsample
 from jaxcifar.visualize.images import find_test_image
-from jaxcifar.visualize.network import network_of_run, network_of_weights
 from jaxcifar.visualize.pictures import (
     describe_layers,
     draw_activations,
@@ -66,9 +66,9 @@ def with_head(network, change):
 
 
 def test_a_class_name_wins_over_an_index(digits):
-    assert digits.test.labels[find_test_image(digits, "8")] == 8
-    assert find_test_image(digits, "11") == 11
-    assert find_test_image(digits, 8) == 8
+    assert digits.test.labels[find_test_image(digits.class_names, digits.test.labels, "8")] == 8
+    assert find_test_image(digits.class_names, digits.test.labels, "11") == 11
+    assert find_test_image(digits.class_names, digits.test.labels, 8) == 8
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_class_name_wins_over_an_index(digits):
 def test_an_image_that_does_not_exist_is_refused(digits, image, message):
     names = ("ship", *digits.class_names[1:])
     with pytest.raises(RecipeError, match=message):
-        find_test_image(dataclasses.replace(digits, class_names=names), image)
+        find_test_image(names, digits.test.labels, image)
 
 
 class TestActivations:
@@ -88,7 +88,7 @@ class TestActivations:
         assert path == stored_run / "figures" / "activations_8.png"
         assert imread(path).ndim == 3
         ((pixels, maps), settings) = drawn[0]
-        index = find_test_image(digits, "8")
+        index = find_test_image(digits.class_names, digits.test.labels, "8")
         np.testing.assert_array_equal(pixels, digits.test.images[index])
         assert {name: value.shape for name, value in maps.items()} == {
             "conv1_conv (conv1)": (16, 16, 4),
@@ -109,11 +109,13 @@ class TestActivations:
         assert path.name == "activations_photo.jpg_48.png"
         path = draw_activations(stored_run, LAYERS, "8", size=64)
         assert path.name == "activations_8_64.png"
+        draw_activations(stored_run, LAYERS, str(photo), size="own")
         shapes = [(pixels.shape, maps["conv1"].shape) for (pixels, maps), _ in drawn]
         assert shapes == [
-            ((24, 40, 3), (12, 20, 4)),
+            ((32, 32, 3), (16, 16, 4)),
             ((48, 48, 3), (24, 24, 4)),
             ((64, 64, 3), (32, 32, 4)),
+            ((24, 40, 3), (12, 20, 4)),
         ]
         assert drawn[0][1]["title"].startswith("photo.jpg, predicted ")
 
@@ -135,8 +137,8 @@ class TestActivations:
             ((["conv1"], "8"), {"channels": 0}, "channels must be at least 1, not 0"),
             ((["conv1"], "8"), {"size": 7}, "size must lie between 8 and 1024 pixels, not 7"),
             ((["conv1"], "8"), {"size": 1025}, "not 1025"),
-            ((["conv1"], "long.png"), {}, "has 1500x30 pixels, and .* set --size"),
-            ((["conv1"], "flat.png"), {}, "has 30x5 pixels"),
+            ((["conv1"], "long.png"), {"size": "own"}, "has 1500x30 pixels, and .* set --size"),
+            ((["conv1"], "flat.png"), {"size": "own"}, "has 30x5 pixels"),
             ((["conv1"], "long.png"), {"out": "long.png"}, "is an image to show"),
             ((["conv1"], "shap"), {}, "'shap' is not a class, an index or an image file"),
             ((["conv1"], "400"), {}, "test image 400 does not exist"),
@@ -150,7 +152,7 @@ class TestActivations:
 
     def test_an_image_file_needs_no_dataset(self, stored_run, tmp_path, monkeypatch):
         monkeypatch.setattr(
-            "jaxcifar.visualize.network.load_splits", lambda *_: pytest.fail("loaded")
+            "jaxcifar.inference.load.load_labelled", lambda *_: pytest.fail("loaded")
         )
         Image.new("RGB", (16, 16), "blue").save(tmp_path / "blue.png")
         assert draw_activations(stored_run, LAYERS, str(tmp_path / "blue.png")).exists()
@@ -188,7 +190,9 @@ class TestGradCam:
         ((overlays,), settings) = drawn[0]
         network = network_of_run(stored_run)
         for overlay, image in zip(overlays, ("8", "5"), strict=True):
-            pixels = digits.test.images[find_test_image(digits, image)]
+            pixels = digits.test.images[
+                find_test_image(digits.class_names, digits.test.labels, image)
+            ]
             inputs = network.preprocess(jnp.asarray(pixels)[None])
             maps = grad_cam(network.model, network.variables, inputs, jnp.array([3]), "conv1")
             np.testing.assert_allclose(overlay.heat, upsample(maps, 32, 32)[0], atol=1e-5)
@@ -344,5 +348,5 @@ def test_every_layer_is_listed_with_its_shape(stored_run):
 @pytest.mark.parametrize("image", ["9" * 5_000, "360", "-1", "\u0663" * 20])
 def test_an_invalid_index_is_one_short_error(digits, image):
     with pytest.raises(RecipeError) as caught:
-        find_test_image(digits, image)
+        find_test_image(digits.class_names, digits.test.labels, image)
     assert len(str(caught.value)) < 300

@@ -199,7 +199,9 @@ class ReportDirectory:
             if item.member is None or sweep.name != item.member[0]:
                 continue
             path = dict(self.members(sweep))[item.member[1]]
-            if complete_run(path) and recipe in (None, read_recipe(RunDirectory(path))):
+            if not complete_run(path):
+                continue
+            if recipe is None or not recipe.differences(read_recipe(RunDirectory(path))):
                 return path
         return None
 

@@ -140,7 +140,7 @@ class SweepPlan:
                 "experiment": self.name,
                 "field": self.field,
                 "values": [member.value for member in self.members],
-                "recipe": self.recipe.to_dict(),
+                "recipe": self.recipe.located().to_dict(),
                 **self.choice._asdict(),
                 "failures": self.failures,
                 "machine": describe_machine(),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import stage_epochs
 from jaxcifar.step.state import state_shapes
 
 Number = int | float
@@ -113,7 +114,7 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
             f"{field} changes the data, a shape or the program itself; one program can only vary "
             f"{', '.join(PLAIN_FIELDS)}"
         )
-    if recipe.stage_of(1)[1] < recipe.epochs:
+    if stage_epochs(recipe, 1)[1] < recipe.epochs:
         return f"with freeze {recipe.freeze!r} something thaws later, which is another program"
     if recipe.cache_features and field in _FEATURE_FIELDS:
         return f"the cached features follow from {field}, so members cannot share them"

@@ -6,6 +6,7 @@ import pytest
 
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.data import Splits
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
 from jaxcifar.runs.directory import RunDirectory
@@ -15,7 +16,6 @@ from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.studies.sweeps.loop import _groups
 from jaxcifar.studies.sweeps.measured_mode import Choice
 from jaxcifar.studies.sweeps.members import make_members
-from jaxcifar.training.evaluation import evaluate_run
 from jaxcifar.training.fit import fit
 from tests.conftest import random_variables
 from tests.training.test_fit import Stop, numbers

@@ -4,12 +4,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.inference.load import network_of_run, network_of_weights
+from jaxcifar.inference.network import evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights, to_torch
 from jaxcifar.models.resnet import make_resnet
 from jaxcifar.runs.transfer import export_run
 from jaxcifar.step.augment import resize
-from jaxcifar.visualize.network import evaluation_batch_size, network_of_run, network_of_weights
 from tests.conftest import assert_trees_identical, random_variables
 
 PREPROCESSING = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 64)

@@ -1,6 +1,6 @@
 """The class probabilities of a dataset's images, and counts of correct and wrong predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.data import Dataset, Rows
+from jaxcifar.data import Source
+from jaxcifar.data.progress import progress_bar
+from jaxcifar.data.reading import open_stream
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.steps import Normalize, evaluation_logits
+
+_AHEAD = 2  # batches that are computed before the first is fetched
 
 
 def predict(
     model: ResNet,
     variables: Mapping[str, Any],
-    dataset: Dataset | Rows,
+    dataset: Source,
     *,
     normalize: Normalize,
     batch_size: int = 500,
@@ -47,23 +51,78 @@ def predict(
         >>> predict(model, variables, test, normalize=lambda images: images / 255).shape
         (360, 10)
     """
-    size = len(dataset)
+    logits = predict_logits(
+        model, variables, dataset, normalize=normalize, batch_size=batch_size, mirror=mirror
+    )
+    return np.asarray(jax.nn.softmax(logits))
+
+
+def predict_logits(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    dataset: Source,
+    *,
+    normalize: Normalize,
+    batch_size: int = 500,
+    mirror: bool = False,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """The logits of every image, float32 [n, classes], as `predict` computes them.
+
+    Threads read the next batches while the device computes.
+
+    Args:
+        progress: draw a bar, on a terminal.
+    """
+    return map_source(
+        lambda images: class_logits(model, variables, normalize(images), mirror),
+        dataset,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def map_source(
+    function: Callable[[jax.Array], jax.Array],
+    source: Source,
+    *,
+    batch_size: int,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """A function of every image of a source, computed in batches of one size.
+
+    Args:
+        function: uint8 images [b, h, w, 3] -> an array [b, ...].
+        source: threads read its next batches while the device computes.
+        batch_size: the last batch is filled up with copies of its last image.
+        progress: draw a bar, on a terminal.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    size = len(source)
     if size == 0:
         raise ValueError("there are no images to predict")
     batch_size = min(batch_size, size)
-    parts = []
-    for first in range(0, size, batch_size):
-        rows = np.minimum(np.arange(first, first + batch_size), size - 1)
-        images = jnp.asarray(dataset.read(rows).images)
-        parts.append(class_probabilities(model, variables, normalize(images), mirror))
-    return np.concatenate([np.asarray(part) for part in parts])[:size]
+    chunks = [
+        np.minimum(np.arange(first, first + batch_size), size - 1)
+        for first in range(0, size, batch_size)
+    ]
+    outputs: list[Any] = []
+    with progress_bar("evaluate", size, unit=" images", enabled=progress) as bar:
+        for count, chunk in enumerate(open_stream(source, chunks)):
+            outputs.append(function(jnp.asarray(chunk.images)))
+            if count >= _AHEAD:  # it is computed by now; its memory on the device is freed
+                outputs[count - _AHEAD] = np.asarray(outputs[count - _AHEAD], np.float32)
+                bar.update(batch_size)
+    return np.concatenate([np.asarray(output, np.float32) for output in outputs])[:size]
 
 
 @partial(jax.jit, static_argnums=(0, 3))  # at module level: a second call compiles nothing
-def class_probabilities(
+def class_logits(
     model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
-    """The probabilities of one batch, in evaluation mode: float32 [n, classes].
+    """The logits of one batch, in evaluation mode: float32 [n, classes].
 
     Args:
         model: the network.
@@ -71,7 +130,14 @@ def class_probabilities(
         images: float32 [n, h, w, 3], normalised.
         mirror: as in `predict`.
     """
-    return jax.nn.softmax(evaluation_logits(model, variables, images, mirror=mirror))
+    return evaluation_logits(model, variables, images, mirror=mirror).astype(jnp.float32)
+
+
+def class_probabilities(
+    model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
+) -> jax.Array:
+    """The probabilities of one batch, in evaluation mode: float32 [n, classes]."""
+    return jax.nn.softmax(class_logits(model, variables, images, mirror))
 
 
 def confusion_matrix(

@@ -5,15 +5,15 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import recall_score
 
 from jaxcifar.data import Dataset
-from jaxcifar.models.resnet import ResNet
-from jaxcifar.training.evaluation import evaluate
-from jaxcifar.visualize import predictions
-from jaxcifar.visualize.predictions import (
+from jaxcifar.inference import predictions
+from jaxcifar.inference.predictions import (
     confusion_matrix,
     most_confident_mistakes,
     per_class_accuracy,
     predict,
 )
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.training.evaluation import evaluate
 from tests.conftest import random_variables
 
 MODEL = ResNet(stage_sizes=(1,), width=4, num_classes=10, stem="imagenet", lowering="xla")
@@ -32,12 +32,12 @@ def test_probabilities_do_not_depend_on_the_batch_size(digits):
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
     for batch_size in (16, 50, 64):  # a partial last batch, one batch, more than there are
-        programs = predictions.class_probabilities._cache_size()
+        programs = predictions.class_logits._cache_size()
         probabilities = predict(MODEL, variables, part, normalize=normalize, batch_size=batch_size)
         assert probabilities.shape == (50, 10)
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-        assert predictions.class_probabilities._cache_size() <= programs + 1
+        assert predictions.class_logits._cache_size() <= programs + 1
     accuracy = evaluate(MODEL, variables, part, normalize=normalize, batch_size=50)["accuracy"]
     assert np.mean(probabilities.argmax(axis=1) == part.labels) == pytest.approx(accuracy)
 

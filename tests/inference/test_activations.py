@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxcifar.inference import activations
+from jaxcifar.inference.activations import capture, list_layers, torchvision_name
 from jaxcifar.models.resnet import ResNet, resnet18, resnet50
-from jaxcifar.visualize import activations
-from jaxcifar.visualize.activations import capture, list_layers, torchvision_name
 
 MODEL = ResNet(stage_sizes=(1, 1), width=4, num_classes=5, stem="imagenet", lowering="xla")
 

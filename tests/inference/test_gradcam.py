@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcifar.inference import gradcam
+from jaxcifar.inference.gradcam import default_layer, grad_cam, map_children, upsample
 from jaxcifar.models.resnet import ResNet, resnet18
-from jaxcifar.visualize import gradcam
-from jaxcifar.visualize.gradcam import default_layer, grad_cam, map_children, upsample
 from tests.conftest import random_variables
 
 MODEL = ResNet(stage_sizes=(1, 1), width=4, num_classes=5, stem="cifar", lowering="xla")

@@ -1,0 +1,359 @@
+"""Make a `TrainedNetwork` of a run's checkpoint, or of a file of weights."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from jaxcifar.common.errors import DataError, RecipeError, RunError
+from jaxcifar.common.messages import did_you_mean, warn
+from jaxcifar.data import (
+    DatasetInfo,
+    LabelledSource,
+    Relabelled,
+    Splits,
+    dataset_info,
+    load_labelled,
+)
+from jaxcifar.data.class_names import difference_lines, listed, match_classes
+from jaxcifar.inference.network import TrainedNetwork, check_size, evaluation_batch_size
+from jaxcifar.models.preprocessing import Preprocessing
+from jaxcifar.models.pretrained import fill_model, model_of
+from jaxcifar.models.resnet import ARCHITECTURES
+from jaxcifar.models.weights import WeightFile, read_weights
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import load_splits
+from jaxcifar.runs.checkpoints import Which
+from jaxcifar.runs.description import class_names_of
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.opening import check_same_data
+from jaxcifar.runs.restore import restore_run
+from jaxcifar.runs.transfer import preprocessing_of, run_metadata
+from jaxcifar.step.augment import NORMALIZATIONS
+from jaxcifar.training.evaluation import SplitName
+
+
+def load(
+    source: str | Path,
+    *,
+    which: Which = "best",
+    architecture: str | None = None,
+    normalization: str | None = None,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> TrainedNetwork:
+    """A trained network from a run, a weights file, or a name on the hub.
+
+    Nothing of the data it was trained on needs to be there.
+
+    Args:
+        source: a run directory; a `.safetensors` or `.pth` file; or "owner/name" on the Hugging
+            Face hub.
+        which: the checkpoint of a run: "best", "last" or a step.
+        architecture, normalization, size, class_names: what a file of weights does not say itself:
+            one of `resnet.ARCHITECTURES` (by default that of its keys), one of
+            `augment.NORMALIZATIONS`, height and width of the input in pixels, and the names of its
+            classes in order (by default numbers).
+
+    Raises:
+        RunError, RecipeError, CheckpointError: the run cannot be used; or an option contradicts
+            what the run or the file says.
+        WeightsError: the file cannot be read or does not fit.
+
+    Example:
+        >>> import jaxcifar
+        >>> network = jaxcifar.load("runs/pets")  # doctest: +SKIP
+        >>> for found in network.predict("holiday photos"):  # doctest: +SKIP
+        ...     print(found.image, found.class_name, found.probability)
+    """
+    options = {
+        "architecture": architecture,
+        "normalization": normalization,
+        "size": size,
+        "class_names": class_names,
+    }
+    if Path(source).is_dir():
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise RecipeError(
+                f"{given[0]} is for a file of weights: the run {source} knows its own"
+            )
+        return network_of_run(source, which)
+    if which != "best":
+        raise RecipeError(f"which={which!r} is for a run: a file of weights holds only one network")
+    return network_of_weights(
+        source,
+        architecture=architecture,
+        normalization=normalization,
+        size=size,
+        class_names=class_names,
+        dataset=None,
+    )
+
+
+def network_of_run(
+    run: str | Path,
+    which: Which = "best",
+    data_dir: str | Path | None = None,
+    *,
+    dataset: str | None = None,
+) -> TrainedNetwork:
+    """The network of a run's checkpoint.
+
+    Args:
+        run: the run directory.
+        which: the checkpoint: "best", "last" or a step.
+        data_dir: where TFDS keeps its data.
+        dataset: where its data are now, or other data of the same classes; by default the data that
+            the recipe names. They are looked for only when they are needed.
+
+    Raises:
+        RunError, RecipeError, CheckpointError: naming the part of the run that cannot be used, and
+            why.
+    """
+    run_dir = RunDirectory(Path(run))
+    recipe, model, variables = restore_run(run, which)
+    info = recipe.dataset_info
+    checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
+    data = _RunData(run_dir, recipe, dataset, data_dir)
+    return TrainedNetwork(
+        name=f"run {run_dir.path.resolve().name}, {checkpoint}",
+        model=model,
+        variables=variables,
+        class_names=info.class_names,
+        preprocessing=preprocessing_of(recipe),
+        batch_size=recipe.eval_batch_size,
+        mirror=recipe.test_mirror,
+        metadata=run_metadata(recipe, run_dir.read_config()),
+        dataset=info if dataset is None else replace(info, name=dataset),
+        split=cache(data.split),
+        figures=run_dir.figures,
+        file_suffix="" if which == "best" else f"_{which}",
+    )
+
+
+@dataclass(frozen=True)
+class _RunData:
+    """The data that a run's network is shown: its own, perhaps in another place, or others."""
+
+    run_dir: RunDirectory
+    recipe: Recipe
+    dataset: str | None
+    data_dir: str | Path | None
+
+    def split(self, name: SplitName) -> LabelledSource:
+        """See `TrainedNetwork.split`.
+
+        Raises:
+            DataError: the data are not there, or have other classes.
+            RunError: train and validation images of other data than those it was trained on.
+        """
+        try:
+            return self._test() if name == "test" else getattr(self._own_splits(), name)
+        except DataError as error:
+            if self.dataset is not None:
+                raise
+            way_out = "name the place where the data of the run are now with --dataset"
+            raise DataError(*error.args, f"  {way_out}") from None
+
+    def _test(self) -> LabelledSource:
+        return _test_images(
+            self.dataset or self.recipe.dataset,
+            self.recipe.dataset_info.class_names,
+            self.recipe.image_size,
+            self.data_dir,
+            of_known=f"the run {self.run_dir.path}",
+        )
+
+    def _own_splits(self) -> Splits:
+        recipe = self.recipe
+        if self.dataset is not None:
+            recipe = replace(recipe, dataset=self.dataset)
+        splits = load_splits(recipe, self.data_dir, lazy=True)
+        try:
+            check_same_data(self.run_dir, self.run_dir.read_config(), splits)
+        except RunError as error:
+            way_out = "only their test images can be scored: use --split test"
+            raise RunError(*error.args, f"  {way_out}") from None
+        return splits
+
+
+def network_of_weights(
+    weights: str | Path,
+    *,
+    architecture: str | None = None,
+    normalization: str | None = None,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+    dataset: str | None = "cifar10",
+    data_dir: str | Path | None = None,
+) -> TrainedNetwork:
+    """The network in a file of weights, which decides its stem, width, head and classes.
+
+    Args:
+        weights: a `.safetensors` or `.pth` file, or "owner/name" on the Hugging Face hub.
+        architecture, normalization, size, class_names: see `load`.
+        dataset: its test images are shown. If the file says neither a size nor its classes, those
+            of the dataset are taken, where the head has as many. None for no dataset.
+        data_dir: where TFDS keeps its data.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the architecture.
+        RecipeError: the architecture or normalization is unknown, missing or not the file's.
+        DataError: unknown dataset.
+    """
+    _check_known("architecture", architecture, ARCHITECTURES)
+    _check_known("normalization", normalization, NORMALIZATIONS)
+    info = None if dataset is None else dataset_info(dataset, data_dir=data_dir)
+    file = read_weights(weights)
+    model = model_of(file.tensors, architecture or _architecture_of(file))
+    preprocessing = _preprocessing_of(file, normalization, size, info)
+    variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
+    names = _class_names_of(file, class_names, model.num_classes, info)
+    if info is None:
+        info = DatasetInfo("no dataset", names, 0, 0, _side_of(file), (0, 0))
+    side = preprocessing.size
+    assert side is not None
+    data = _WeightsData(str(weights), info, side, names, data_dir)
+    return TrainedNetwork(
+        name=f"weights {Path(weights).name}",
+        model=model,
+        variables=variables,
+        class_names=names,
+        preprocessing=preprocessing,
+        batch_size=evaluation_batch_size(side),
+        mirror=False,
+        metadata=file.metadata | {"class_names": json.dumps(names, ensure_ascii=False)},
+        dataset=info,
+        split=cache(data.split),
+        figures=Path("figures") / Path(weights).stem,
+        file_suffix="",
+    )
+
+
+@dataclass(frozen=True)
+class _WeightsData:
+    """The data that the network in a file of weights is shown."""
+
+    source: str
+    info: DatasetInfo
+    side: int
+    class_names: tuple[str, ...]
+    data_dir: str | Path | None
+
+    def split(self, name: SplitName) -> LabelledSource:
+        """See `TrainedNetwork.split`.
+
+        Raises:
+            DataError: the data are not there.
+            RunError: not the test split: which images it was trained on is not known.
+        """
+        if name != "test":
+            raise RunError(
+                f"{self.source}: it is not known which images it was trained on, so there is no "
+                f"{name} split; use --split test"
+            )
+        same = set(self.info.class_names) <= set(self.class_names)
+        return _test_images(
+            self.info.name,
+            self.class_names if same else self.info.class_names,
+            self.side,
+            self.data_dir,
+            of_known=self.source,
+        )
+
+
+def _test_images(
+    dataset: str,
+    known: Sequence[str],
+    side: int,
+    data_dir: str | Path | None,
+    *,
+    of_known: str,
+) -> LabelledSource:
+    """The test images of a dataset, with labels that are positions in `known`."""
+    data = load_labelled(dataset, "test", side=side, data_dir=data_dir)
+    lookup = match_classes(known, data.class_names, of_known=of_known, of_found=dataset)
+    if lookup is None:
+        return data.source
+    absent = [name for name in known if name not in data.class_names]
+    if absent:
+        warn(f"{dataset} has no images of {listed(absent)}; the other classes are matched by name")
+    else:
+        warn(
+            f"the classes of {dataset} have another order than those of {of_known}: matched by name"
+        )
+    return Relabelled(data.source, lookup)
+
+
+def _check_known(name: str, value: str | None, known: Iterable[str]) -> None:
+    if value is not None and value not in known:
+        raise RecipeError(f"unknown {name} {value!r}{did_you_mean(value, known)}")
+
+
+def _architecture_of(file: WeightFile) -> str | None:
+    """The architecture that the file names, if it is a known one."""
+    named = file.metadata.get("arch")
+    return named if named in ARCHITECTURES else None
+
+
+def _side_of(file: WeightFile) -> int | None:
+    """The side of the images that the network was trained on, before they were resized."""
+    text = file.metadata.get("side", "")
+    return int(text) if text.isdecimal() and len(text) < 6 else None
+
+
+def _class_names_of(
+    file: WeightFile, given: Sequence[str] | None, count: int, info: DatasetInfo | None
+) -> tuple[str, ...]:
+    """The names in the file, or else the given ones, or else those of the dataset, or numbers."""
+    stated = class_names_of(file.metadata, file.source)
+    for names, whose in ((stated, "metadata"), (given, "class_names")):
+        if names is not None and len(names) != count:
+            raise RecipeError(
+                f"{file.source} has {count} classes, and its {whose} {len(names)} names"
+            )
+    if stated is not None and given is not None and tuple(given) != stated:
+        raise RecipeError(
+            f"{file.source} says its classes itself: leave out class_names",
+            *difference_lines(stated, given, of_known="the file", of_found="class_names"),
+        )
+    if stated is not None or given is not None:
+        return stated or tuple(given or ())
+    if info is not None and info.num_classes == count:
+        return info.class_names
+    return tuple(map(str, range(count)))
+
+
+def _preprocessing_of(
+    file: WeightFile, normalization: str | None, size: int | None, info: DatasetInfo | None
+) -> Preprocessing:
+    """What the file states, or else the options; they must not contradict."""
+    stated = Preprocessing.from_metadata(file.metadata, file.source)
+    if stated is None:
+        if normalization is None:
+            raise RecipeError(
+                f"{file.source} does not say which mean and standard deviation it was trained "
+                f"with: give --normalization {', '.join(NORMALIZATIONS)} (torchvision's weights: "
+                "imagenet)"
+            )
+        stated = Preprocessing(*NORMALIZATIONS[normalization])
+    mean, std = stated.mean, stated.std
+    if normalization is not None and not np.allclose(
+        (mean, std), NORMALIZATIONS[normalization], atol=5e-4
+    ):
+        raise RecipeError(
+            f"normalization {normalization}: {file.source} was trained with mean {mean}, std "
+            f"{std}; leave out --normalization"
+        )
+    side = size or stated.size or (None if info is None else info.side)
+    if side is None:
+        raise RecipeError(
+            f"{file.source} does not say the size of the images it was trained on: give --size, "
+            "the height and width of the network's input in pixels"
+        )
+    check_size(side)
+    return replace(stated, size=side)

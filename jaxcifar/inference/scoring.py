@@ -1,0 +1,152 @@
+"""Scores of a trained network on labelled images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.data import LabelledSource
+from jaxcifar.data.class_names import difference_lines
+from jaxcifar.inference.load import network_of_run
+from jaxcifar.inference.network import TrainedNetwork
+from jaxcifar.inference.predictions import confusion_matrix, per_class_accuracy, predict_logits
+from jaxcifar.runs.checkpoints import Which
+from jaxcifar.step import metrics
+from jaxcifar.training.evaluation import SplitName, evaluation_sums
+
+TOP = 5
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    split: SplitName = "test",
+    which: Which = "best",
+    data_dir: str | Path | None = None,
+    dataset: str | None = None,
+    mirror: bool | None = None,
+    per_class: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """The scores of a run's checkpoint on a split of its data, or on other data of its classes.
+
+    Args:
+        run: its directory.
+        split: of the data.
+        which: of its checkpoints.
+        data_dir: where TFDS data lies.
+        dataset: where the run's data are now, or other data with the same classes.
+        mirror: as in `evaluate`; None for the recipe's `test_mirror`.
+        per_class: in a second pass, also give "macro_f1", the mean F1 of the classes that have
+            images, and "per_class": for each class "examples", "accuracy" (of its images, the share that is
+            recognised), "precision" and "f1" (null where they are not defined).
+        progress: draw a bar, on a terminal.
+
+    Returns:
+        "split", "examples", "accuracy" and "loss" (nats); "top5_accuracy" where there are more than
+        five classes; "dataset" where another one was named.
+
+    Raises:
+        RunError: not a run; or train or validation images are asked for, and the data found are not
+            those it was trained on.
+        RecipeError, CheckpointError, DataError: the run or its data cannot be used.
+
+    Example:
+        >>> from jaxcifar import evaluate_run
+        >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
+    """
+    network = network_of_run(run, which, data_dir, dataset=dataset)
+    check_classes(network)
+    sums = evaluation_sums(
+        network.model,
+        network.variables,
+        network.split(split),
+        normalize=network.preprocess,
+        batch_size=network.batch_size,
+        mirror=network.mirror if mirror is None else mirror,
+        progress=progress,
+    )
+    means = metrics.compute(sums)
+    scores: dict[str, Any] = {"split": split}
+    if dataset is not None:
+        scores["dataset"] = dataset
+    scores |= {name: means[name] for name in ("examples", "accuracy", "loss")}
+    if len(network.class_names) > TOP:
+        scores["top5_accuracy"] = metrics.top5_accuracy(sums)
+    if per_class:
+        source, logits = split_logits(network, split, mirror=mirror, progress=progress)
+        scores |= class_scores(network.class_names, source.labels, logits.argmax(axis=1))
+    return scores
+
+
+def split_logits(
+    network: TrainedNetwork,
+    split: SplitName,
+    *,
+    mirror: bool | None = None,
+    progress: bool = False,
+) -> tuple[LabelledSource, NDArray[np.float32]]:
+    """A split of the network's data, and the logits of its images.
+
+    Raises:
+        RecipeError: the network's classes are not the dataset's, or its output is not finite.
+        RunError, DataError: as `TrainedNetwork.split`.
+    """
+    check_classes(network)
+    source = network.split(split)
+    logits = predict_logits(
+        network.model,
+        network.variables,
+        source,
+        normalize=network.preprocess,
+        batch_size=network.batch_size,
+        mirror=network.mirror if mirror is None else mirror,
+        progress=progress,
+    )
+    return source, network.check_finite(logits)
+
+
+def check_classes(network: TrainedNetwork) -> None:
+    """Refuse to score a network on data of other classes.
+
+    Raises:
+        RecipeError: with both lists.
+    """
+    mine, theirs = network.class_names, network.dataset.class_names
+    if mine != theirs and not set(theirs) <= set(mine):
+        raise RecipeError(
+            f"{network.name} has {len(mine)} classes, not those of {network.dataset.name}, so its "
+            "predictions cannot be scored:",
+            *difference_lines(mine, theirs, of_known=network.name, of_found=network.dataset.name),
+        )
+
+
+def class_scores(
+    names: Sequence[str], labels: NDArray[np.integer], predicted: NDArray[np.integer]
+) -> dict[str, Any]:
+    """The scores of each class, see `evaluate_run`."""
+    counts = confusion_matrix(labels, predicted, len(names))
+    true, found, correct = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
+    recall = per_class_accuracy(counts)
+    precision = per_class_accuracy(counts.T)
+    # 2 TP / (true + found): defined where the class has images.
+    f1 = np.divide(2 * correct, true + found, out=np.full(len(names), np.nan), where=true > 0)
+    return {
+        "macro_f1": float(np.nanmean(f1)),
+        "per_class": {
+            name: {
+                "examples": int(true[label]),
+                "accuracy": _known(recall[label]),
+                "precision": _known(precision[label]),
+                "f1": _known(f1[label]),
+            }
+            for label, name in enumerate(names)
+        },
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,140 @@
+"""What a run says of its data and classes, in config.json and in the metadata of exported weights.
+
+A trained network then knows its classes and what to do with a photo, wherever the data are now.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcifar.common.errors import RunError, WeightsError
+from jaxcifar.common.json_shape import AnyText, Shape, misfit
+from jaxcifar.data import DatasetInfo, Splits
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.step.augment import NORMALIZATIONS
+
+# How images of another size become the network's input, as torchvision's Resize and CenterCrop.
+INTERPOLATION = "bilinear"
+DATA: Shape = {
+    "class_names": [AnyText],
+    "num_classes": int,
+    "train": int,
+    "validation": int,
+    "test": int,
+    "pool": int,
+    "own_validation": (None, int),
+    "side": (None, int),
+    "image_size": int,
+    "mean": [float],
+    "std": [float],
+    "resize": (None, int),
+    "interpolation": str,
+}
+MAX_CLASSES = 100_000  # names that are read from a file
+
+
+def describe_data(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """The section "data" of config.json; see `DATA`.
+
+    "train", "validation" and "test" are numbers of images, "pool" is what train (and validation, if
+    "own_validation" is null) were chosen from. "side" is that of the stored images, null if they
+    have several; "image_size" is that of the network's input. Sides are in pixels; "mean" and "std"
+    are of RGB in [0, 1].
+    """
+    info = recipe.dataset_info
+    mean, std = NORMALIZATIONS[recipe.normalization]
+    return {
+        "class_names": list(splits.class_names),
+        "num_classes": len(splits.class_names),
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "test": len(splits.test),
+        "pool": info.pool,
+        "own_validation": info.validation,
+        "side": info.side,
+        "image_size": recipe.image_size,
+        "mean": list(mean),
+        "std": list(std),
+        "resize": recipe.resize,
+        "interpolation": INTERPOLATION,
+    }
+
+
+def described_info(config: Mapping[str, Any], name: str) -> DatasetInfo | None:
+    """What a run's config.json says of its data; None if it was written before they were described.
+
+    Args:
+        config: of the right shape.
+        name: of the data.
+    """
+    data = config.get("data")
+    if data is None:
+        return None
+    return DatasetInfo(
+        name=name,
+        class_names=tuple(data["class_names"]),
+        pool=data["pool"],
+        test=data["test"],
+        side=data["side"],
+        default_split=(data["train"], data["validation"]),
+        validation=data["own_validation"],
+    )
+
+
+def check_described(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a description that contradicts itself.
+
+    Raises:
+        RunError: naming the file.
+    """
+    data = config.get("data")
+    if data is None:
+        return
+    problem = misfit(data, DATA, "data")
+    if problem is None and not 1 <= len(data["class_names"]) == data["num_classes"] <= MAX_CLASSES:
+        problem = f"data has {len(data['class_names'])} class names for {data['num_classes']}"
+    if problem:
+        raise RunError(f"{path} is damaged: {problem}")
+
+
+def to_metadata(recipe: Recipe, fingerprint: str | None) -> dict[str, str]:
+    """The description as metadata of a weights file, without the place of the data."""
+    info, (train, validation) = recipe.dataset_info, recipe.split_sizes
+    metadata = {
+        "classes": str(info.num_classes),
+        "class_names": json.dumps(info.class_names, ensure_ascii=False),
+        "train_images": str(train),
+        "validation_images": str(validation),
+        "test_images": str(info.test),
+        "interpolation": INTERPOLATION,
+        "normalization": recipe.normalization,
+    }
+    for name, value in (
+        ("resize", recipe.resize),
+        ("side", info.side),
+        ("data_fingerprint", fingerprint),
+    ):
+        if value is not None:
+            metadata[name] = str(value)
+    return metadata
+
+
+def class_names_of(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | None:
+    """The class names, in order, in the metadata of a weights file; None if it has none.
+
+    Raises:
+        WeightsError: they cannot be read.
+    """
+    text = metadata.get("class_names")
+    if text is None:
+        return None
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if misfit(names, [AnyText]) is not None or not 1 <= len(names) <= MAX_CLASSES:
+        raise WeightsError(
+            f"the metadata of {source} cannot be read: class_names must be a JSON list of texts"
+        )
+    return tuple(names)
