@@ -41,8 +41,8 @@ def evaluate_run(
         dataset: where the run's data are now, or other data with the same classes.
         mirror: as in `evaluate`; None for the recipe's `test_mirror`.
         per_class: in a second pass, also give "macro_f1", the mean F1 of the classes that have
-            images, and "per_class": for each class "examples", "accuracy" (of its images, the share that is
-            recognised), "precision" and "f1" (null where they are not defined).
+            images, and "per_class": for each class "examples", "accuracy" (the share of its images
+            that is recognised), "precision" and "f1" (null where they are not defined).
         progress: draw a bar, on a terminal.
 
     Returns:

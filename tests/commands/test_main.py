@@ -34,7 +34,7 @@ def test_the_version_names_what_it_computes_with(run_command):
     [
         (["trian", "demo"], "unknown command 'trian'; did you mean 'train'? (see jaxcifar --help)"),
         (["prepare_data"], "unknown command 'prepare_data'; did you mean 'prepare-data'?"),
-        (["xyz"], "unknown command 'xyz'; choose from prepare-data, train, evaluate, visualize"),
+        (["xyz"], "unknown command 'xyz'; choose from prepare-data, train, evaluate, predict"),
         (["--versoin"], "unknown option --versoin; did you mean '--version'?"),
         (["--print-completion", "dosh"], "argument --print-completion: invalid choice: 'dosh'"),
     ],

@@ -33,7 +33,8 @@ def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
         (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam takes one layer"),
         (("run", "--list-layers", "--out", "x.png"), "--list-layers prints and writes nothing"),
         (("--weights", "w", "--checkpoint", "last"), "--checkpoint is for a RUN"),
-        (("run", "--dataset", "digits"), "--dataset is for --weights; a run knows its own"),
+        (("run", "--size", "big"), "neither own nor pixels"),
+        (("run", "--normalization", "half"), "--normalization is for --weights; a run knows its"),
         (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),
     ],
 )
