@@ -210,8 +210,8 @@ def network_of_weights(
     info = None if dataset is None else dataset_info(dataset, data_dir=data_dir)
     file = read_weights(weights)
     model = model_of(file.tensors, architecture or _architecture_of(file))
-    preprocessing = _preprocessing_of(file, normalization, size, info)
     variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
+    preprocessing = _preprocessing_of(file, normalization, size, info)
     names = _class_names_of(file, class_names, model.num_classes, info)
     if info is None:
         info = DatasetInfo("no dataset", names, 0, 0, _side_of(file), (0, 0))

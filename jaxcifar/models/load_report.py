@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxcifar.common.messages import join_lines, printable
+from jaxcifar.common.messages import join_lines, printable, shown
 from jaxcifar.models.preprocessing import Preprocessing
 
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; unused where BatchNorm has a momentum
@@ -21,12 +21,15 @@ class LoadReport:
     unused: tuple[str, ...]  # keys of the file that were skipped: an old head, torch's counters
     adapted: str | None  # how the stem was changed
     preprocessing: Preprocessing | None  # None if the file does not record it
+    prefix: str = ""  # taken off the keys of the file, such as "module."
 
     def __str__(self) -> str:
         lines = [
             f"weights from {self.source} (SHA-256 {self.sha256[:12]}...): {self.params} parameter "
             f"leaves and {self.batch_stats} statistics leaves"
         ]
+        if self.prefix:
+            lines.append(f"  the prefix {shown(self.prefix)} was taken off the file's keys")
         if self.new:
             lines.append(f"  new: {', '.join(self.new)}")
         skipped = [key for key in self.unused if not key.endswith(COUNTER)]
@@ -53,6 +56,7 @@ class LoadReport:
         return {
             "source": self.source,
             "sha256": self.sha256,
+            "prefix": self.prefix,
             "new": list(self.new),
             "adapted": self.adapted,
             "preprocessing": None

@@ -6,7 +6,7 @@ Both directions are strict: every tensor of a file is used, and every leaf of a 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,16 @@ import numpy as np
 
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.models.load_report import COUNTER, LoadReport
-from jaxcifar.models.misfits import NO_TENSOR, Slot, architecture_of, find_misfits
+from jaxcifar.models.misfits import (
+    NO_TENSOR,
+    Problem,
+    Slot,
+    architecture_of,
+    find_problems,
+    summarize_misfits,
+)
 from jaxcifar.models.names import HEAD, named_leaves, torch_name
+from jaxcifar.models.prefixes import Network, only_network, split_prefix
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.resnet import ResNet, make_resnet
 from jaxcifar.models.weights import read_weights, write_safetensors
@@ -34,21 +42,27 @@ def load_pretrained(
     """A model's variables from weights with the key names of torchvision and timm.
 
     Every key of the file is used once, and every leaf of the model is filled once, in float32. Only
-    torch's `num_batches_tracked` is skipped.
+    torch's `num_batches_tracked` is skipped, and the `n_averaged` of its AveragedModel.
+
+    A prefix before all keys of the network, such as the `module.` of DataParallel or the
+    `_orig_mod.` of torch.compile, is taken off, and the report names it. Other keys beside the
+    network are refused as unexpected, and so is a file with two networks.
 
     Args:
         path_or_name: a `.safetensors` or `.pth` file, or "owner/name" on the Hugging Face hub.
         model: determines the shapes.
         key: for the random weights of a new head.
-        new_head: skip the file's `fc` and draw the model's at random.
+        new_head: draw the model's `fc` at random, and skip the file's: the keys of `fc`, `head`,
+            `classifier`, `linear`, `projector` and `projection_head`, also beside the network.
         adapt_stem: fill the 3x3 stem of `stem="cifar"` from the centre of the file's 7x7 kernels.
 
     Returns:
         ``{"params", "batch_stats"}``, and the report.
 
     Raises:
-        WeightsError: the file cannot be read, or does not fit; then the message lists every
-            missing, unexpected and wrongly shaped key.
+        WeightsError: the file cannot be read, or does not fit; then the message of at most 12 lines
+            groups the missing, unexpected and wrongly shaped keys by the network's children.
+            `list_misfits` lists every one.
 
     Example:
         >>> import tempfile, jax
@@ -78,22 +92,23 @@ def load_pretrained(
 def model_of(tensors: Tensors, architecture: str | None = None) -> ResNet:
     """The network of an architecture with the stem, width, head and classes of the given weights.
 
-    Other differences are left for `fill_model` to find.
+    The keys may have a prefix. Other differences are left for `fill_model` to find.
 
     Args:
         tensors: with torchvision's names.
-        architecture: by default the one whose blocks the names have, or else resnet18.
+        architecture: by default the one whose blocks the keys name, or else resnet18.
 
     Raises:
         ValueError: unknown architecture.
     """
+    tensors = split_prefix(tensors).tensors
     kernel = tensors.get("conv1.weight", NO_TENSOR)
     sequential = f"{HEAD}.3.weight" in tensors
     head = tensors.get(f"{HEAD}.3.weight" if sequential else f"{HEAD}.weight", NO_TENSOR)
     # A tensor without elements may claim any shape, so it is ignored.
     kernel, head = (NO_TENSOR if tensor.size == 0 else tensor for tensor in (kernel, head))
     return make_resnet(
-        architecture or architecture_of(set(tensors)) or "resnet18",
+        architecture or architecture_of(tensors) or "resnet18",
         head.shape[0] if head.ndim == 2 else 1,
         width=kernel.shape[0] if kernel.ndim == 4 else 64,
         stem="cifar" if kernel.shape[2:] == (3, 3) else "imagenet",
@@ -115,38 +130,48 @@ def fill_model(
     """`load_pretrained` for tensors in memory, with torchvision's names and layouts."""
     if new_head and key is None:
         raise ValueError("a new head is drawn at random: pass a key, such as jax.random.key(0)")
-    image = jnp.zeros((1, 32, 32, 3), jnp.float32)
-    shapes = dict(
-        jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
-    )
-    slots, new = _slots(shapes, new_head)
-    unused = _unused(tensors, new_head)
-    arrays = {name: np.asarray(tensors[name]) for name in slots if name in tensors}
-    adapted = _adapt_stem(arrays) if adapt_stem and model.stem == "cifar" else None
-    problems = find_misfits(model, slots, arrays, set(tensors) - set(slots) - unused)
-    if problems:
-        raise WeightsError(f"{source} does not fit the model:", *(f"  {p}" for p in problems))
+    network = only_network(tensors, source)
+    comparison = _compare(model, network, new_head=new_head, adapt_stem=adapt_stem)
+    if comparison.problems:
+        lines = summarize_misfits(model, comparison.problems, network)
+        raise WeightsError(f"{source} does not fit the model:", *(f"  {line}" for line in lines))
 
     drawn = _draw_head(model, key) if new_head else {}
     filled: dict[str, Any] = {}
-    for collection, tree in shapes.items():
+    for collection, tree in comparison.shapes.items():
         leaves = [
             drawn[name]
             if name in drawn
-            else jnp.array(_to_flax(arrays[torch_name(name)]), jnp.float32)
+            else jnp.array(_to_flax(comparison.arrays[torch_name(name)]), jnp.float32)
             for name in named_leaves(tree)
         ]
         filled[collection] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     return filled, LoadReport(
         source=source,
         sha256=sha256 or _digest(tensors),
-        params=sum(slot.collection == "params" for slot in slots.values()),
-        batch_stats=sum(slot.collection == "batch_stats" for slot in slots.values()),
-        new=tuple(new),
-        unused=tuple(sorted(unused)),
-        adapted=adapted,
+        params=sum(slot.collection == "params" for slot in comparison.slots.values()),
+        batch_stats=sum(slot.collection == "batch_stats" for slot in comparison.slots.values()),
+        new=tuple(comparison.new),
+        unused=tuple(sorted(comparison.unused)),
+        adapted=comparison.adapted,
         preprocessing=preprocessing,
+        prefix=network.prefix,
     )
+
+
+def list_misfits(
+    model: ResNet, tensors: Tensors, *, new_head: bool = False, adapt_stem: bool = False
+) -> list[str]:
+    """Every missing, unexpected or wrongly shaped key, one line each; empty if all fit.
+
+    Args:
+        model: determines the shapes.
+        tensors: of a file, as from ``read_weights(path).tensors``.
+        new_head, adapt_stem: as for `load_pretrained`.
+    """
+    network = split_prefix(tensors)
+    comparison = _compare(model, network, new_head=new_head, adapt_stem=adapt_stem)
+    return [problem.text for problem in comparison.problems]
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -205,6 +230,31 @@ def export_weights(
     write_safetensors(Path(path), tensors | counters, texts, overwrite=overwrite)
 
 
+class _Comparison(NamedTuple):
+    """A model beside the tensors of a file."""
+
+    shapes: dict[str, Any]  # of the model's variables, by collection
+    slots: dict[str, Slot]  # the leaves to fill from the file, by torch's key
+    new: list[str]  # names of the leaves to draw
+    arrays: dict[str, np.ndarray]  # the file's tensors for the slots
+    adapted: str | None
+    unused: set[str]  # keys of the file to skip
+    problems: list[Problem]
+
+
+def _compare(model: ResNet, network: Network, *, new_head: bool, adapt_stem: bool) -> _Comparison:
+    image = jnp.zeros((1, 32, 32, 3), jnp.float32)
+    shapes = dict(
+        jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    )
+    slots, new = _slots(shapes, new_head)
+    unused = _unused(network, new_head)
+    arrays = {k: np.asarray(network.tensors[k]) for k in slots if k in network.tensors}
+    adapted = _adapt_stem(arrays) if adapt_stem and model.stem == "cifar" else None
+    problems = find_problems(slots, arrays, network, unused)
+    return _Comparison(shapes, slots, new, arrays, adapted, unused, problems)
+
+
 def _slots(shapes: Mapping[str, Any], new_head: bool) -> tuple[dict[str, Slot], list[str]]:
     """The leaves to fill from the file, by torch's key, and the names of those to draw."""
     slots, new = {}, []
@@ -217,13 +267,19 @@ def _slots(shapes: Mapping[str, Any], new_head: bool) -> tuple[dict[str, Slot], 
     return slots, new
 
 
-def _unused(tensors: Tensors, new_head: bool) -> set[str]:
-    """The keys of the file to skip: the counters of its BatchNorms, and the head if it is new."""
-    counters = {name for name in tensors if name.rpartition(".")[2] == COUNTER}
-    unused = {name for name in counters if f"{name.removesuffix(COUNTER)}running_mean" in tensors}
+def _unused(network: Network, new_head: bool) -> set[str]:
+    """The keys of the file to skip: torch's counters, and the head if it is new."""
+    below = {
+        name
+        for name in network.tensors
+        if name.rpartition(".")[2] == COUNTER
+        and f"{name.removesuffix(COUNTER)}running_mean" in network.tensors
+    }
+    beside = network.averaging_counter()
     if new_head:
-        unused |= {name for name in tensors if name.split(".")[0] == HEAD}
-    return unused
+        below |= {name for name in network.tensors if network.is_head(name)}
+        beside |= {key for key in network.outside if network.is_head_outside(key)}
+    return {network.prefix + name for name in below} | beside
 
 
 def _adapt_stem(arrays: dict[str, np.ndarray]) -> str | None:

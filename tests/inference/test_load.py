@@ -71,6 +71,17 @@ def test_options_and_files_that_do_not_fit_are_refused(tiny, tmp_path):
         network_of_weights(tmp_path / "x.pth", architecture="tiny", normalization="half")
 
 
+def test_a_prefix_of_the_keys_changes_nothing(tiny, tmp_path):
+    model = write(tmp_path / "w.safetensors")
+    tensors = to_torch(random_variables(model))
+    save_file({f"_orig_mod.{k}": v for k, v in tensors.items()}, tmp_path / "prefixed.safetensors")
+    network = network_of_weights(
+        tmp_path / "prefixed.safetensors", architecture="tiny", normalization="half"
+    )
+    assert network.model == model
+    assert_trees_identical(network.variables, random_variables(model))
+
+
 def test_weights_see_test_images_at_their_training_size(tiny, tmp_path):
     write(tmp_path / "w.safetensors", classes=10)
     network = network_of_weights(tmp_path / "w.safetensors", architecture="tiny", dataset="digits")

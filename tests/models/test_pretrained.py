@@ -289,4 +289,5 @@ def test_names_from_a_file_are_printed_without_control_characters_and_up_to_a_li
     text = refusal(ResNet(**TINY), tensors)
     assert r"unexpected: \x1b[2J0" in text
     assert "\x1b" not in text
-    assert text.endswith("unexpected: 4,000 more")
+    assert text.endswith("and 4,990 more keys that do not fit")
+    assert len(text.split("\n")) == 12

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.models.weights.hub import fetch
+from jaxcifar.models.weights.other_formats import name_format
 from jaxcifar.models.weights.safetensors_file import read_safetensors
 from jaxcifar.models.weights.torch_file import ZIP_START, read_torch
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[A-Za-z0-9_][\w./-]*)?", re.ASCII)
 # A name on the hub may contain a dot too (timm/resnet18.a1_in1k), so only these mean a file.
-_SUFFIXES = (".bin", ".ckpt", ".h5", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".safetensors", ".tar")
+_SUFFIXES = (
+    *(".bin", ".ckpt", ".h5", ".keras", ".npz", ".onnx", ".pkl", ".pt", ".pt2", ".pth"),
+    *(".safetensors", ".tar"),
+)
 # 4 GB: a ResNet-50 with its optimizer state, all in double precision, has 0.6 GB.
 MAX_BYTES = 4 << 30
 
@@ -27,7 +31,8 @@ class WeightFile:
 
     Attributes:
         source: the path or the name on the hub, as given.
-        tensors: by name, with PyTorch's names and layouts. They may be read-only and share memory.
+        tensors: by name, with PyTorch's names and layouts; a prefix of the names is left to
+            `pretrained.fill_model`. They may be read-only and share memory.
         metadata: of a safetensors file. Known keys are "mean" and "std" (numbers separated by
             blanks), "size" (pixels), "arch" and "classes"; for a repository on the hub, the first
             three are taken from timm's `pretrained_cfg`.
@@ -85,6 +90,8 @@ def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # Checked first: the length at the start of a safetensors file may look like a pickle.
     if start[8:9] == b"{":
         return read_safetensors(path)
+    if (other := name_format(path)) is not None:
+        raise WeightsError(f"{path} is {other}")
     if start.startswith((ZIP_START, b"\x80")):
         return read_torch(path), {}
     raise WeightsError(

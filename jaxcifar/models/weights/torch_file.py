@@ -51,7 +51,7 @@ def read_torch(path: Path) -> dict[str, NDArray[Any]]:
     """The tensors of a state dict by name, as read-only arrays; bfloat16 becomes float32.
 
     The saved object is the state dict, or a dictionary that has it under `state_dict`,
-    `model_state_dict` or `model`. The prefix `module.` of DataParallel is removed.
+    `model_state_dict` or `model`. Their names are the file's, a prefix such as `module.` included.
 
     Raises:
         WeightsError: the file holds another object, asks to run code, is damaged or is
@@ -71,7 +71,7 @@ def read_torch(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_zip(file: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
-    _check_zip_end(file, size)
+    check_zip_end(file, size)
     with zipfile.ZipFile(file) as archive:
         entries = _entries(archive, size)
         root = _root(entries)
@@ -93,10 +93,18 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
         return _arrays(value, read_storage)
 
 
-def _check_zip_end(file: BinaryIO, size: int) -> None:
+def check_zip_end(file: BinaryIO, size: int) -> None:
     """Check that the file ends with the archive, and that its directory is not too large.
 
     Otherwise zipfile would search backwards for the end, and it reads the directory whole.
+
+    Args:
+        file: opened in binary mode.
+        size: of the file, in bytes.
+
+    Raises:
+        Refused: it does not end so, or the directory is too large.
+        Exception: of any type, if it is damaged.
     """
     file.seek(max(0, size - _ZIP_END.size))
     signature, _, directory, _, comment = _ZIP_END.unpack(file.read(_ZIP_END.size))
@@ -232,9 +240,6 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
             f"{type(state[other]).__name__}. Expected a state dict, or a dictionary with one under "
             f"{', '.join(map(repr, _MEMBERS[:-1]))} or {_MEMBERS[-1]!r}"
         )
-    prefix = "module."
-    if all(name.startswith(prefix) for name in state):
-        return {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state
 
 

@@ -22,6 +22,7 @@ MAX_BYTES = 1 << 24  # of one pickle
 MAX_STEPS = 1_000_000
 _MAX_DIMENSIONS = 64  # NumPy's limit
 _MAX_EXCERPT = 80
+_WHOLE = "is a whole pickled object, as of torch.save(model, path), not a state dict: it "
 
 
 class Refused(Exception):
@@ -158,9 +159,12 @@ class Interpreter:
 
     def _name(self, full: str) -> None:
         if full not in _CALLS and full not in _STORAGES:
+            # Before 1.6, torch.save refers to a module's class by ("module", class, source).
+            whole = self._stack == ["module"] or not (self._stack or self._below)
             raise Refused(
-                f"asks to run {excerpt(full)}: only plain tensors are read, and no code is run. In "
-                "PyTorch, torch.save(model.state_dict(), path) writes a file of plain tensors"
+                f"{_WHOLE if whole else ''}asks to run {excerpt(full)}: only plain tensors are "
+                "read, and no code is run. In PyTorch, torch.save(model.state_dict(), path) writes "
+                "a file of plain tensors"
             )
         self._push(_Name(full))
 

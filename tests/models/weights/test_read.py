@@ -73,9 +73,7 @@ def test_a_safetensors_file_whose_first_bytes_look_like_a_pickle_is_read(tmp_pat
     ("data", "message"),
     [
         (b"", r"neither a safetensors file nor written by torch.save \(it begins with b''\)"),
-        (b"<html>We are sorry.</html>", "it begins with b'<html>We are sorry.</html>'"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "it begins with b'version https://git"),
-        (b"\x89HDF\r\n\x1a\n", "neither a safetensors file nor"),
+        (b"PNG, not weights", "neither a safetensors file nor .*b'PNG, not weights'"),
         (b"\x80", "cannot be read as a file of torch.save"),
         (b"\x80\x02}.", "not written by torch.save"),
         (b"\xff" * 8 + b"{", "cannot be read as a safetensors file"),
@@ -86,12 +84,6 @@ def test_a_file_without_weights_is_refused(tmp_path, data, message):
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=message):
         read_weights(path)
-
-
-def test_numpys_archives_are_refused(tmp_path):
-    np.savez(tmp_path / "w.npz", w=np.ones(3))
-    with pytest.raises(WeightsError, match="zip archive with 0 files data.pkl"):
-        read_weights(tmp_path / "w.npz")
 
 
 def test_a_directory_is_refused(tmp_path):

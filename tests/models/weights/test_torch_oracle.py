@@ -83,7 +83,7 @@ def test_a_model_on_several_devices_and_its_optimizer_are_read(path, modern):
         _use_new_zipfile_serialization=modern,
     )
     arrays = read_torch(path)
-    expected = model.state_dict()
+    expected = parallel.state_dict()
     assert list(arrays) == list(expected)
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, expected[name].numpy(), strict=True)
