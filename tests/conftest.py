@@ -154,17 +154,65 @@ def recipe(tiny):
 @pytest.fixture
 def stored_run(recipe, digits, tmp_path):
     """A run directory with a checkpoint of random weights, which is enough to look at."""
-    from jaxcifar.runs.checkpoints import Checkpoints
     from jaxcifar.runs.directory import RunDirectory
-    from jaxcifar.step.state import start_state
 
     run_dir = RunDirectory(tmp_path / "run")
     run_dir.create({"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint})
-    variables = random_variables(recipe.make_model())
-    with Checkpoints(run_dir.checkpoints) as checkpoints:
-        state = start_state(variables, recipe.make_optimizer(), seed=0)
-        checkpoints.save(state, validation_accuracy=0.5)
+    save_random_weights(recipe, run_dir)
     return run_dir.path
+
+
+CLASSES = ("Hündin groß", "Kätzchen klein", "Zug, rot")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures of three classes and many sizes: train and test, in `CLASSES`."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 15), ("test", 9)):
+        for i in range(count):
+            pixels = rng.integers(0, 100, (20 + i, 30 - i, 3), np.uint8)
+            pixels[..., i % 3] += 100
+            path = tmp_path / "Meine Bilder" / part / CLASSES[i % 3] / f"Bild {i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return tmp_path / "Meine Bilder"
+
+
+@pytest.fixture
+def photo_run(tiny, photos, tmp_path):
+    """A run on these pictures as `fit` leaves it, with a checkpoint of random weights."""
+    from jaxcifar.recipes.recipe import Recipe
+    from jaxcifar.recipes.splits import load_splits
+    from jaxcifar.runs.directory import RunDirectory
+    from jaxcifar.runs.opening import prepare_directory
+
+    recipe = Recipe(
+        dataset=f"folder:{photos}",
+        resize=16,
+        normalization="half",
+        architecture=tiny,
+        width=4,
+        batch_size=4,
+    )
+    run_dir = RunDirectory(tmp_path / "photo run")
+    prepare_directory(
+        run_dir, recipe, load_splits(recipe), "scratch", None, resume=False, overwrite=False
+    )
+    save_random_weights(recipe, run_dir)
+    return run_dir.path
+
+
+def save_random_weights(recipe, run_dir):
+    """A checkpoint, which is enough to look at a run."""
+    from jaxcifar.runs.checkpoints import Checkpoints
+    from jaxcifar.step.state import start_state
+
+    state = start_state(random_variables(recipe.make_model()), recipe.make_optimizer(), seed=0)
+    with Checkpoints(run_dir.checkpoints) as checkpoints:
+        checkpoints.save(state, validation_accuracy=0.5)
 
 
 def assert_trees_identical(a, b):
