@@ -67,7 +67,9 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     else:
         say(*as_table(found))
     if unreadable:
-        say(f"{len(unreadable):,} files could not be read and were skipped", file=sys.stderr)
+        count = f"{len(unreadable):,} files" if len(unreadable) > 1 else "1 file"
+        were = "were" if len(unreadable) > 1 else "was"
+        say(f"{count} could not be read and {were} skipped", file=sys.stderr)
         sys.exit(1)
 
 

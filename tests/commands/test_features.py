@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+import jaxcifar
+from tests.conftest import CLASSES
+
+
+def test_features_of_a_split_have_labels_and_names(run_command, photo_run, photos, tmp_path):
+    out = tmp_path / "f.npz"
+    status, printed, _ = run_command("features", photo_run, "--out", out)
+    assert (status, printed) == (0, f"wrote {out} (features 9x4)\n")
+    with np.load(out) as file:
+        found = dict(file)
+    assert found["class_names"].tolist() == list(CLASSES)
+    assert found["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    expected = jaxcifar.load(photo_run).features(photos / "test")
+    np.testing.assert_allclose(found["features"], expected, atol=1e-5)
+    status, _, err = run_command("features", photo_run, "--out", out)
+    assert status == 2
+    assert "--overwrite" in err
+
+
+def test_features_of_a_folder_have_its_files(run_command, photo_run, photos, tmp_path):
+    out = tmp_path / "f.npz"
+    folder = photos / "test" / CLASSES[1]
+    assert (
+        run_command("features", photo_run, "--split", folder, "--layer", "layer1", "--out", out)[0]
+        == 0
+    )
+    with np.load(out) as file:
+        assert file["files"].tolist() == [str(path) for path in sorted(folder.iterdir())]
+        assert file["features"].shape == (3, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "f.txt"), "must end in .npz"),
+        (("--out", "f.npz", "--layer", "layr1"), "did you mean 'layer1'"),
+        (("--out", "f.npz", "--split", "vali"), "vali"),
+    ],
+)
+def test_a_mistake_is_one_line(run_command, photo_run, arguments, message):
+    status, out, err = run_command("features", photo_run, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,0 +1,136 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxcifar
+from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.inference.load import network_of_run, network_of_weights
+from jaxcifar.inference.scoring import class_scores, evaluate_run, split_logits
+from tests.conftest import CLASSES
+
+
+def labels_of(logits):
+    return logits.argmax(axis=1)
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 5))
+def test_class_scores_are_scikit_learns(data, classes):
+    metrics = pytest.importorskip("sklearn.metrics")
+    size = data.draw(st.integers(1, 30))
+    labels, predicted = (
+        np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=size, max_size=size)))
+        for _ in range(2)
+    )
+    names = [f"class {i}" for i in range(classes)]
+    scores = class_scores(names, labels, predicted)
+    present = np.unique(labels)
+    precision, recall, f1, count = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), zero_division=0
+    )
+    assert scores["macro_f1"] == pytest.approx(f1[present].mean())
+    for label, name in enumerate(names):
+        of_class = scores["per_class"][name]
+        assert of_class["examples"] == count[label]
+        expected = (recall[label], f1[label]) if label in present else (None, None)
+        assert (of_class["accuracy"], of_class["f1"]) == (
+            expected if None in expected else pytest.approx(expected)
+        )
+        found = label in predicted
+        assert of_class["precision"] == (pytest.approx(precision[label]) if found else None)
+
+
+def test_the_scores_of_a_run(photo_run):
+    network = jaxcifar.load(photo_run)
+    source, logits = split_logits(network, "test")
+    scores = evaluate_run(photo_run, per_class=True)
+    exact = logits.astype(np.float64)
+    own = exact[np.arange(9), source.labels]
+    loss = np.mean(np.log(np.exp(exact).sum(axis=1)) - own)
+    assert scores["accuracy"] == np.mean(labels_of(logits) == source.labels)
+    assert scores["loss"] == pytest.approx(loss, rel=1e-5)
+    assert list(scores["per_class"]) == list(CLASSES)
+    assert "top5_accuracy" not in scores  # of three classes
+
+
+def test_top5_is_scored_where_there_are_more_than_five_classes(stored_run, digits):
+    network = jaxcifar.load(stored_run)
+    _, logits = split_logits(network, "test")
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    expected = np.mean((best == digits.test.labels[:, None]).any(axis=1))
+    assert evaluate_run(stored_run)["top5_accuracy"] == pytest.approx(expected)
+
+
+def test_other_data_of_the_same_classes_are_scored(photo_run, photos, tmp_path):
+    """A folder of one's own, without train and test."""
+    own = tmp_path / "own"
+    (photos / "test").rename(own)
+    scores = evaluate_run(photo_run, dataset=f"folder:{own}", per_class=True)
+    assert scores["examples"] == 9
+    # With fewer classes, labels follow the names, and a warning says which are absent.
+    for file in (own / CLASSES[0]).iterdir():
+        file.unlink()
+    (own / CLASSES[0]).rmdir()
+    with pytest.warns(UserWarning, match=f"has no images of {CLASSES[0]}"):
+        fewer = evaluate_run(photo_run, dataset=f"folder:{own}", per_class=True)
+    assert fewer["examples"] == 6
+    for name in CLASSES[1:]:
+        accuracies = [each["per_class"][name]["accuracy"] for each in (scores, fewer)]
+        assert accuracies[0] == accuracies[1]
+    assert fewer["per_class"][CLASSES[0]]["accuracy"] is None
+    (own / CLASSES[1]).rename(own / "Fisch")
+    with pytest.raises(DataError, match="does not have the classes") as error:
+        evaluate_run(photo_run, dataset=f"folder:{own}")
+    assert ", ".join(CLASSES) in str(error.value)
+    assert "Fisch" in str(error.value)
+
+
+def test_the_same_classes_in_another_order_are_matched_by_name(photo_run, photos, tmp_path):
+    """A run whose outputs have another order than the folder, as one on a TFDS dataset may."""
+    network = network_of_run(photo_run)
+    network.save(tmp_path / "w.safetensors")
+    order = [2, 0, 1]
+    head = network.variables["params"]["fc"]
+    params = network.variables["params"] | {
+        "fc": {"kernel": head["kernel"][:, order], "bias": head["bias"][order]}
+    }
+    turned = dataclasses.replace(
+        network,
+        variables={**network.variables, "params": params},
+        class_names=tuple(CLASSES[i] for i in order),
+        metadata={
+            **network.metadata,
+            "class_names": f'["{CLASSES[2]}", "{CLASSES[0]}", "{CLASSES[1]}"]',
+        },
+    )
+    turned.save(tmp_path / "turned.safetensors")
+    dataset = f"folder:{photos}"
+    plain = network_of_weights(tmp_path / "w.safetensors", dataset=dataset)
+    with pytest.warns(UserWarning, match="another order .*: matched by name"):
+        other = network_of_weights(tmp_path / "turned.safetensors", dataset=dataset)
+        source, logits = split_logits(other, "test")
+    expected_source, expected = split_logits(plain, "test")
+    np.testing.assert_allclose(logits, expected[:, order], atol=1e-5)
+    assert [other.class_names[i] for i in source.labels] == [
+        plain.class_names[i] for i in expected_source.labels
+    ]
+    one, two = (
+        class_scores(n.class_names, s.labels, labels_of(x))["per_class"]
+        for n, s, x in ((plain, expected_source, expected), (other, source, logits))
+    )
+    assert one == two
+
+
+def test_weights_of_other_classes_are_not_scored(photo_run, photos, tmp_path):
+    network_of_run(photo_run).save(tmp_path / "w.safetensors")
+    for part in ("train", "test"):
+        (photos / part / CLASSES[0]).rename(photos / part / "Amsel")
+    network = network_of_weights(tmp_path / "w.safetensors", dataset=f"folder:{photos}")
+    assert network.class_names == CLASSES
+    with pytest.raises(RecipeError, match="cannot be scored") as error:
+        split_logits(network, "test")
+    assert ", ".join(CLASSES) in str(error.value)
+    assert "Amsel" in str(error.value)
