@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import RunError
 from jaxcifar.data import Rows, Source
 from jaxcifar.data.reading import nbytes
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.devices.memory import free_memory, memory_excess, on_host
 from jaxcifar.models.resnet import ResNet
@@ -129,6 +130,7 @@ def evaluate_run(
         RunError: not a run; or the data found are not those it was trained on, so that its train
             and validation images cannot be told apart.
         RecipeError, CheckpointError, DataError: the run or its data cannot be used.
+        DeviceError: JAX has no device of the platform that JAX_PLATFORMS names.
 
     Example:
         >>> from jaxcifar import evaluate_run
@@ -136,6 +138,7 @@ def evaluate_run(
     """
     files = RunDirectory(Path(run))
     trained_on = files.read_config().get("data_fingerprint")
+    find_devices()
     recipe, model, variables = restore_run(run, which)
     splits = load_splits(recipe, data_dir, lazy=True)  # one split is needed, not three
     if split != "test" and splits.fingerprint != trained_on:
