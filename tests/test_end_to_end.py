@@ -64,7 +64,7 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     assert list(mirrored) == list(line)
     assert mirrored["loss"] != line["loss"]
 
-    drawn = run_script("visualize.py", "out/run", "--image", "3", "--layers", "conv1", "layer1")
+    drawn = run_script("visualize.py", "out/run", "--image", "3")
     assert "activations_3.png" in drawn.stdout
     assert (tmp_path / "out/run/figures/activations_3.png").exists()
 
