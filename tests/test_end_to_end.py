@@ -64,9 +64,9 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     assert list(mirrored) == list(line)
     assert mirrored["loss"] != line["loss"]
 
-    drawn = run_script("visualize.py", "out/run", "--image", "3", "--layers", "conv1", "layer1")
-    assert "activations_3.png" in drawn.stdout
-    assert (tmp_path / "out/run/figures/activations_3.png").exists()
+    drawn = run_script("visualize.py", "out/run", "--image", "3", "--layers", "conv1")
+    assert drawn.stdout == "wrote out/run/figures/activations_3_layers=conv1.png\n"
+    assert (tmp_path / "out/run/figures/activations_3_layers=conv1.png").exists()
 
     exported = run_script("export.py", "out/run", "out/run.safetensors")
     assert exported.stdout == "wrote out/run.safetensors\n"

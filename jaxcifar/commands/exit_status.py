@@ -14,10 +14,12 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from jaxcifar.commands.first_seconds import heed, leave_at_once
-from jaxcifar.common.errors import EXPECTED, message_lines
+from jaxcifar.common.errors import EXPECTED, DeviceError, message_lines
 from jaxcifar.common.messages import say
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.training.interruption import Interrupted
 
+_DELETED = "the working directory was deleted: change to one that exists"
 # After a second signal, which cuts the cleaning up after the first one short.
 _AGAIN = "a second signal; temporary files may be left"
 
@@ -39,6 +41,8 @@ def exit_with_status(
         # Orbax reports every save through absl at WARNING, and a failed one with a traceback at
         # ERROR; the exception that follows says all of it.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # A matplotlibrc that it complains about does not matter, see `common.drawing`.
+        logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
         warnings.showwarning = _show_warning
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are not text
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -70,11 +74,15 @@ def _status_of(command: Callable[[], None]) -> int:
         finally:
             leave_at_once("")  # all that is left is a message, and Python's own end
     except EXPECTED as error:
-        first, *others = message_lines(error)
+        first, *others = [_DELETED] if _of_deleted_folder(error) else message_lines(error)
         say(f"error: {first}", *others, file=sys.stderr, flush=True)
         _leave_the_others(2)
         return 2
     except Exception as error:
+        if (missing := _missing_device(error)) is not None:
+            say(f"error: {missing}", file=sys.stderr, flush=True)
+            _leave_the_others(2)
+            return 2
         if not _out_of_memory(error):
             raise  # a defect
         say(
@@ -93,6 +101,27 @@ def _leave_the_others(status: int) -> None:
     """
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(status)
+
+
+def _of_deleted_folder(error: BaseException) -> bool:
+    """Whether a file was not found because the working directory is gone."""
+    if not isinstance(error, FileNotFoundError) or os.path.isabs(error.filename or ""):
+        return False
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _missing_device(error: Exception) -> DeviceError | None:
+    """What to say if JAX has no devices, which it notices wherever it first needs one."""
+    if "jax" in sys.modules and isinstance(error, RuntimeError | AssertionError):
+        try:
+            find_devices()
+        except DeviceError as missing:
+            return missing
+    return None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from jaxcifar.common.messages import printable, shown
 
+# Options that take a file or something else: one of these starts with "~/" or "~USER/".
+_NAMES_OR_FILES = ("weights", "image")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with whole option names, one-line errors, and the nearest option for a typo."""
@@ -20,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         """As `argparse.ArgumentParser`, with the description and epilog kept line by line."""
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self.register("type", Path, to_path)  # of every option and argument with `type=Path`
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments or exit.
@@ -33,9 +37,20 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("-"):
                 self.error(f"unknown option {name}{self._nearest_option(name)}")
             self.error(f"unexpected argument {name!r}")
+        self._expand_files(parsed)
         if getattr(parsed, "data_dir", None) is not None:
             os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
         return parsed
+
+    def _expand_files(self, parsed: argparse.Namespace) -> None:
+        """Expand "~" where an option takes a file or a name."""
+        for name in _NAMES_OR_FILES:
+            text = getattr(parsed, name, None)
+            if isinstance(text, str) and text.startswith("~") and "/" in text:
+                try:
+                    setattr(parsed, name, str(to_path(text)))
+                except argparse.ArgumentTypeError as error:
+                    self.error(f"argument --{name}: {error}")
 
     def error(self, message: str) -> NoReturn:
         """Exit with one line and status 2; the usage of 50 options would bury it."""
@@ -46,6 +61,29 @@ class Parser(argparse.ArgumentParser):
         options = {o.lstrip("-"): o for action in self._actions for o in action.option_strings}
         near = difflib.get_close_matches(name.lstrip("-")[:100], options, n=1)
         return f"; did you mean {options[near[0]]!r}?" if near else ""
+
+
+def to_path(text: str) -> Path:
+    """A path of the command line; "~" and "~USER" at its start are home directories.
+
+    A shell expands them in `--workdir ~/x`, and not in `--workdir=~/x`.
+
+    Raises:
+        argparse.ArgumentTypeError: the path is empty, holds a NUL, or the home is not known.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; the folder you are in is .")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a path: it holds a NUL character")
+    expanded = os.path.expanduser(text)  # Path.expanduser takes ./~ for ~
+    if text.startswith("~") and expanded == text:
+        first = text.split("/", 1)[0]
+        whose = f"user {shown(first[1:])} has" if first[1:] else "you have"
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)}: {whose} no known home directory (set HOME, or write the path out; for "
+            "a name that starts with ~, write ./~)"
+        )
+    return Path(expanded)
 
 
 def add_run_argument(parser: argparse.ArgumentParser, **settings: Any) -> None:

@@ -12,6 +12,7 @@ tfds.builder("cifar10") reads them too.
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxcifar.commands.parser import Parser
 from jaxcifar.common.messages import say
@@ -24,12 +25,14 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument("dataset", choices=["cifar10"], help="what to prepare")
     parser.add_argument(
         "--data-dir",
+        type=Path,
         metavar="DIR",
         help="where to put it (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets); give training "
         "the same folder",
     )
     parser.add_argument(
         "--from-archive",
+        type=Path,
         metavar="FILE",
         help="a local cifar-10-binary.tar.gz or cifar-10-python.tar.gz to read instead of "
         "downloading",

@@ -5,6 +5,7 @@ Nothing here knows the project: no dataset, no network, no run.
 
 __all__ = [
     "digest",
+    "drawing",
     "errors",
     "figure",
     "files",

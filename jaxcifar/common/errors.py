@@ -58,6 +58,10 @@ class DeviceError(MessageError):
     """Devices or processes that are not there, or that cannot share the work."""
 
 
+class FigureError(MessageError):
+    """A picture that cannot be drawn."""
+
+
 class ProcessLostError(DeviceError):
     """Another process of the run is gone."""
 
@@ -68,6 +72,7 @@ EXPECTED = (
     DataError,
     DeviceError,
     FeatureError,
+    FigureError,
     FloatingPointError,
     ImageFileError,
     OSError,

@@ -5,18 +5,17 @@ Text with names from outside is drawn through `drawn` or `fitted`.
 
 import io
 import textwrap
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from jaxcifar.common.drawing import new_figure, own_settings
 from jaxcifar.common.messages import escaped
 from jaxcifar.common.writing import make_folder, write_atomically
 
-DPI = 120
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 LINE = 0.17  # inches; the height of a title line, at 10 points
 
 
@@ -28,11 +27,11 @@ class Page:
         lines = textwrap.wrap(escaped(title), round(width * 11.5))
         self._top = LINE * len(lines) + 0.2
         self._size = (width, height + self._top)
-        self.figure = Figure(figsize=self._size, dpi=DPI)
+        self.figure = new_figure(*self._size)
         text = "\n".join(map(drawn, lines))
         self.figure.suptitle(text, fontsize=10, y=1 - 0.08 / self._size[1], va="top")
 
-    def add(self, left: float, top: float, width: float, height: float) -> Axes:
+    def add(self, left: float, top: float, width: float, height: float) -> "Axes":
         """Add axes in a box; `top` is measured from below the title."""
         page_width, page_height = self._size
         bottom = page_height - self._top - top - height
@@ -54,23 +53,23 @@ def fitted(text: str, length: int) -> str:
     return drawn(line)
 
 
-@contextmanager
-def silent_on_glyphs() -> Iterator[None]:
-    """Draw without a warning for each character that the font does not have."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from|.*does not support .* natively")
-        yield
-
-
 def shape_of(height: int, width: int) -> float:
     """Height over width of the box for an image, limited so that the page stays readable."""
     return min(max(height / width, 0.25), 3.0)
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG in one step, creating its folder."""
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a PNG in one step, creating its folder.
+
+    Raises:
+        FigureError: it cannot be drawn.
+        OSError: it cannot be written.
+    """
     png = io.BytesIO()
-    with silent_on_glyphs():
+    with own_settings():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)  # whatever the figure was made for
         figure.savefig(png, format="png")
     make_folder(path.parent)
     write_atomically(path, png.getvalue())

@@ -94,6 +94,23 @@ def in_use(folder: Path, other: str = "--workdir") -> str | None:
     return None
 
 
+def surely_free(folder: Path) -> bool:
+    """Whether no other process can hold the folder; False where the system or disk has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = open_own(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return True  # who holds it has made the file
+    except OSError:
+        return False
+    try:
+        locked = try_lock(descriptor)
+        return bool(locked) or (locked is False and _holder(descriptor) == str(os.getpid()))
+    finally:
+        os.close(descriptor)
+
+
 def _in_use(folder: Path, descriptor: int, other: str) -> str:
     holder = _holder(descriptor)
     who = f" (pid {holder})" if holder.isdecimal() else ""

@@ -175,7 +175,12 @@ def remove_at_once(folder: Path) -> None:
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but what killed processes of ours may leave."""
-    return all(name == LOCK or _is_leftover(name) for name in os.listdir(folder))
+    return all(map(is_left_by_us, os.listdir(folder)))
+
+
+def is_left_by_us(name: str) -> bool:
+    """Whether a file or folder of this name is what a killed process of ours may leave."""
+    return name == LOCK or _is_leftover(name)
 
 
 def remove_leftovers(folder: Path) -> None:

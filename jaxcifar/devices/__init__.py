@@ -3,4 +3,4 @@
 Nothing here knows what is trained or on which data.
 """
 
-__all__ = ["compilation_cache", "layout", "machine", "memory", "processes"]
+__all__ = ["backend", "compilation_cache", "layout", "machine", "memory", "processes"]

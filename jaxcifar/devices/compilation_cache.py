@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from jaxcifar.common.errors import MessageError
 from jaxcifar.common.files import cache_folder
 
 
@@ -17,7 +18,8 @@ def enable_compilation_cache() -> Path | None:
     each kind of processor has its own folder.
 
     Returns:
-        The folder, or None without a cache: it is switched off, or the folder cannot be written.
+        The folder, or None without a cache: it is switched off, or the folder cannot be written or
+        has no place, because there is no home directory.
 
     Example:
         >>> import jax
@@ -31,11 +33,11 @@ def enable_compilation_cache() -> Path | None:
         return None
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
-        folder = cache_folder() / "xla" / _processor()
         try:
+            folder = cache_folder() / "xla" / _processor()
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # the home directory is not writable: compile every time
-            return None
+        except (OSError, RuntimeError, MessageError):
+            return None  # no home directory, or it is not writable: compile every time
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
         # several small ones, which take half a second together.

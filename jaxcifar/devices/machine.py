@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 
+from jaxcifar.devices.backend import find_devices
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
     """Device, processor and versions, as plain values for a JSON file."""
-    device = jax.devices()[0]
+    device = find_devices()[0]
     return {
         "backend": device.platform,
         "device": device.device_kind,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import CheckpointError, DeviceError, ProcessLostError
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.coordinator import listening_address, parse_address
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
 from jaxcifar.devices.lost_process import WAY_OUT, leave_when_one_is_lost
@@ -96,6 +97,7 @@ def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
             f"the processes could not connect at {options.coordinator} ({reason}); "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
+    find_devices()
     if quiet:
         _silence_reports_of_loss()
     from jax.experimental import multihost_utils
@@ -156,14 +158,15 @@ def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
         batch_size: images in a batch of the whole run.
 
     Raises:
-        DeviceError: more devices than there are, or they do not divide the batch.
+        DeviceError: there is none of the platform that JAX_PLATFORMS names, more are asked for
+            than there are, or they do not divide the batch.
 
     Example:
         >>> from jaxcifar import DeviceOptions, make_layout
         >>> make_layout(DeviceOptions(devices=1), batch_size=128).describe()
         'one device'
     """
-    available = jax.devices()
+    available = find_devices()
     processes = jax.process_count()
     count = options.devices
     if count is None:

@@ -19,6 +19,7 @@ from jaxcifar.data import (
     load_labelled,
 )
 from jaxcifar.data.class_names import difference_lines, listed, match_classes
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.inference.network import TrainedNetwork, check_size, evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import fill_model, model_of
@@ -115,6 +116,8 @@ def network_of_run(
             why.
     """
     run_dir = RunDirectory(Path(run))
+    run_dir.read_config()
+    find_devices()
     recipe, model, variables = restore_run(run, which)
     info = recipe.dataset_info
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
@@ -209,6 +212,7 @@ def network_of_weights(
     _check_known("normalization", normalization, NORMALIZATIONS)
     info = None if dataset is None else dataset_info(dataset, data_dir=data_dir)
     file = read_weights(weights)
+    find_devices()
     model = model_of(file.tensors, architecture or _architecture_of(file))
     variables, _ = fill_model(model, file.tensors, source=file.source, sha256=file.sha256)
     preprocessing = _preprocessing_of(file, normalization, size, info)

@@ -22,8 +22,15 @@ from typing import Any
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.files import Unusable, parse_json, read_bytes
 from jaxcifar.common.json_shape import AnyNumber, misfit
-from jaxcifar.common.lock import cannot_write, hold, in_use
-from jaxcifar.common.writing import append_line, is_empty, make_folder, remove, write_atomically
+from jaxcifar.common.lock import cannot_write, hold, in_use, surely_free
+from jaxcifar.common.writing import (
+    append_line,
+    is_empty,
+    is_left_by_us,
+    make_folder,
+    remove,
+    write_atomically,
+)
 from jaxcifar.runs.description import check_described
 from jaxcifar.runs.disk_errors import reason, way_out
 from jaxcifar.runs.history import History, Row
@@ -69,10 +76,40 @@ class RunDirectory:
         except RunError:
             return False
 
+    def holds_training(self) -> bool:
+        """Whether a run was started here, and there is more of it than its config.json.
+
+        A start that failed leaves a run in which nothing was trained: it stands in nobody's way.
+        Whatever else is there counts as trained: nothing of it may be lost.
+        """
+        return self.holds_run() and not self._is_untrained()
+
+    def _is_untrained(self) -> bool:
+        """Whether nothing but config.json and empty folders of ours is here.
+
+        Without locks it could be the first epoch of a living process.
+        """
+        if not surely_free(self.path):
+            return False
+        made = {self.checkpoints.name, self.damaged.name, self.figures.name}
+        try:
+            for name in os.listdir(self.path):
+                path = self.path / name
+                if path == self.config or is_left_by_us(name):
+                    continue
+                if path == self.metrics and path.is_file() and not path.stat().st_size:
+                    continue
+                if name not in made or path.is_symlink() or not is_empty(path):
+                    return False
+        except OSError:  # it cannot be read: nothing is known about it
+            return False
+        return True
+
     def check_free(self, *, overwrite: bool) -> None:
         """Refuse a directory that cannot be written, or that is not empty.
 
-        With `overwrite` it may hold a run. Nothing is changed.
+        It may hold a run in which nothing was trained and, with `overwrite`, any run. Nothing is
+        changed.
 
         Raises:
             RunError: naming the directory and the way out.
@@ -81,10 +118,11 @@ class RunDirectory:
             raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
         self.check_links()
         if self.holds_run():
-            if not overwrite:
+            if not overwrite and (used := in_use(self.path)):
+                raise RunError(used)
+            if not overwrite and self.holds_training():
                 raise RunError(
-                    in_use(self.path)
-                    or f"{self.path} holds a run: continue it with --resume, replace it with "
+                    f"{self.path} holds a run: continue it with --resume, replace it with "
                     "--overwrite, or choose another --workdir"
                 )
         elif self.path.is_dir() and not is_empty(self.path):
@@ -105,8 +143,9 @@ class RunDirectory:
         """Refuse to write where a link leads: the directory may come from somebody else.
 
         Raises:
-            RunError: naming the link.
+            RunError: naming the link, or a path that `check_path` refuses.
         """
+        check_path(self.path)
         refuse_links(self.checkpoints, self.damaged, self.figures)
 
     def lock(self) -> AbstractContextManager[None]:
@@ -263,6 +302,33 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{path} cannot be written ({reason(error)}): {way_out(error)}") from error
+
+
+def check_path(path: Path, option: str = "--workdir") -> None:
+    """Refuse a directory in which no checkpoint could be written, before anything is trained.
+
+    Args:
+        path: of the directory, which need not exist.
+        option: that names another one, for messages.
+
+    Raises:
+        RunError: bytes of the path are not UTF-8, which TensorStore cannot open; or it starts at
+            the working directory, and that was deleted.
+    """
+    try:
+        whole = str(path.absolute())
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} cannot be found: the working directory was deleted; change to one that "
+            f"exists, or give an absolute {option}"
+        ) from None
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise RunError(
+            f"{whole} has bytes in its name that are not UTF-8, and checkpoints cannot be written "
+            f"there: rename it, or choose another {option}"
+        ) from None
 
 
 def refuse_links(*folders: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is done once, after a run's last epoch: test scores, curves and the summary."""
+"""What is done once, after a run's last epoch: test scores and the summary."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,12 +41,7 @@ def write_closing(
     history: History,
     scores: Mapping[str, Any],
 ) -> None:
-    """Write figures/curves.png and summary.json; `scores` are those of "best" and "last"."""
-    # Only here: matplotlib takes 0.4 s to import, a tenth of a warm start.
-    from jaxcifar.common.figure import save_figure
-    from jaxcifar.runs.curves import plot_curves
-
-    save_figure(plot_curves(history, title=name), run_dir.figures / "curves.png")
+    """Write summary.json, with which the run is complete; `scores` are of "best" and "last"."""
     summary = _summarize(plan.recipe, name, state, history, run_dir)
     run_dir.write_summary(summary | dict(scores))
 

@@ -80,8 +80,8 @@ class Console:
                 f"{which + ' checkpoint':<16} validation {scores['validation_accuracy']:.4f}"
                 f"  test {scores['test']['accuracy']:.4f}"
             )
-        files = "figures/curves.png, metrics.jsonl, summary.json, checkpoints/"
-        say(f"wrote {run_dir.path}: {files}")
+        curves = "figures/curves.png, " if (run_dir.figures / "curves.png").is_file() else ""
+        say(f"wrote {run_dir.path}: {curves}metrics.jsonl, summary.json, checkpoints/")
 
 
 def epoch_line(history: History, epochs: int) -> str:

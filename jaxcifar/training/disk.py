@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import Row
 from jaxcifar.step.state import TrainState
@@ -26,6 +27,9 @@ class NoDisk:
     def wait(self) -> None:
         """Wait for the checkpoint that is being written."""
 
+    def update_curves(self) -> None:
+        """Draw the curves, if that is due."""
+
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints there are."""
         return []
@@ -41,6 +45,7 @@ class Disk(NoDisk):
     def __init__(self, run_dir: RunDirectory, checkpoints: Checkpoints) -> None:
         """Both are open."""
         self.run_dir, self.checkpoints = run_dir, checkpoints
+        self.curves = CurvesFile(run_dir)
 
     def append_row(self, row: Row) -> None:
         """Add it to metrics.jsonl."""
@@ -59,6 +64,10 @@ class Disk(NoDisk):
     def wait(self) -> None:
         """See `Checkpoints.wait`."""
         self.checkpoints.wait()
+
+    def update_curves(self) -> None:
+        """See `CurvesFile.update`."""
+        self.curves.update()
 
     def saved_steps(self) -> list[int]:
         """See `Checkpoints.steps`."""

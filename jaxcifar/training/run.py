@@ -26,6 +26,8 @@ from jaxcifar.training.progress import ProgressBar
 from jaxcifar.training.stage import Stage, begin_stage
 from jaxcifar.training.start import begin
 
+_COMPLETE = "the run is complete; --resume draws it when the reason is mended"
+
 
 class StopRequested(Exception):
     """A signal was heard; the `Run` holds what is done."""
@@ -173,11 +175,14 @@ class Run:
         """Keep the epoch: its row, then its checkpoint.
 
         A crash between the two leaves a row too many, which resuming drops, and never one too few.
+        The curves follow when both are on their way to the disk.
         """
         row = self._make_row(validated)
         self.history.rows.append(row)
         self.plan.layout.on_main(partial(self.disk.append_row, row))
         self.disk.save(self.state, validation_accuracy=validated.accuracy)
+        if self.plan.layout.is_main:
+            self.disk.update_curves()
         return row
 
     def _make_row(self, validated: Validated) -> Row:
@@ -203,15 +208,20 @@ class Run:
         return row
 
     def finish(self, name: str, *, verbose: bool = False) -> None:
-        """Score the test images with the best and the last checkpoint; write curves and summary.
+        """Score the test images with the best and the last checkpoint; write summary and curves.
 
-        Nothing is done without a directory, or where that was done before.
+        Nothing is done without a directory. Where the summary was written before, the curves are
+        drawn if they are not there.
 
         Raises:
             StopRequested: before the end; the run is as it was.
         """
         disk, plan = self.disk, self.plan
-        if not isinstance(disk, Disk) or disk.is_complete(plan.recipe.epochs):
+        if not isinstance(disk, Disk):
+            return
+        if disk.is_complete(plan.recipe.epochs):
+            if plan.layout.is_main:
+                disk.curves.finish_if_absent(_COMPLETE)
             return
         disk.wait()
         scoring = make_test_scoring(plan)
@@ -234,6 +244,7 @@ class Run:
         if plan.layout.is_main:
             both = {"best": scores[best], "last": scores[last]}
             write_closing(plan, disk.run_dir, name, self.state, self.history, both)
+            disk.curves.finish(_COMPLETE)
 
     def check_finite(self) -> None:
         """Refuse to continue from numbers that are no longer finite.
@@ -283,6 +294,8 @@ class Run:
         if step > self.partial.steps_before(recipe.steps_per_epoch):
             self.disk.save(self.state, validation_accuracy=None, progress=self.partial.to_dict())
         self.disk.wait()
+        if self.plan.layout.is_main:
+            self.disk.curves.finish("what was trained is saved; continuing with --resume draws it")
         return Interrupted(f"{where}, which is saved; --resume continues from there", number)
 
 

@@ -1,9 +1,9 @@
 """Pictures of a trained network at work. Each is written as a PNG, whose path is returned.
 
 All take a run's directory or a `TrainedNetwork` (see `network.network_of_weights` for a file of
-weights). They write into the run's figures unless `out` names another file. Pictures of another
-checkpoint than the best have names that end in it. Arguments are checked before anything is
-compiled.
+weights). They write into the run's figures unless `out` names another file. The names of pictures
+with other settings than the defaults say so, see `names`; those of another checkpoint than the best
+end in it. Arguments are checked before anything is compiled.
 
 In addition to what each function lists, they raise RunError, CheckpointError or DataError if the
 run or its data cannot be used, and RecipeError for an invalid argument.
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ from jaxcifar.runs.directory import refuse_links
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.images import InputImage, Size, load_image
+from jaxcifar.visualize.names import image_word, images_word, picture_name, word
 from jaxcifar.visualize.plots import (
     Overlay,
     plot_activations,
@@ -53,9 +55,12 @@ from jaxcifar.visualize.scoring import (
     score_split,
 )
 
+T = TypeVar("T", str, int)
 # An early convolution, the first of the first block, and a later one of the same stage.
 REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
 MAX_IMAGES = 100  # in one picture
+# Defaults, which the names of pictures do not say.
+CHANNELS, CAM_IMAGES, MISTAKES = 8, 10, 16
 
 
 def draw_activations(
@@ -64,12 +69,12 @@ def draw_activations(
     image: str | int = "0",
     *,
     size: Size = None,
-    channels: int = 8,
+    channels: int = CHANNELS,
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Path:
-    """Draw feature maps for one image: activations_IMAGE.png, or activations_IMAGE_SIZE.png.
+    """Draw feature maps for one image: activations_IMAGE.png, or activations_IMAGE_size=64.png.
 
     Args:
         run: a run directory, or a network.
@@ -89,8 +94,14 @@ def draw_activations(
         ImageFileError: the image file cannot be used.
     """
     network = _network(run, which, data_dir)
-    suffix = "" if size is None else f"_{size}"
-    path = _png(network, f"activations_{Path(str(image)).name}{suffix}", out, [image])
+    name = picture_name(
+        "activations",
+        image_word(image, network.dataset.class_names),
+        layers=None if tuple(layers) == REPORT_LAYERS else word(" ".join(layers)),
+        size=size,
+        channels=_other(channels, CHANNELS),
+    )
+    path = _png(network, name, out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
     loaded = load_image(network, image, size)
@@ -129,7 +140,7 @@ def draw_grad_cam(
     run: str | Path | TrainedNetwork,
     *,
     images: Sequence[str | int] | None = None,
-    count: int = 10,
+    count: int = CAM_IMAGES,
     layer: str | None = None,
     target: str | None = None,
     size: Size = None,
@@ -154,7 +165,15 @@ def draw_grad_cam(
         ImageFileError: an image file cannot be used.
     """
     network = _network(run, which, data_dir)
-    path = _png(network, "grad_cam", out, images or ())
+    name = picture_name(
+        "grad_cam",
+        image=images_word(images, network.dataset.class_names) if images else None,
+        count=_other(count, CAM_IMAGES) if images is None else None,
+        layer=None if layer is None else word(layer),
+        target=None if target is None else word(target),
+        size=size,
+    )
+    path = _png(network, name, out, images or ())
     _check_count(count)
     layer = _grad_cam_layer(network, layer)
     if target is not None and target not in network.class_names:
@@ -213,7 +232,7 @@ def _explain(
 def draw_mistakes(
     run: str | Path | TrainedNetwork,
     *,
-    count: int = 16,
+    count: int = MISTAKES,
     split: SplitName = "test",
     which: Which = "best",
     out: str | Path | None = None,
@@ -230,7 +249,8 @@ def draw_mistakes(
         RecipeError: the network's classes are not the dataset's, or it makes no mistake.
     """
     network = _network(run, which, data_dir)
-    path = _png(network, "mistakes", out)
+    name = picture_name("mistakes", count=_other(count, MISTAKES), split=_other(split, "test"))
+    path = _png(network, name, out)
     _check_count(count)
     dataset, probabilities = score_split(network, split)
     predicted = probabilities.argmax(axis=1)
@@ -273,7 +293,7 @@ def draw_confusion(
         RecipeError: the network's classes are not the dataset's.
     """
     network = _network(run, which, data_dir)
-    path = _png(network, "confusion", out)
+    path = _png(network, picture_name("confusion", split=_other(split, "test")), out)
     counts = path.with_suffix(".json")
     if counts.exists() and "confusion" not in read_object(counts):
         raise RecipeError(
@@ -325,6 +345,11 @@ def describe_layers(
         alias = f"  (Keras: {keras[name]})" if name in keras else ""
         lines.append(f"{name:24}{shape}{alias}")
     return join_lines(lines)
+
+
+def _other(value: T, default: T) -> T | None:
+    """A value for a picture's name, which does not say the default."""
+    return None if value == default else value
 
 
 def _network(

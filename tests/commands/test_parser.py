@@ -1,7 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
+from jaxcifar.commands.main import COMMANDS, load_command
 from jaxcifar.commands.parser import (
     Parser,
     add_checkpoint_option,
@@ -75,3 +77,63 @@ def test_any_other_checkpoint_is_refused(parser, text, capsys):
     with pytest.raises(SystemExit):
         parser.parse([f"--checkpoint={text}"])
     assert "is neither best, last nor a step" in capsys.readouterr().err
+
+
+@pytest.fixture
+def paths(parser):
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--weights")
+    parser.add_argument("--image")
+    add_run_argument(parser, type=Path, nargs="?")
+    add_data_dir_option(parser.add_argument_group("a group"))
+    return parser
+
+
+def test_a_path_that_starts_with_a_tilde_is_in_the_home(paths, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("TFDS_DATA_DIR", "before")
+    parsed = paths.parse(
+        ["~/r", "--workdir=~/x", "--data-dir=~/d", "--weights=~/w.pth", "--image=~/a.png"]
+    )
+    assert (parsed.run, parsed.workdir) == (Path("/home/me/r"), Path("/home/me/x"))
+    assert os.environ["TFDS_DATA_DIR"] == "/home/me/d"
+    assert (parsed.weights, parsed.image) == ("/home/me/w.pth", "/home/me/a.png")
+    parsed = paths.parse(["--workdir=./~/x", "--weights", "owner/name", "--image", "~cat"])
+    assert (parsed.workdir, parsed.weights, parsed.image) == (Path("~/x"), "owner/name", "~cat")
+
+
+@pytest.mark.parametrize(
+    "argument", ["--workdir=~no_such_user/x", "--weights=~no_such_user/w", "--image=~no_such_user/"]
+)
+def test_a_home_that_is_not_known_is_one_line(paths, argument, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        paths.parse([argument])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "user 'no_such_user' has no known home directory" in error
+    assert error.count("\n") == 1
+
+
+def test_without_a_home_a_tilde_is_one_line(paths, monkeypatch, capsys):
+    def unknown(*_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(SystemExit):
+        paths.parse(["--workdir=~/x"])
+    assert "'~/x': you have no known home directory (set HOME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("a\0b", "NUL character")])
+def test_what_is_no_path_is_refused(paths, text, message, capsys):
+    with pytest.raises(SystemExit):
+        paths.parse([f"--workdir={text}"])
+    assert message in capsys.readouterr().err
+
+
+def test_every_option_for_a_folder_is_a_path():
+    for name in COMMANDS:
+        for action in load_command(name).make_parser(f"jaxcifar {name}")._actions:
+            if action.metavar in ("DIR", "RUN", "PNG", "FILE", "OUT.safetensors"):
+                assert action.type is Path or action.dest == "run", action

@@ -14,7 +14,10 @@ def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
     command(stored_run, "--list-layers")
     assert "layer1.0.conv1" in capsys.readouterr().out
     command("--grad-cam", stored_run, "--image", "8", "--layers", "conv1")
-    assert capsys.readouterr().out == f"wrote {stored_run / 'figures' / 'grad_cam.png'}\n"
+    assert (
+        capsys.readouterr().out
+        == f"wrote {stored_run / 'figures' / 'grad_cam_image=8_layer=conv1.png'}\n"
+    )
     command(stored_run, "--layers", "conv1", "--checkpoint", "last", "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
 

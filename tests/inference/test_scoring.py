@@ -92,7 +92,7 @@ def test_the_same_classes_in_another_order_are_matched_by_name(photo_run, photos
     """A run whose outputs have another order than the folder, as one on a TFDS dataset may."""
     network = network_of_run(photo_run)
     network.save(tmp_path / "w.safetensors")
-    order = [2, 0, 1]
+    order = np.array([2, 0, 1])
     head = network.variables["params"]["fc"]
     params = network.variables["params"] | {
         "fc": {"kernel": head["kernel"][:, order], "bias": head["bias"][order]}
@@ -109,8 +109,8 @@ def test_the_same_classes_in_another_order_are_matched_by_name(photo_run, photos
     turned.save(tmp_path / "turned.safetensors")
     dataset = f"folder:{photos}"
     plain = network_of_weights(tmp_path / "w.safetensors", dataset=dataset)
+    other = network_of_weights(tmp_path / "turned.safetensors", dataset=dataset)
     with pytest.warns(UserWarning, match="another order .*: matched by name"):
-        other = network_of_weights(tmp_path / "turned.safetensors", dataset=dataset)
         source, logits = split_logits(other, "test")
     expected_source, expected = split_logits(plain, "test")
     np.testing.assert_allclose(logits, expected[:, order], atol=1e-5)

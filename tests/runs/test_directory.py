@@ -149,6 +149,7 @@ def holder(root, tmp_path):
 def test_a_live_run_is_called_in_use(holder, tmp_path):
     run_dir = RunDirectory(tmp_path / "run")
     run_dir.create({"recipe": {}})
+    run_dir.append_row({"epoch": 1, "step": 3})
     with pytest.raises(RunError, match=rf"in use by another process \(pid {holder.pid}\)"):
         run_dir.check_free(overwrite=False)
     holder.communicate()
@@ -185,6 +186,7 @@ def test_a_lock_counts_neither_as_a_run_nor_as_a_foreign_file(run_dir, tmp_path)
         with pytest.raises(RunError, match="in use"):
             locked(RunDirectory(tmp_path / "new"))
         new.create({"recipe": {}})
+        new.append_row({"epoch": 1, "step": 3})
         with pytest.raises(RunError, match="--resume"):
             new.check_free(overwrite=False)
         new.create({"recipe": {"epochs": 2}})  # overwriting keeps the lock

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from functools import partial
 
@@ -84,8 +85,9 @@ class TestActivations:
     def test_a_test_image_is_drawn_as_the_run_sees_it(
         self, stored_run, digits, drawn, probabilities
     ):
-        path = draw_activations(stored_run, ["conv1_conv", "layer1"], "8", channels=2)
-        assert path == stored_run / "figures" / "activations_8.png"
+        layers = ["conv1_conv", "layer1"]
+        path = draw_activations(stored_run, layers, "8", channels=2)
+        assert path.parent == stored_run / "figures"
         assert imread(path).ndim == 3
         ((pixels, maps), settings) = drawn[0]
         index = find_test_image(digits.class_names, digits.test.labels, "8")
@@ -104,12 +106,14 @@ class TestActivations:
     def test_any_image_at_any_size(self, stored_run, drawn, tmp_path):
         photo = tmp_path / "photo.jpg"
         Image.new("RGB", (40, 24), "red").save(photo)
-        assert draw_activations(stored_run, LAYERS, str(photo)).name == "activations_photo.jpg.png"
-        path = draw_activations(stored_run, LAYERS, str(photo), size=48)
-        assert path.name == "activations_photo.jpg_48.png"
-        path = draw_activations(stored_run, LAYERS, "8", size=64)
-        assert path.name == "activations_8_64.png"
-        draw_activations(stored_run, LAYERS, str(photo), size="own")
+        digest = hashlib.sha256(photo.read_bytes()).hexdigest()[:8]
+        path = draw_activations(stored_run, ["conv1"], str(photo))
+        assert path.name == f"activations_photo-{digest}_layers=conv1.png"
+        path = draw_activations(stored_run, ["conv1"], str(photo), size=48)
+        assert path.name == f"activations_photo-{digest}_layers=conv1_size=48.png"
+        path = draw_activations(stored_run, ["conv1"], "8", size=64)
+        assert path.name == "activations_8_layers=conv1_size=64.png"
+        draw_activations(stored_run, ["conv1"], str(photo), size="own")
         shapes = [(pixels.shape, maps["conv1"].shape) for (pixels, maps), _ in drawn]
         assert shapes == [
             ((32, 32, 3), (16, 16, 4)),
@@ -170,7 +174,7 @@ class TestGradCam:
         confident = np.flatnonzero(own >= 0.9)
         assert 4 <= len(confident) < 99
         path = draw_grad_cam(confident_network, count=3)
-        assert path == stored_run / "figures" / "grad_cam.png"
+        assert path == stored_run / "figures" / "grad_cam_count=3.png"
         ((overlays,), settings) = drawn[0]
         assert [o.caption[0].split(":")[0] for o in overlays] == [
             f"test image {index}" for index in confident[:3]
@@ -219,7 +223,7 @@ class TestScores:
         self, stored_run, digits, drawn, probabilities
     ):
         path = draw_mistakes(stored_run, count=5)
-        assert path == stored_run / "figures" / "mistakes.png"
+        assert path == stored_run / "figures" / "mistakes_count=5.png"
         ((images, captions), settings) = drawn[0]
         labels, predicted = digits.test.labels, probabilities.argmax(axis=1)
         wrong = sorted(np.flatnonzero(predicted != labels), key=lambda i: -probabilities[i].max())
@@ -286,11 +290,12 @@ class TestScores:
     def test_each_checkpoint_has_its_own_pictures(self, stored_run):
         assert draw_mistakes(stored_run, which="last").name == "mistakes_last.png"
         path = draw_activations(stored_run, ["conv1"], "8", which=0)
-        assert path.name == "activations_8_0.png"
+        assert path.name == "activations_8_layers=conv1_0.png"
 
     def test_other_splits_need_the_data_the_run_had(self, stored_run, digits):
         draw_confusion(stored_run, split="validation")
-        numbers = json.loads((stored_run / "figures" / "confusion.json").read_text())
+        numbers = stored_run / "figures" / "confusion_split=validation.json"
+        numbers = json.loads(numbers.read_text())
         assert numbers["examples"] == len(digits.validation)
         config = stored_run / "config.json"
         config.write_text(config.read_text().replace(digits.fingerprint, "another"))
@@ -314,8 +319,8 @@ def test_weights_without_a_run_are_drawn_the_same_way(
 ):
     monkeypatch.chdir(tmp_path)
     network = network_of_weights(weights, architecture="tiny", dataset="digits")
-    path = draw_activations(network, LAYERS, "8")
-    assert str(path) == "figures/w/activations_8.png"
+    path = draw_activations(network, ["conv1"], "8")
+    assert str(path) == "figures/w/activations_8_layers=conv1.png"
     assert path.exists()
     assert "weights w.safetensors" in drawn[0][1]["title"]
     draw_grad_cam(network, images=["8"], target="6")

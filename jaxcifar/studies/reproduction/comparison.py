@@ -2,19 +2,20 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.text import Text as TextArtist
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from jaxcifar.common.figure import drawn, silent_on_glyphs
+from jaxcifar.common.drawing import new_figure, own_settings
+from jaxcifar.common.figure import drawn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 OURS_COLOR, OTHERS_COLOR = "#1f5fa8", "0.35"
 
@@ -27,6 +28,7 @@ class ComparisonPoint(NamedTuple):
     accuracy: float  # test, a fraction
 
 
+@own_settings()
 def plot_comparison(
     ours: Sequence[ComparisonPoint],
     others: Sequence[ComparisonPoint] = (),
@@ -34,7 +36,7 @@ def plot_comparison(
     title: str,
     ours_label: str = "here",
     others_label: str = "elsewhere",
-) -> Figure:
+) -> "Figure":
     """Test accuracy against training time (logarithmic), each point with its label.
 
     Args:
@@ -44,7 +46,9 @@ def plot_comparison(
         title: above the plot.
         ours_label, others_label: for the legend.
     """
-    figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    figure = new_figure(9.6, 5.4, layout="constrained")
     axes = figure.subplots()
     axes.set_title(drawn(title), fontsize=11)
     groups = (
@@ -73,18 +77,19 @@ def plot_comparison(
     return figure
 
 
-def _label_points(axes: Axes, points: Sequence[tuple[ComparisonPoint, str]]) -> None:
+def _label_points(axes: "Axes", points: Sequence[tuple[ComparisonPoint, str]]) -> None:
     """Write each label next to its point, or at the end of a line from it: at the first position
     where neither label nor line hides anything.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
-    with silent_on_glyphs():
-        canvas.draw()  # sizes are known only after the layout
+    canvas.draw()  # sizes are known only after the layout
     renderer = canvas.get_renderer()
     centres = axes.transData.transform([(p.minutes, p.accuracy) for p, _ in points])
     inside = axes.get_window_extent(renderer)
     markers = [_square(centre, 7) for centre in centres]
-    taken: list[Bbox] = []
+    taken: "list[Bbox]" = []
     for (point, color), centre, marker in zip(points, centres, markers, strict=True):
         hidden = [*taken, *(box for box in markers if box is not marker)]
         # If so many points coincide that a line must cross another marker, it may.
@@ -104,14 +109,16 @@ def _label_points(axes: Axes, points: Sequence[tuple[ComparisonPoint, str]]) -> 
 
 
 def _annotate(
-    axes: Axes,
+    axes: "Axes",
     point: ComparisonPoint,
     color: str,
     centre: NDArray[np.floating],
     position: tuple[int, float],
-    renderer: RendererAgg,
-) -> tuple[Annotation, Bbox, list[Bbox]]:
+    renderer: "RendererAgg",
+) -> "tuple[Annotation, Bbox, list[Bbox]]":
     """Add a label with its line; returns it, its box and the boxes along the line."""
+    from matplotlib.text import Text as TextArtist
+
     distance, angle = position
     across, up = distance * np.cos(angle), distance * np.sin(angle)
     label = axes.annotate(
@@ -141,6 +148,8 @@ _SIDE = {1: "left", 0: "center", -1: "right"}
 _LEVEL = {1: "bottom", 0: "center", -1: "top"}
 
 
-def _square(centre: NDArray[np.floating], half: float) -> Bbox:
+def _square(centre: NDArray[np.floating], half: float) -> "Bbox":
+    from matplotlib.transforms import Bbox
+
     x, y = centre
     return Bbox.from_extents(x - half, y - half, x + half, y + half)

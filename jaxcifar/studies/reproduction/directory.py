@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from jaxcifar.common.drawing import try_to_draw
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold
@@ -25,7 +26,7 @@ from jaxcifar.common.messages import join_lines, printable
 from jaxcifar.common.writing import is_empty, make_folder, write_atomically
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.curves import DRAWN
-from jaxcifar.runs.directory import RunDirectory, refuse_links
+from jaxcifar.runs.directory import RunDirectory, check_path, refuse_links
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.reproduction.drawings import (
@@ -99,6 +100,7 @@ class ReportDirectory:
         Raises:
             RunError: the directory holds something else, or a report at another scale or seed.
         """
+        check_path(self.path, "--out")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --out")
         runs = self.path / "runs"
@@ -256,7 +258,7 @@ class ReportDirectory:
         cheap = [*self.curves(), *(d for item in compared for d in self.drawings(item))]
         for drawing in cheap:
             if not drawing.is_done():
-                drawing.make()
+                try_to_draw(drawing.path, drawing.make, "the page is written without it")
         page = build_page(self.read_report())
         write_atomically(self.path / "report.md", to_markdown(page, self.path))
         write_atomically(self.path / "index.html", to_html(page))

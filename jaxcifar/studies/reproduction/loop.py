@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
 from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
@@ -53,9 +54,11 @@ def reproduce(
         RunError: `out` holds something else, or runs with other settings (nothing is changed); or,
             when everything else is done, items that did not run.
         RecipeError: an unknown id, or an invalid setting.
+        DeviceError: JAX has no device of the platform that JAX_PLATFORMS names.
         DataError, WeightsError: the data, or the weights named in `settings`, are not available.
     """
     settings = settings or Settings()
+    find_devices()
     report_dir = ReportDirectory(Path(out), plan)
     chosen = select(plan, only, skip)
     # All items with the first seed, then the single runs with the other seeds.
@@ -208,7 +211,7 @@ class _Call:
                 splits,
                 workdir=path,
                 experiment=item.preset,
-                resume=RunDirectory(path).holds_run(),
+                resume=RunDirectory(path).holds_training(),
                 verbose=self.verbose,
             )
         except WeightsError as error:
@@ -226,7 +229,7 @@ class _Call:
             experiment=item.preset,
             # Measuring which mode is faster takes longer than a smoke run.
             mode="auto" if self.settings.scale == "full" else "sequential",
-            resume=SweepDirectory(path).holds_sweep(),
+            resume=SweepDirectory(path).holds_training(),
             verbose=self.verbose,
         )
         failures = [f"{m.path.name}: {m.failure}" for m in result.members if m.summary is None]
@@ -236,7 +239,7 @@ class _Call:
 
 def _check_recipe(run_dir: RunDirectory, expected: Recipe) -> None:
     """Refuse to continue a run with another recipe."""
-    if not run_dir.holds_run():
+    if not run_dir.holds_training():
         return
     differing = expected.differences(read_recipe(run_dir))
     if differing:

@@ -10,6 +10,7 @@
 """
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,10 +19,17 @@ from typing import Any
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.json_shape import AnyText, Shape
-from jaxcifar.common.lock import hold
-from jaxcifar.common.writing import is_empty, make_folder, remove, remove_at_once, write_atomically
+from jaxcifar.common.lock import hold, in_use, surely_free
+from jaxcifar.common.writing import (
+    is_empty,
+    is_left_by_us,
+    make_folder,
+    remove,
+    remove_at_once,
+    write_atomically,
+)
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.directory import RunDirectory, check_path
 from jaxcifar.runs.restore import recipe_of_file
 from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
@@ -70,6 +78,32 @@ class SweepDirectory:
         except RunError:
             return False
 
+    def holds_training(self) -> bool:
+        """Whether a sweep was started here, and something was trained or else is to be lost."""
+        return self.holds_sweep() and not self._is_untrained()
+
+    def _is_untrained(self) -> bool:
+        """Whether nothing but sweep.json and members is here in which nothing was trained."""
+        if not surely_free(self.path):
+            return False
+        try:
+            before = self.read()
+            if before["failures"]:
+                return False
+            members = {f"{before['field']}={value}" for value in before["values"]}
+            for name in os.listdir(self.path):
+                path = self.path / name
+                if path == self.description or is_left_by_us(name):
+                    continue
+                if name not in members or path.is_symlink() or not path.is_dir():
+                    return False
+                member = self.run(name)
+                if member.holds_training() or not (member.holds_run() or is_empty(path)):
+                    return False
+        except (OSError, RunError):  # it cannot be read: nothing is known about it
+            return False
+        return True
+
     def check_usable(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a directory in which a sweep cannot continue, or cannot start.
 
@@ -82,19 +116,25 @@ class SweepDirectory:
             )
         if resume:
             self.read()
+            check_path(self.path)
         else:
             self.check_free(overwrite=overwrite)
 
     def check_free(self, *, overwrite: bool) -> None:
         """Refuse a directory that holds a sweep (unless `overwrite`) or anything else.
 
+        A sweep in which nothing was trained is free, too.
+
         Raises:
             RunError: naming the directory and the way out. Nothing is changed.
         """
+        check_path(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a directory: choose another --workdir")
         if self.holds_sweep():
-            if not overwrite:
+            if not overwrite and (used := in_use(self.path)):
+                raise RunError(used)
+            if not overwrite and self.holds_training():
                 raise RunError(
                     f"{self.path} holds a sweep: continue it with --resume, replace it with "
                     "--overwrite, or choose another --workdir"

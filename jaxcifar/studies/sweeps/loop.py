@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from jaxcifar.common.drawing import try_to_draw
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.common.messages import did_you_mean, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
+from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.opening import check_not_lost
 from jaxcifar.runs.restore import read_recipe
@@ -72,7 +75,7 @@ def sweep(
     Raises:
         RecipeError: the field, a value or the mode is not possible; nothing has been written.
         RunError: `workdir` holds something that may not be overwritten, or another sweep.
-        WeightsError, FeatureError: as for `fit`.
+        WeightsError, FeatureError, DeviceError: as for `fit`.
 
     Example:
         >>> import tempfile
@@ -86,6 +89,7 @@ def sweep(
         >>> [member.value for member in result.members]
         [0]
     """
+    find_devices()
     members = make_members(recipe, field, values)
     sweep_dir = SweepDirectory(Path(workdir))
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)
@@ -94,7 +98,7 @@ def sweep(
             recipe, field, members, splits, sweep_dir, experiment, mode, resume=resume,
             overwrite=overwrite,
         )  # fmt: skip
-        if overwrite and sweep_dir.holds_sweep():
+        if not resume and sweep_dir.holds_sweep():
             sweep_dir.clear()
         plan.write()
         _train(plan, verbose=verbose)
@@ -103,7 +107,8 @@ def sweep(
     if verbose:
         say(*text_table(result).rstrip("\n").split("\n"))
         say(*(f"{name}: {text}" for name, text in plan.failures.items()))
-        say(f"wrote {sweep_dir.path}: table.md, figures/sweep.png, and a run for each member")
+        plot = "figures/sweep.png, " if sweep_dir.figure.is_file() else ""
+        say(f"wrote {sweep_dir.path}: table.md, {plot}and a run for each member")
     return result
 
 
@@ -348,9 +353,17 @@ def _result(plan: SweepPlan) -> SweepResult:
 
 
 def _write_result(plan: SweepPlan, result: SweepResult) -> None:
+    """Write the table; then draw the plot, and the curves that finished members lack."""
     write_atomically(plan.sweep_dir.table, markdown_table(result))
     if not result.finished:
         return
+    then = "the sweep is complete; --resume draws it when the reason is mended"
+    drawn = try_to_draw(plan.sweep_dir.figure, lambda: _draw(plan, result), then)
+    for member in result.finished if drawn else ():
+        CurvesFile(RunDirectory(member.path)).finish_if_absent(then)
+
+
+def _draw(plan: SweepPlan, result: SweepResult) -> None:
     columns = {"train": "train", "validation": "validation, last", "test": "test, last"}
     after = "" if result.field == "epochs" else f" after {plan.recipe.epochs} epochs"
     figure = plot_sweep(

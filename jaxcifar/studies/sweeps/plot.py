@@ -1,13 +1,16 @@
 """Accuracy against the swept value."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from jaxcifar.common.drawing import new_figure, own_settings
 from jaxcifar.common.figure import drawn
 from jaxcifar.runs.curves import TRAIN_COLOR, VALIDATION_COLOR
 from jaxcifar.studies.sweeps.members import Number
 from jaxcifar.studies.sweeps.result import spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = {"train": TRAIN_COLOR, "validation": VALIDATION_COLOR, "test": "#2e7d4f"}
 UNITS = {
@@ -30,9 +33,10 @@ UNITS = {
 }
 
 
+@own_settings()
 def plot_sweep(
     field: str, values: Sequence[Number], accuracies: Mapping[str, Sequence[float]], *, title: str
-) -> Figure:
+) -> "Figure":
     """Accuracy against a swept value, a line for each of "train", "validation" and "test".
 
     Over seeds, which have no order, it is a point for each run beside their mean and standard
@@ -44,7 +48,7 @@ def plot_sweep(
         accuracies: split -> fractions, one for each run.
         title: above it.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    figure = new_figure(6.4, 4.2, layout="constrained")
     figure.suptitle(drawn(title), fontsize=11)
     axes = figure.subplots()
     axes.set_ylabel("accuracy (fraction)")

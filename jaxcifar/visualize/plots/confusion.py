@@ -1,24 +1,29 @@
 """The confusion matrix as a figure."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from jaxcifar.common.drawing import own_settings
 from jaxcifar.common.figure import Page, fitted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_COUNTED = 25  # classes; the counts of more cannot be read
 LETTERS = 14  # of a class name
 
 
+@own_settings()
 def plot_confusion(
     confusion: NDArray[np.integer],
     accuracy: NDArray[np.floating],
     class_names: Sequence[str],
     *,
     title: str,
-) -> Figure:
+) -> "Figure":
     """A heat map of [true, predicted] with its counts, next to the accuracy of each class.
 
     The colour is the count as a fraction of the true class's images. With more than 25 classes, the

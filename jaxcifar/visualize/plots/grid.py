@@ -1,16 +1,17 @@
 """Grids of images with captions, with or without a heat map over each image."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from jaxcifar.common.drawing import own_settings
 from jaxcifar.common.figure import Page, fitted, shape_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELL = 1.9  # inches, an image's width
 GAP = 0.15
@@ -28,8 +29,12 @@ class Overlay(NamedTuple):
     caption: tuple[str, ...]
 
 
-def plot_grad_cam(overlays: Sequence[Overlay], *, title: str, columns: int = 5) -> Figure:
+@own_settings()
+def plot_grad_cam(overlays: Sequence[Overlay], *, title: str, columns: int = 5) -> "Figure":
     """Each image, and below it the same image under its heat map; one colour scale for all."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     captions = [overlay.caption for overlay in overlays]
     shape = max(shape_of(*overlay.image.shape[:2]) for overlay in overlays)
     grid = _Grid(captions, shape, title, columns, images=2, extra=0.75)
@@ -45,13 +50,14 @@ def plot_grad_cam(overlays: Sequence[Overlay], *, title: str, columns: int = 5) 
     return grid.page.figure
 
 
+@own_settings()
 def plot_images(
     images: Sequence[NDArray[np.uint8]],
     captions: Sequence[tuple[str, ...]],
     *,
     title: str,
     columns: int = 4,
-) -> Figure:
+) -> "Figure":
     """Images [h, w, 3] in rows, each below its caption."""
     shape = max(shape_of(*image.shape[:2]) for image in images)
     grid = _Grid(captions, shape, title, columns, images=1)
@@ -84,7 +90,7 @@ class _Grid:
         self.height = -(-len(captions) // self._columns) * self._cell_height
         self.page = Page(self.width, self.height + extra, title)
 
-    def show(self, cell: int, row_in_cell: int, image: NDArray[np.uint8]) -> Axes:
+    def show(self, cell: int, row_in_cell: int, image: NDArray[np.uint8]) -> "Axes":
         """Draw an image in a cell; the first image of a cell carries the caption."""
         row, column = divmod(cell, self._columns)
         left = self._left + column * (CELL + GAP)

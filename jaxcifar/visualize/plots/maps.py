@@ -1,12 +1,16 @@
 """The feature maps of a network's layers next to their input image."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from jaxcifar.common.drawing import own_settings
 from jaxcifar.common.figure import Page, drawn, shape_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 8
 CELL = 1.05  # inches, a map's width
@@ -15,13 +19,14 @@ MARGIN = 0.2
 TITLE = 0.3  # above a layer's maps
 
 
+@own_settings()
 def plot_activations(
     image: NDArray[np.uint8],
     activations: Mapping[str, NDArray[np.floating]],
     *,
     title: str,
     channels: int = COLUMNS,
-) -> Figure:
+) -> "Figure":
     """The input image and the first feature maps of each layer, eight per row.
 
     Args:

@@ -146,6 +146,7 @@ def test_a_run_with_another_recipe_is_refused_before_anything_runs(plan, tmp_pat
     path.mkdir(parents=True)
     recipe = loop.recipe_of(plan[3], Settings(epochs=7), seed=0)
     (path / "config.json").write_text(json.dumps({"recipe": recipe.to_dict()}))
+    (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}')
     (tmp_path / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
     with pytest.raises(RunError, match=r"two was started with another recipe \(epochs: 2, not 7\)"):
         reproduce(tmp_path, plan=plan, verbose=False)

@@ -1,0 +1,127 @@
+"""matplotlib with settings of its own: the same pictures whatever the environment says.
+
+MPLBACKEND, a matplotlibrc and what a notebook has set are the user's. They neither change our
+pictures nor stop them, and drawing leaves the user's settings, backend and open figures alone.
+matplotlib takes 0.4 s to import, so it is imported when something is first drawn.
+"""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxcifar.common.errors import FigureError, MessageError
+from jaxcifar.common.messages import get_logger, printable, warn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 120
+# Of the environment, what can keep matplotlib from being imported.
+_VARIABLES = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
+# Settings of a program with windows; pictures do not depend on them.
+_NOT_OURS = ("backend", "backend_fallback", "interactive")
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw with matplotlib's default settings; those of the user are back at the end.
+
+    Also a decorator, for functions that make figures: text takes its settings when it is made.
+    There is no warning for a character that the font does not have.
+
+    Raises:
+        FigureError: matplotlib cannot be imported, or cannot draw.
+    """
+    try:
+        matplotlib = _load_matplotlib()
+        ours = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _NOT_OURS}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing|.*does not support .* natively")
+            with matplotlib.rc_context(ours):
+                yield
+    except (MessageError, MemoryError):
+        raise
+    except Exception as error:  # fonts, files and packages of the machine: anything can be raised
+        raise FigureError(f"matplotlib cannot draw here ({describe_failure(error)})") from error
+
+
+def new_figure(
+    width: float, height: float, *, layout: Literal["constrained"] | None = None
+) -> "Figure":
+    """An empty figure, in inches, drawn by Agg: into memory, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def try_to_draw(path: Path, draw: Callable[[], object], then: str) -> bool:
+    """Draw a picture that may not cost the work it shows: a failure is one warning.
+
+    Args:
+        path: of the picture, for the warning.
+        draw: draws and writes it.
+        then: the end of the warning: how things stand without the picture.
+
+    Returns:
+        Whether it was drawn.
+    """
+    try:
+        draw()
+    except Exception as error:
+        reason = str(error) if isinstance(error, FigureError) else describe_failure(error)
+        warn(f"{path} could not be drawn ({reason}); {then}", stacklevel=2)
+        return False
+    return True
+
+
+def describe_failure(error: BaseException) -> str:
+    """The first line of an error, with its class."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+
+
+def _load_matplotlib() -> Any:
+    """matplotlib, also where the environment keeps it from being imported."""
+    get_logger("matplotlib")  # names a matplotlibrc and its lines, which may be somebody else's
+    try:
+        return import_module("matplotlib")
+    except ModuleNotFoundError as error:
+        if error.name == "matplotlib":
+            raise
+    except Exception:
+        pass
+    # A backend that is not installed, a matplotlibrc that is not text, ...: the program could not
+    # use matplotlib either, so nothing of the user's is passed over.
+    _forget("matplotlib")
+    before = {name: os.environ.pop(name, None) for name in _VARIABLES}
+    os.environ["MPLCONFIGDIR"] = _temporary_folder()
+    try:
+        return import_module("matplotlib")
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _forget(package: str) -> None:
+    """Remove what a failed import has left half done."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
+
+
+def _temporary_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="jaxcifar-matplotlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
