@@ -32,6 +32,7 @@ SCRIPTS = (
     "input_time",
     "kill_and_resume",
     "picture_memory",
+    "predict_time",
     "scaling",
     "stability",
     "step_time",
