@@ -1,12 +1,30 @@
 """Datasets: load, split and prepare them. NumPy only.
 
-Nothing here knows JAX, networks or runs. Others import these names, `image_file` and `reading`.
+Nothing here knows JAX, networks or runs. Others import these names, `image_file`,
+`pictures` and `reading`.
 """
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.data.cifar10 import prepare_cifar10
-from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source, Splits, cores
-from jaxcifar.data.load import DATASETS, DatasetInfo, check_split, dataset_info, load_dataset
+from jaxcifar.data.dataset import (
+    Dataset,
+    LabelledData,
+    LabelledSource,
+    Relabelled,
+    Rows,
+    Source,
+    Splits,
+    cores,
+)
+from jaxcifar.data.load import (
+    DATASETS,
+    DatasetInfo,
+    check_split,
+    dataset_info,
+    load_dataset,
+    load_labelled,
+    located,
+)
 from jaxcifar.data.split import balanced_subset, split_indices
 
 __all__ = [
@@ -14,7 +32,9 @@ __all__ = [
     "DataError",
     "Dataset",
     "DatasetInfo",
+    "LabelledData",
     "LabelledSource",
+    "Relabelled",
     "Rows",
     "Source",
     "Splits",
@@ -24,6 +44,9 @@ __all__ = [
     "dataset_info",
     "image_file",
     "load_dataset",
+    "load_labelled",
+    "located",
+    "pictures",
     "prepare_cifar10",
     "reading",
     "split_indices",
