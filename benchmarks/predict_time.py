@@ -4,9 +4,9 @@
   python -m benchmarks.predict_time RUN --memory       the memory, with large pictures (minutes)
 
 Time: the 10,000 test images, written as PNG files, are predicted by `TrainedNetwork.predict` from
-their folder, and evaluated by the program of `evaluate_run`, in turn in one process. Compiling is not
-counted. Memory: 5,000 JPEGs of 2,000x1,500 pixels (links to 20 different ones) are predicted in a
-new process; its peak is compared with that of a process that predicts one.
+their folder, and evaluated by the program of `evaluate_run`, in turn in one process. Compiling is
+not counted. Memory: 5,000 JPEGs of 2,000x1,500 pixels (links to 20 different ones) are predicted in
+a new process; its peak is compared with that of a process that predicts one.
 """
 
 import argparse
@@ -57,9 +57,7 @@ def measure_time(parsed: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         count = write_images(network, Path(folder), parsed.images)
         test = network.split("test").read(np.arange(count))
-        step = make_eval_step(
-            network.model, normalize=network.preprocess, mirror=network.mirror
-        )
+        step = make_eval_step(network.model, normalize=network.preprocess, mirror=network.mirror)
         scoring = make_scoring(step, test, batch_size=network.batch_size, streamed=False)
         correct: dict[str, float] = {}
 

@@ -57,6 +57,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         which=parsed.checkpoint,
         data_dir=parsed.data_dir,
         dataset=parsed.dataset,
+        follow_links=parsed.follow_links,
         mirror=parsed.mirror,
         per_class=parsed.per_class,
         progress=True,

@@ -60,11 +60,15 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     options = weights_options(parsed)
     if RunDirectory(Path(parsed.model)).holds_run() and not options:
         network = network_of_run(
-            parsed.model, parsed.checkpoint, parsed.data_dir, dataset=parsed.dataset
+            parsed.model,
+            parsed.checkpoint,
+            parsed.data_dir,
+            dataset=parsed.dataset,
+            follow_links=parsed.follow_links,
         )
     else:
         network = load(parsed.model, which=parsed.checkpoint, **options)
-    arrays = features_of(network, parsed.split, parsed.layer)
+    arrays = features_of(network, parsed.split, parsed.layer, parsed.follow_links)
     file = io.BytesIO()
     np.savez(file, **arrays)
     write_atomically(parsed.out, file.getvalue())
@@ -72,7 +76,9 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     say(f"wrote {parsed.out} (features {shape})")
 
 
-def features_of(network: TrainedNetwork, split: str, layer: str) -> dict[str, Any]:
+def features_of(
+    network: TrainedNetwork, split: str, layer: str, follow_links: bool = False
+) -> dict[str, Any]:
     """The arrays of the file.
 
     Raises:
@@ -83,7 +89,7 @@ def features_of(network: TrainedNetwork, split: str, layer: str) -> dict[str, An
             features, labels = network.split_features(split, layer, progress=True)  # type: ignore[arg-type]
             names = np.array(network.class_names)
             return {"features": features, "labels": labels, "class_names": names}
-        files = pictures.list_pictures([Path(split)])
+        files = pictures.list_pictures([Path(split)], follow_links=follow_links)
         features = network.features(files, layer, progress=True)
         return {"features": features, "files": np.array([str(file) for file in files])}
     except ValueError as error:

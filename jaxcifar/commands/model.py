@@ -46,6 +46,16 @@ def add_dataset_options(parser: Parser) -> None:
         "tfds:NAME or a built-in name (default: as in training)",
     )
     add_data_dir_option(parser)
+    add_links_option(parser)
+
+
+def add_links_option(parser: Parser) -> None:
+    """Add --follow-links."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="follow links in folders: to other folders, and out of them",
+    )
 
 
 def check_out(parser: Parser, path: Path | None, suffix: str, *, overwrite: bool) -> None:

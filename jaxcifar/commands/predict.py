@@ -15,7 +15,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jaxcifar.commands.model import add_model_arguments, check_out, weights_options
+from jaxcifar.commands.model import (
+    add_links_option,
+    add_model_arguments,
+    check_out,
+    weights_options,
+)
 from jaxcifar.commands.parser import Parser
 from jaxcifar.common.messages import escaped, say
 from jaxcifar.common.writing import write_atomically
@@ -42,6 +47,7 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument("--csv", type=Path, metavar="F", help="write a table instead of printing")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each photo")
     parser.add_argument("--overwrite", action="store_true", help="replace F if it exists")
+    add_links_option(parser)
     return parser
 
 
@@ -58,7 +64,13 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         unreadable.append(name)
         say(f"skipped: {error}", file=sys.stderr, flush=True)
 
-    found = network.predict(parsed.images, top=parsed.top, on_unreadable=skip, progress=True)
+    found = network.predict(
+        parsed.images,
+        top=parsed.top,
+        follow_links=parsed.follow_links,
+        on_unreadable=skip,
+        progress=True,
+    )
     if parsed.csv is not None:
         write_atomically(parsed.csv, as_csv(found))
         say(f"wrote {parsed.csv} ({len(found):,} images)")

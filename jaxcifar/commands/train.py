@@ -22,6 +22,7 @@ from jaxcifar.devices.processes import DeviceOptions, connect
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
+from jaxcifar.runs.description import stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.fit import fit
@@ -43,16 +44,17 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     experiment = parsed.experiment.replace("-", "_")
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment
-    run_dir = RunDirectory(workdir)
+    run_dir, data_dir = RunDirectory(workdir), parsed.data_dir
     if parsed.resume:
         recipe = read_recipe(run_dir)
+        data_dir = data_dir or stored_data_dir(run_dir.read_config())
     else:
         run_dir.check_free(overwrite=parsed.overwrite)
     recipe = dataclasses.replace(recipe, **given_options(parsed, Recipe))
     fit(
         recipe,
         # Lazily: each of several processes, or a stream, reads only the images it needs.
-        load_splits(recipe, parsed.data_dir, lazy=True),
+        load_splits(recipe, data_dir, lazy=True),
         workdir=workdir,
         experiment=experiment,
         resume=parsed.resume,

@@ -163,7 +163,7 @@ def chosen_drawing(parser: Parser, given: dict[str, Any]) -> str:
 
 def network_of(parser: Parser, given: dict[str, Any]) -> TrainedNetwork:
     """The network of the run or of the weights."""
-    data = {name: given[name] for name in ("data_dir", "dataset") if name in given}
+    data = {name: given[name] for name in ("data_dir", "dataset", "follow_links") if name in given}
     if ("run" in given) == ("weights" in given):
         parser.error("name either a RUN or --weights")
     options = {name: given[name] for name in WEIGHTS_OPTIONS if name in given}

@@ -61,9 +61,46 @@ def parse_json(data: bytes, name: str) -> Any:
         raise Unusable(f"{name} cannot be read as JSON: {error}") from None
 
 
+def absolute_path(text: str | os.PathLike[str]) -> Path:
+    """A path from outside with `~` expanded, absolute, and its links not resolved.
+
+    Raises:
+        Unusable: it has a NUL, its `~` leads nowhere, or it is relative and the working directory
+            is gone.
+    """
+    path = os.fspath(text)
+    if "\0" in path:
+        raise Unusable(f"the path {printable(path, 4_096)} has a NUL, which no path can have")
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = expanded.split(os.sep)[0]
+        raise Unusable(
+            f"the path {path} begins with {user}, but there is no home folder of that user: write "
+            f"the whole path, or ./{path} for a file of that name"
+        )
+    try:
+        return Path(os.path.abspath(expanded))
+    except OSError as error:
+        raise Unusable(
+            f"the path {path} is relative, and the working directory cannot be found "
+            f"({error.strerror}): write the whole path"
+        ) from None
+
+
 def cache_folder() -> Path:
-    """`$JAXCIFAR_CACHE_DIR`, else `$XDG_CACHE_HOME/jaxcifar`, else `~/.cache/jaxcifar`."""
-    if own := os.environ.get("JAXCIFAR_CACHE_DIR"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxcifar"
+    """`$JAXCIFAR_CACHE_DIR`, else `$XDG_CACHE_HOME/jaxcifar`, else `~/.cache/jaxcifar`.
+
+    Raises:
+        OSError: none of the three is known, which is said with what to set.
+    """
+    own, base = os.environ.get("JAXCIFAR_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    if base and not own:
+        return Path(base) / "jaxcifar"
+    try:
+        return Path(own).expanduser() if own else Path.home() / ".cache" / "jaxcifar"
+    except RuntimeError:  # HOME is not set and the user has no entry, or there is no such user
+        raise OSError(
+            f"JAXCIFAR_CACHE_DIR={own!r} names a home folder that is not known"
+            if own
+            else "no home folder is known, as HOME is not set: set JAXCIFAR_CACHE_DIR"
+        ) from None

@@ -1,6 +1,7 @@
 """Datasets: load, split and prepare them. NumPy only.
 
-Nothing here knows JAX, networks or runs. Others import these names, `image_file` and `reading`.
+Nothing here knows JAX, networks or runs. Others import these names, `image_file`,
+`pictures` and `reading`.
 """
 
 from jaxcifar.common.errors import DataError

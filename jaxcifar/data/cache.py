@@ -1,9 +1,9 @@
 """Decoded images kept on disk, keyed by the SHA-256 of the data they were decoded from.
 
-`<cache>/data/<fingerprint>/v1/` holds four `.npy` files (two if only labels are kept) and
-`checks.json` with the CRC-32 of each. Reading all of CIFAR-10 from it takes 0.2 s, decoding it
-takes 14 s. Every load checks the CRCs (0.08 s for 184 MB): they detect truncation and flipped bits,
-while the fingerprint in the path identifies the data.
+`<cache>/data/<fingerprint>/v1/` holds two `.npy` files for each split (one if only labels are kept;
+one in all for the digests of files) and `checks.json` with the CRC-32 of each. Reading all of
+CIFAR-10 from it takes 0.2 s, decoding it takes 14 s. Every load checks the CRCs (0.08 s for
+184 MB): they detect truncation and flipped bits, while the key in the path identifies the data.
 """
 
 import json
@@ -30,18 +30,25 @@ _VERSION = "v1"  # of the file format; a new format gets a new folder
 _CHECKS = "checks.json"
 _SPLITS = ("train", "test")
 _IMAGES, _LABELS = "images", "labels"
+_DIGESTS = ("files", "digests")
 _BUILDING = ".building-"
-Arrays = Mapping[tuple[str, str], NDArray]  # by split and field
+Names = Sequence[tuple[str, str]]  # split and field, of which the files have their names
+Arrays = Mapping[tuple[str, str], NDArray]
 
 
 def cached(
-    fingerprint: str, decode: Callable[[], dict[str, Dataset]], *, folder: Path | None = None
+    fingerprint: str,
+    decode: Callable[[], dict[str, Dataset]],
+    *,
+    splits: Sequence[str] = _SPLITS,
+    folder: Path | None = None,
 ) -> dict[str, Dataset]:
-    """The decoded "train" and "test" data, decoded at most once per fingerprint.
+    """The decoded data of each split, decoded at most once per fingerprint.
 
     Args:
         fingerprint: SHA-256 (hex) of the data that `decode` reads.
         decode: called only if the cache has no intact copy.
+        splits: what `decode` returns; always the same for one fingerprint.
         folder: the cache; by default `cache_folder()`.
 
     Returns:
@@ -51,39 +58,59 @@ def cached(
 
     def decode_arrays() -> Arrays:
         datasets = decode()
-        return {
-            (split, field): getattr(datasets[split], field)
-            for split in _SPLITS
-            for field in (_IMAGES, _LABELS)
-        }
+        return {(split, field): getattr(datasets[split], field) for split, field in names}
 
-    arrays = _cached_arrays(fingerprint, (_IMAGES, _LABELS), decode_arrays, folder)
-    return {split: Dataset(arrays[split, _IMAGES], arrays[split, _LABELS]) for split in _SPLITS}
+    names = [(split, field) for split in splits for field in (_IMAGES, _LABELS)]
+    arrays = _cached_arrays(fingerprint, names, decode_arrays, folder)
+    return {split: Dataset(arrays[split, _IMAGES], arrays[split, _LABELS]) for split in splits}
 
 
 def cached_labels(
-    key: str, read: Callable[[], dict[str, NDArray[np.int32]]], *, folder: Path | None = None
+    key: str,
+    read: Callable[[], dict[str, NDArray[np.int32]]],
+    *,
+    splits: Sequence[str] = _SPLITS,
+    folder: Path | None = None,
 ) -> dict[str, NDArray[np.int32]]:
-    """The labels of "train" and "test", read at most once per key.
+    """The labels of each split, read at most once per key.
 
     Args:
         key: a SHA-256 (hex) of the data that `read` reads; not a key of `cached`.
         read: called only if the cache has no intact copy; returns int32 `[n]` for each split.
-        folder: as in `cached`.
+        splits, folder: as in `cached`.
     """
 
     def read_arrays() -> Arrays:
         return {(split, _LABELS): labels for split, labels in read().items()}
 
-    arrays = _cached_arrays(key, (_LABELS,), read_arrays, folder)
-    return {split: arrays[split, _LABELS] for split in _SPLITS}
+    names = [(split, _LABELS) for split in splits]
+    arrays = _cached_arrays(key, names, read_arrays, folder)
+    return {split: arrays[split, _LABELS] for split in splits}
+
+
+def cached_digests(
+    key: str, read: Callable[[], NDArray[np.uint8]], *, folder: Path | None = None
+) -> NDArray[np.uint8]:
+    """The digests of files, uint8 `[n, 32]`, computed at most once per key.
+
+    Args:
+        key: a SHA-256 (hex) of the state of the files; not a key of `cached`.
+        read: called only if the cache has no intact copy.
+        folder: as in `cached`.
+    """
+    return _cached_arrays(key, [_DIGESTS], lambda: {_DIGESTS: read()}, folder)[_DIGESTS]
 
 
 def _cached_arrays(
-    key: str, fields: Sequence[str], make: Callable[[], Arrays], folder: Path | None
+    key: str, names: Names, make: Callable[[], Arrays], folder: Path | None
 ) -> Arrays:
-    home = (folder or cache_folder()) / "data" / key
-    arrays = _load(home / _VERSION, fields)
+    try:
+        home = (folder or cache_folder()) / "data" / key
+    except OSError as error:  # no home folder
+        made = make()
+        _warn_uncached("anywhere", error)
+        return made
+    arrays = _load(home / _VERSION, names)
     if arrays is not None:
         if any(home.glob(f"{_BUILDING}*")):
             with suppress(OSError), wait_for_turn(home, wait=False) as alone:
@@ -92,26 +119,28 @@ def _cached_arrays(
         return arrays
     made = make()
     try:
-        _save(home, made, fields)
+        _save(home, made, names)
     except OSError as error:
-        warn(
-            f"the decoded data cannot be kept in {home} ({error}) and will be decoded again at the "
-            "next start; set JAXCIFAR_CACHE_DIR to a writable folder",
-            stacklevel=3,
-        )
+        _warn_uncached(f"in {home}", error)
         return made
-    return _load(home / _VERSION, fields) or made
+    return _load(home / _VERSION, names) or made
 
 
-def _load(folder: Path, fields: Sequence[str]) -> Arrays | None:
+def _warn_uncached(where: str, error: OSError) -> None:
+    warn(
+        f"what was read from the data cannot be kept {where} ({error}) and will be "
+        "read and decoded again at the next start; set JAXCIFAR_CACHE_DIR to a writable folder",
+        stacklevel=4,
+    )
+
+
+def _load(folder: Path, names: Names) -> Arrays | None:
     """The arrays kept in `folder`, or None if they are absent or damaged."""
-    if not (folder / _CHECKS).exists():
-        return None
     try:
+        if not (folder / _CHECKS).exists():
+            return None
         checks = read_json(folder / _CHECKS)
-        files = {
-            (split, field): _file(folder, split, field) for split in _SPLITS for field in fields
-        }
+        files = {name: _file(folder, *name) for name in names}
         if not all(file.is_file() for file in files.values()):  # reading a pipe would block
             raise DataError("a file is absent")
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -120,13 +149,13 @@ def _load(folder: Path, fields: Sequence[str]) -> Arrays | None:
             raise DataError("a checksum differs")
         # Mapping refuses a header that declares more than the file holds; reading would allocate.
         mapped = {
-            key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items()
+            name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()
         }
         arrays = {
-            key: array if key[1] == _IMAGES else np.array(array) for key, array in mapped.items()
+            name: array if name[1] == _IMAGES else np.array(array) for name, array in mapped.items()
         }
-        if _IMAGES in fields:
-            for split in _SPLITS:
+        for split, field in names:
+            if field == _IMAGES:
                 Dataset(arrays[split, _IMAGES], arrays[split, _LABELS])  # checks that they match
         return arrays
     except Exception as error:  # NumPy raises various errors for a damaged header
@@ -138,7 +167,7 @@ def _file(folder: Path, split: str, field: str) -> Path:
     return folder / f"{split}_{field}.npy"
 
 
-def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
+def _save(home: Path, arrays: Arrays, names: Names) -> None:
     """Write next to the final folder and rename, so that no reader sees half of it."""
     make_folder(home)
     with wait_for_turn(home) as alone:
@@ -152,7 +181,7 @@ def _save(home: Path, arrays: Arrays, fields: Sequence[str]) -> None:
                 np.save(_file(new, split, field), array)
             checks = {file.name: _crc32(file) for file in sorted(new.iterdir())}
             (new / _CHECKS).write_text(json.dumps(checks, indent=2))
-            _move_into_place(new, home / _VERSION, fields)
+            _move_into_place(new, home / _VERSION, names)
             sync_folder(home)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -164,7 +193,7 @@ def _remove_unfinished(home: Path) -> None:
         remove(folder)
 
 
-def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:
+def _move_into_place(new: Path, final: Path, names: Names) -> None:
     """Rename `new` to `final`, unless another process was faster with the same content."""
     tries = 10
     for attempt in range(tries):
@@ -172,7 +201,7 @@ def _move_into_place(new: Path, final: Path, fields: Sequence[str]) -> None:
             new.rename(final)
             return
         except OSError:
-            if _load(final, fields) is not None:
+            if _load(final, names) is not None:
                 return
             if attempt == tries - 1:
                 raise

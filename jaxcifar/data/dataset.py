@@ -5,16 +5,17 @@ anything with its four members; `Rows` selects rows of such a source, and is one
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
 
+T = TypeVar("T")
 _READ_AT_ONCE = 256  # rows; a fraction of a second even for photographs
 
 
@@ -132,34 +133,105 @@ class Rows:
         return read_all(self)
 
 
-def read_all(source: Source, on_read: Callable[[int], object] | None = None) -> Dataset:
-    """Read every row of a source into memory, with one thread per core.
+@dataclass(frozen=True, eq=False)
+class Relabelled:
+    """A source whose labels are looked up in a table; its images are untouched. Itself a source.
 
-    Args:
-        source: what to read.
-        on_read: called with the number of rows just read.
+    Attributes:
+        source: where the images are.
+        lookup: int32 `[m]`, the new label of each old one.
+
+    Raises:
+        DataError: the table has another form, or lacks a label.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxcifar.data import Dataset, Relabelled
+        >>> data = Dataset(np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 1], np.int32))
+        >>> Relabelled(data, np.array([7, 4], np.int32)).labels.tolist()
+        [7, 4, 4]
+    """
+
+    source: LabelledSource
+    lookup: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        lookup, labels = self.lookup, self.source.labels
+        if lookup.dtype != np.int32 or lookup.ndim != 1:
+            raise DataError(
+                f"the table of labels must be int32 [m], not {lookup.dtype} {list(lookup.shape)}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(lookup):
+            raise DataError(
+                f"the table of labels has {len(lookup)} entries, but the labels go from "
+                f"{labels.min()} to {labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def side(self) -> int:
+        """Height and width of every image, pixels."""
+        return self.source.side
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 `[n]`, the new ones, known without reading an image."""
+        return self.lookup[self.source.labels]
+
+    def read(self, rows: NDArray[np.int64], /) -> Dataset:
+        """The given rows, in the given order."""
+        data = self.source.read(rows)
+        return Dataset(data.images, self.lookup[data.labels])
+
+    def load(self) -> Dataset:
+        """All the rows, in memory."""
+        return read_all(self)
+
+
+def read_all(source: Source) -> Dataset:
+    """Read every row of a source into memory, with one thread per core.
 
     Raises:
         DataError: an image cannot be read; the other threads then finish their current rows only.
     """
-    size = len(source)
-    images = np.empty((size, source.side, source.side, 3), np.uint8)
-    labels = np.empty(size, np.int32)
+    images = np.empty((len(source), source.side, source.side, 3), np.uint8)
+    labels = np.empty(len(source), np.int32)
 
-    def read(start: int) -> int:
-        rows = np.arange(start, min(start + _READ_AT_ONCE, size))
+    def read(rows: NDArray[np.int64]) -> None:
         chunk = source.read(rows)
         images[rows], labels[rows] = chunk.images, chunk.labels
-        return len(rows)
 
+    for _ in in_chunks(len(source), read):
+        pass
+    return Dataset(images, labels)
+
+
+def in_chunks(
+    size: int,
+    work: Callable[[NDArray[np.int64]], T],
+    on_done: Callable[[int], object] | None = None,
+    *,
+    at_once: int = _READ_AT_ONCE,
+) -> Iterator[T]:
+    """What `work` returns for rows 0 to `size`, chunk by chunk, with one thread per core.
+
+    Args:
+        size: number of rows.
+        work: called with the row numbers of each chunk, in several threads.
+        on_done: called with the number of rows in each chunk, in order.
+        at_once: rows in a chunk.
+    """
     pool = ThreadPoolExecutor(max_workers=cores())
     try:
-        for count in pool.map(read, range(0, size, _READ_AT_ONCE)):
-            if on_read is not None:
-                on_read(count)
+        chunks = [np.arange(i, min(i + at_once, size)) for i in range(0, size, at_once)]
+        for rows, done in zip(chunks, pool.map(work, chunks), strict=True):
+            if on_done is not None:
+                on_done(len(rows))
+            yield done
     finally:
         pool.shutdown(cancel_futures=True)
-    return Dataset(images, labels)
 
 
 def cores() -> int:
@@ -179,11 +251,15 @@ class Splits:
     Attributes:
         name: the name it was loaded by.
         class_names: one name per label, in label order.
-        train, validation: disjoint rows of the official training data.
+        train, validation: disjoint rows of the official training data; or validation of a split of
+            its own, if the dataset has one besides train and test.
         test: the official test data, complete.
-        fingerprint: SHA-256 (hex) of the source data, before any split.
-        names_and_sizes: the fingerprint that runs recorded before it covered contents, or None.
+        fingerprint: SHA-256 (hex) of the contents of the source data, before any split.
         seed, stratified: how the rows of train and validation were chosen.
+        names_and_sizes: the fingerprint of the user's own data as earlier versions computed it,
+            which runs have recorded; None if it is the same as today's, or if earlier versions
+            used other images.
+        data_dir: absolute path of the folder of TFDS data that it was found in, if it is such data.
 
     Example:
         >>> from jaxcifar import load_dataset
@@ -203,39 +279,22 @@ class Splits:
     seed: int = 0
     stratified: bool = False
     names_and_sizes: str | None = None
+    data_dir: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """TEMPORARY."""
+    """Images with labels that are scored, not trained on.
+
+    Attributes:
+        name: the dataset's.
+        class_names: one name per label, in label order.
+        source: the images, read when they are asked for.
+        fingerprint: SHA-256 (hex) of the contents: of a folder, of this split; of other datasets,
+            as in `Splits`.
+    """
 
     name: str
     class_names: tuple[str, ...]
     source: LabelledSource
     fingerprint: str
-
-
-@dataclass(frozen=True, eq=False)
-class Relabelled:
-    """TEMPORARY."""
-
-    source: LabelledSource
-    lookup: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def side(self) -> int:
-        """X."""
-        return self.source.side
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """X."""
-        return self.lookup[self.source.labels]
-
-    def read(self, rows: NDArray[np.int64], /) -> Dataset:
-        """X."""
-        read = self.source.read(rows)
-        return Dataset(read.images, self.lookup[read.labels])

@@ -1,40 +1,55 @@
 """A folder of pictures by class, in the layout of torchvision's ImageFolder.
 
-`PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg` (`PATH/val` if there is no `PATH/test`). A
-class may have subfolders. Hidden entries, and files without the suffix of a picture, are ignored.
-Classes and pictures are in ImageFolder's order, which is by name.
+`PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg`, and perhaps `PATH/val/CLASS/*.jpg` to validate
+on; without `PATH/test`, `PATH/val` stands for it. (`PATH/validation` is another name of
+`PATH/val`.) A class may have subfolders. Classes and pictures are in ImageFolder's order, by name.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import Unusable, absolute_path
+from jaxcifar.common.messages import printable
+from jaxcifar.data.contents import file_digests
+from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
+from jaxcifar.data.fresh import Kept, Mark, mark
+from jaxcifar.data.listing import SUFFIXES, WAY_IN, Listing, Picture, make_picture
+from jaxcifar.data.picture_limits import MAX_BYTES
 
 PREFIX = "folder:"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MAX_NAME = 4_096  # characters of a dataset's name
+_VALIDATION = ("val", "validation")
+_SPLITS = ("train", "test", *_VALIDATION)
+_LAYOUT = f"it must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}"
 
 
 @dataclass(frozen=True, eq=False)
 class SplitFiles:
-    """The pictures of "train" or "test", listed but not read.
+    """The pictures of one split, listed but not read.
 
     Attributes:
         root: the folder's.
-        files: the path of each picture below `root`, class by class.
+        pictures: class by class; their names are the paths below `root`.
         labels: int32 `[n]`.
     """
 
     root: Path
-    files: tuple[str, ...]
+    pictures: tuple[Picture, ...]
     labels: NDArray[np.int32]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The path of each picture below `root`."""
+        return tuple(picture.name for picture in self.pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,181 +57,326 @@ class Folder:
     """A folder of pictures, listed but not read.
 
     Attributes:
+        name: "folder:PATH".
         class_names: in label order, which is alphabetical.
-        splits: "train" and "test".
-        fingerprint: SHA-256 (hex) of the names and sizes of all pictures.
-        state: the folder, the fingerprint, and the times at which the pictures were last changed.
+        splits: "train", "test" and perhaps "validation"; or the one that was asked for.
+        unread, loose: pictures that are not used: see `listing.warn_unread`.
+        marks: all folders that were listed.
     """
 
+    name: str
+    root: Path
     class_names: tuple[str, ...]
-    splits: dict[str, SplitFiles]
-    fingerprint: str
-    state: str
+    splits: Mapping[str, SplitFiles]
+    unread: Mapping[str, int]
+    loose: int
+    marks: tuple[Mark, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of pictures in each split."""
+        return {split: len(files.pictures) for split, files in self.splits.items()}
+
+    @property
+    def side(self) -> None:
+        """Pictures in a folder have several sizes."""
+        return None
+
+    @property
+    def state(self) -> str:
+        """The folder, and a SHA-256 of the name, size, times and inode of each picture."""
+        digest = hashlib.sha256(repr(self.class_names).encode("utf-8", "surrogatepass"))
+        for picture in self._pictures():
+            name, *status = picture
+            digest.update(os.fsencode(name) + f"\0{status}\n".encode())
+        return f"{self.root} {digest.hexdigest()}"
+
+    @property
+    def names_and_sizes(self) -> str | None:
+        """The fingerprint of earlier versions, by names and sizes only.
+
+        None if they used other pictures: they did not validate on `PATH/val`.
+        """
+        if "validation" in self.splits:
+            return None
+        sizes = hashlib.sha256()
+        for picture in sorted(self._pictures()):
+            sizes.update(f"{picture.size}  ".encode() + os.fsencode(picture.name) + b"\0")
+        return sizes.hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the class names, and of the path and the contents of each picture.
+
+        It reads all pictures, once for each `state`.
+
+        Raises:
+            DataError: one cannot be read, or changes meanwhile.
+        """
+        pictures = list(self._pictures())
+        paths = [self.root / picture.name for picture in pictures]
+        digests = file_digests(self.name, self.state, paths, self.check_unchanged)
+        whole = hashlib.sha256()
+        for name in self.class_names:
+            whole.update(os.fsencode(name) + b"\0")
+        for picture, digest in zip(pictures, digests, strict=True):
+            whole.update(b"\0" + os.fsencode(picture.name) + b"\0" + digest.tobytes())
+        return whole.hexdigest()
+
+    def sources(self, side: int) -> dict[str, "FolderSource"]:
+        """The pictures of each split, `side` pixels high and wide."""
+        return {split: FolderSource(files, side) for split, files in self.splits.items()}
+
+    def checker(self) -> Callable[[], None]:
+        """See `check_unchanged`."""
+        return self.check_unchanged
+
+    def check_unchanged(self) -> None:
+        """Look at each picture again.
+
+        Raises:
+            DataError: one is not as it was listed.
+        """
+        for picture in self._pictures():
+            path = os.path.join(self.root, picture.name)
+            try:
+                now = make_picture(picture.name, os.stat(path))
+            except OSError as error:
+                raise DataError(f"a picture cannot be read: {path}: {error.strerror}") from None
+            if now != picture:
+                raise DataError(f"{path} changed while the pictures were read; load them again")
+
+    def _pictures(self) -> Iterator[Picture]:
+        for files in self.splits.values():
+            yield from files.pictures
 
 
 @dataclass(frozen=True, eq=False)
-class FolderSource:
+class FolderSource(PictureSource):
     """The pictures of one split as images of `side` pixels, decoded as they are read."""
 
     split: SplitFiles
     side: int
 
-    def __len__(self) -> int:
-        return len(self.split.files)
+    @property
+    def title(self) -> str:
+        """The folder of the split."""
+        first = self.split.files[0].split("/")[0]
+        return str(self.split.root / first)
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """int32 `[n]`."""
         return self.split.labels
 
-    def read(self, rows: NDArray[np.int64], /) -> Dataset:
-        """The given rows: see `image_file.decode_square`.
+    def try_read(self, rows: NDArray[np.int64], /) -> tuple[Dataset, list[str]]:
+        """See `PictureSource.try_read`."""
+        from jaxcifar.common.errors import ImageFileError
 
-        Raises:
-            DataError: a picture is gone, damaged, or too large.
-        """
-        images = np.empty((len(rows), self.side, self.side, 3), np.uint8)
+        images = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
+        faults = []
         for image, row in zip(images, rows, strict=True):
-            image[...] = _decode(self.split.root / self.split.files[row], self.side)
-        return Dataset(images, self.split.labels[rows])
+            try:
+                image[...] = _decode(self.split.root / self.split.pictures[row].name, self.side)
+            except (ImageFileError, OSError) as error:
+                faults.append(str(error))
+        return Dataset(images, self.split.labels[rows]), faults
 
 
 def _decode(path: Path, side: int) -> NDArray[np.uint8]:
-    from jaxcifar.common.errors import ImageFileError
-    from jaxcifar.data.image_file import MAX_BYTES, decode_square
+    from jaxcifar.data.image_file import decode_square
 
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    return decode_square(data, side, str(path))
+
+
+def located(name: str) -> str:
+    """A dataset's name that holds in any working directory.
+
+    Args:
+        name: of any dataset; that of a folder gets `~` expanded and its path absolute. Links in it
+            are not resolved. Other names are returned as they are.
+
+    Raises:
+        DataError: there is no path, or it leads nowhere; see `files.absolute_path`.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    path = name.removeprefix(PREFIX)
+    if not path:
+        raise DataError("name a folder of pictures folder:PATH")
+    if len(name) > MAX_NAME:
+        raise DataError(
+            f"the dataset's name has {len(name):,} characters, more than the limit of {MAX_NAME:,}"
+        )
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        return decode_square(data, side, str(path))
-    except (ImageFileError, OSError) as error:
-        raise DataError(f"a picture cannot be read: {error}") from error
+        return f"{PREFIX}{absolute_path(path)}"
+    except Unusable as error:
+        raise DataError(f"the dataset {printable(name)} cannot be found: {error}") from None
 
 
-def find_folder(name: str) -> Folder:
-    """List the folder of "folder:PATH"; each folder is listed once in a process.
+_kept: Kept[Folder] = Kept()
+
+
+def find_folder(name: str, *, follow_links: bool = False) -> Folder:
+    """List the folder of "folder:PATH", anew.
+
+    Args:
+        name: the dataset's.
+        follow_links: whether links to folders, and links out of the folder, are followed.
 
     Raises:
         DataError: there is no such folder, or it does not have pictures by class.
     """
-    path = name.removeprefix(PREFIX)
-    if not path:
-        raise DataError("name a folder of pictures folder:PATH")
-    return _list_folder(Path(path).expanduser().absolute())
+    place = located(name)
+    return _kept.keep((place, follow_links), _list_folder(place, follow_links))
 
 
-@lru_cache(maxsize=8)
-def _list_folder(path: Path) -> Folder:
-    layout = f"it must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}"
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}; {layout}")
-    test_name = "test" if (path / "test").exists() else "val"
-    root = path.resolve()
-    train, test = root / "train", root / test_name
-    for split in (train, test):
-        if not split.is_dir():
-            raise DataError(f"{path} has no folder {split.name}; {layout}")
-        if split.is_symlink():
-            raise DataError(f"{split} is a link; put the folder itself there")
-    names = _class_names(train, root)
+def known_folder(name: str, *, follow_links: bool = False) -> Folder:
+    """As `find_folder`, but listed anew only if a folder in it may have changed.
+
+    The numbers and names of pictures are as they are now, their sizes and times may be old.
+    """
+    place = located(name)
+    return _kept.get((place, follow_links), lambda: _list_folder(place, follow_links))
+
+
+def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
+    """List one split of "folder:PATH", whose own folders are the classes.
+
+    Args:
+        name: the dataset's.
+        split: `PATH/split` is listed; for "validation" also `PATH/val`. For "test" of a folder
+            without splits `PATH` itself.
+        follow_links: as in `find_folder`.
+
+    Raises:
+        DataError: there is no such split (the message names those that are there), or it does not
+            have pictures by class.
+    """
+    place = located(name)
+    path, root = _find_root(place)
+    if not split or split.startswith(".") or set(split) & {"/", "\\", "\0", os.sep}:
+        raise DataError(f"a split is named by one word, such as test, not {split!r}")
+    there = [known for known in _SPLITS if (root / known).is_dir()]
+    listing = Listing(root, follow_links=follow_links)
+    listing.marks.append(mark(path))
+    if split == "validation" and not (root / split).is_dir():
+        folder = root / (_validation_name(root) or split)
+    else:
+        folder = root / split
+    if not os.path.lexists(folder) and split == "test" and not there:
+        folder = root
+    elif not folder.is_dir():
+        raise DataError(
+            f"{path} has no split {split}; it has the splits {', '.join(there) or 'none'}"
+        )
+    _check_link(folder, follow_links)
+    names = listing.folders(folder)
+    listing.check()
     if not names:
-        raise DataError(f"{train} has no class folder; {layout}")
-    _check_same_classes(names, _class_names(test, root), test)
-    listed = {"train": _list_split(train, names, root), "test": _list_split(test, names, root)}
-    sizes, times = hashlib.sha256(), hashlib.sha256()
-    for file in sorted(file for files in listed.values() for file in files):
-        sizes.update(f"{file.size}  ".encode() + os.fsencode(file.name) + b"\0")
-        times.update(f"{file.changed}\n".encode())
+        raise DataError(f"{folder} has no class folder with pictures ({' '.join(SUFFIXES)})")
+    return _make_folder(place, listing, names, {split: folder})
+
+
+def _find_root(place: str) -> tuple[Path, Path]:
+    """The path as it was given, and with its links resolved."""
+    path = Path(place.removeprefix(PREFIX))
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        if is_folder:
+            return path, path.resolve()
+    except FileNotFoundError:
+        is_folder = False
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no text
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the folder {path} cannot be opened: {reason}") from None
+    raise DataError(f"there is no folder {path}; {_LAYOUT}")
+
+
+def _list_folder(place: str, follow_links: bool) -> Folder:
+    path, root = _find_root(place)
+    listing = Listing(root, follow_links=follow_links)
+    # Both: the first may be a link that will lead elsewhere.
+    listing.marks += mark(path), mark(root)
+    validation = _validation_name(root)
+    has_test = os.path.lexists(root / "test")
+    splits = {"train": root / "train", "test": root / ("test" if has_test else validation or "val")}
+    if has_test and validation:
+        splits["validation"] = root / validation
+    for folder in splits.values():
+        if not folder.is_dir():
+            raise DataError(f"{path} has no folder {folder.name}; {_LAYOUT}")
+        _check_link(folder, follow_links)
+    names = {split: listing.folders(folder) for split, folder in splits.items()}
+    listing.check()
+    if not names["train"]:
+        raise DataError(f"{splits['train']} has no class folder; {_LAYOUT}")
+    for split, others in names.items():
+        _check_same_classes(names["train"], others, splits[split])
+    return _make_folder(place, listing, names["train"], splits)
+
+
+def _validation_name(root: Path) -> str | None:
+    there = [name for name in _VALIDATION if os.path.lexists(root / name)]
+    if len(there) > 1:
+        raise DataError(f"{root} has both {' and '.join(there)}; only one can be validated on")
+    return there[0] if there else None
+
+
+def _check_link(split: Path, follow_links: bool) -> None:
+    if split.is_symlink() and not follow_links:
+        raise DataError(
+            f"{split} is a link; put the folder itself there, or to follow links, {WAY_IN}"
+        )
+
+
+def _make_folder(
+    place: str, listing: Listing, names: Sequence[str], splits: Mapping[str, Path]
+) -> Folder:
+    found = {
+        split: [listing.pictures(folder / name) for name in names]
+        for split, folder in splits.items()
+    }
+    listing.check()
+    for split, classes in found.items():
+        # Not of those that are only validated on: there, a warning says which are missing.
+        if split != "validation" or "train" not in splits or not any(classes):
+            _check_not_empty(splits[split], names, classes, listing)
     return Folder(
-        names,
-        {
-            split: SplitFiles(
-                root,
-                tuple(file.name for file in files),
-                np.array([file.label for file in files], np.int32),
-            )
-            for split, files in listed.items()
-        },
-        sizes.hexdigest(),
-        f"{root} {sizes.hexdigest()} {times.hexdigest()}",
+        place,
+        listing.root,
+        tuple(names),
+        {split: _split_files(listing.root, classes) for split, classes in found.items()},
+        listing.unread,
+        listing.loose,
+        tuple(listing.marks),
     )
 
 
-def _class_names(split: Path, root: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in _entries(split, root) if entry.is_dir()))
+def _check_not_empty(
+    split: Path, names: Sequence[str], classes: list[list[Picture]], listing: Listing
+) -> None:
+    empty = [str(split / name) for name, files in zip(names, classes, strict=True) if not files]
+    if empty:
+        unread = " ".join(sorted(listing.unread))
+        note = f"; {unread} are not read: convert them to PNG or JPEG" if unread else ""
+        some = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        raise DataError(f"{some} has no pictures ({' '.join(SUFFIXES)}){note}")
 
 
-def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...], test_folder: Path) -> None:
+def _split_files(root: Path, classes: list[list[Picture]]) -> SplitFiles:
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in classes])
+    return SplitFiles(root, tuple(picture for files in classes for picture in files), labels)
+
+
+def _check_same_classes(train: Sequence[str], other: Sequence[str], other_folder: Path) -> None:
     """An additional class would shift the labels of those after it."""
     for names, others, problem in (
-        (train, test, "lacks the class"),
-        (test, train, "has a class that train lacks:"),
+        (train, other, "lacks the class"),
+        (other, train, "has a class that train lacks:"),
     ):
         differing = sorted(set(names) - set(others))
         if differing:
             some = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            raise DataError(f"{test_folder} {problem} {some}; both need the same class folders")
-
-
-@dataclass(frozen=True, order=True)
-class _File:
-    name: str  # below the root, with "/" on every system
-    label: int
-    size: int
-    changed: int  # nanoseconds
-
-
-def _list_split(split: Path, names: tuple[str, ...], root: Path) -> list[_File]:
-    listed = []
-    for label, name in enumerate(names):
-        files = list(_pictures(split / name, root, label))
-        if not files:
-            raise DataError(f"{split / name} has no pictures ({' '.join(SUFFIXES)})")
-        # ImageFolder's order: folder by folder, by name within each.
-        listed += sorted(files, key=lambda file: os.path.split(file.name))
-    return listed
-
-
-def _pictures(folder: Path, root: Path, label: int) -> Iterator[_File]:
-    from jaxcifar.data.image_file import MAX_BYTES
-
-    for entry in _entries(folder, root):
-        if entry.is_dir():
-            yield from _pictures(Path(entry.path), root, label)
-        elif entry.name.lower().endswith(SUFFIXES):
-            if not entry.is_file():  # reading a pipe would block, reading a device never end
-                raise DataError(f"{entry.path} is not a regular file, nor a link to one")
-            status = entry.stat()
-            if status.st_size > MAX_BYTES:
-                raise DataError(
-                    f"{entry.path} has {status.st_size:,} bytes, more than the limit of "
-                    f"{MAX_BYTES:,}"
-                )
-            name = Path(entry.path).relative_to(root).as_posix()
-            yield _File(name, label, status.st_size, status.st_mtime_ns)
-
-
-def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden.
-
-    Raises:
-        DataError: there is a link out of `root`, which could show any file of the machine; or a
-            link to a folder, which could lead round in circles.
-    """
-    try:
-        with os.scandir(folder) as scanned:
-            entries = [entry for entry in scanned if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}") from error
-    for entry in entries:
-        if not entry.is_symlink():
-            continue
-        try:
-            inside = Path(entry.path).resolve(strict=True).is_relative_to(root)
-        except (OSError, RuntimeError) as error:  # RuntimeError: it leads back to itself
-            raise DataError(f"{entry.path} is a link to nothing: {error}") from error
-        if not inside:
-            raise DataError(f"{entry.path} is a link that leaves {root}; refused")
-        if entry.is_dir():
-            raise DataError(f"{entry.path} is a link to a folder; put the folder itself there")
-    return entries
+            raise DataError(f"{other_folder} {problem} {some}; both need the same class folders")

@@ -2,24 +2,29 @@
 
 import io
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxcifar.common.errors import ImageFileError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.messages import printable, shown
-from jaxcifar.data.picture_limits import MAX_PIXELS, check_header, check_size
+from jaxcifar.data.picture_limits import MAX_BYTES, MAX_PIXELS, check_header, check_size
 from jaxcifar.data.quiet_pillow import quiet
 
 # Formats that Pillow decodes in this process; it would pass others (EPS) to other programs.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
-MAX_BYTES = 100_000_000
+# AVIF is not among them: what its decoder allots stands in the video stream inside, which
+# `picture_limits` cannot read, and not only in the header.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _BAND = 4_000_000  # pixels converted at once: each copy of MAX_PIXELS would take 200 MB
 _ORIENTATION = 0x0112  # in EXIF
+_JPEG_EXIF = re.compile(rb"(\xff\xe1..)Exif\0\0", re.DOTALL)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,8 +39,9 @@ _TURNS = {
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """The picture in a file, upright: uint8 `[h, w, 3]`, RGB.
 
-    EXIF's orientation is applied. Transparent pixels become white. Only the first frame or page is
-    read, and of 16-bit grey the upper eight bits. Colour profiles are not applied.
+    EXIF's orientation is applied; EXIF that cannot be understood is ignored, and the picture is
+    returned as it is stored. Transparent pixels become white. Only the first frame or page is read,
+    and of 16-bit grey the upper eight bits. Colour profiles are not applied.
 
     Raises:
         ImageFileError: the file does not exist, is not a picture in one of `FORMATS`, is damaged,
@@ -151,12 +157,14 @@ def _decode(
         check(*image.size)
     try:
         with image:
-            if image.mode in ("I", "F"):
+            # Pillow has no 16-bit grey for PPM, but scales its numbers to 16 bits.
+            if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
                 raise ValueError(
                     f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range"
                 )
-            image.load()  # turns a TIFF, and removes its orientation
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+            with _reading_no_exif(image):
+                image.load()  # turns a TIFF, and removes its orientation
+            turn = _turn(image)
         rgb = _to_rgb(image, transparent_on=transparent_on)
         del image
         return rgb if turn is None else rgb.transpose(turn)
@@ -164,11 +172,36 @@ def _decode(
         raise _damaged(name, error) from None
 
 
+@contextmanager
+def _reading_no_exif(image: Image.Image) -> Iterator[None]:
+    """A TIFF is turned when it is loaded, by its own tag, without its EXIF directory.
+
+    Pillow would read that directory first, and fail where it is broken.
+    """
+    if image.format != "TIFF":
+        yield
+        return
+    vars(image)["load_end"] = partial(ImageOps.exif_transpose, image, in_place=True)
+    try:
+        yield
+    finally:
+        del vars(image)["load_end"]  # a circle would keep the decoder's buffers
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The turn that EXIF asks for; None if it cannot be understood, as it is not the picture."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # junk raises many kinds, from SyntaxError to struct.error
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     """The picture with what it declares checked, not yet decoded."""
     check_header(data, name)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _open_without_care(data)
     except Image.DecompressionBombError as error:
         raise ImageFileError(f"{name} is too large to be decoded: {error}") from None
     except Exception:  # plug-ins raise many kinds for a file that is something else
@@ -177,6 +210,22 @@ def _open(data: bytes, name: str) -> Image.Image:
         ) from None
     check_size(image.width, image.height, name)
     return image
+
+
+def _open_without_care(data: bytes) -> Image.Image:
+    """As `Image.open`, but odd EXIF in a JPEG is no reason to fail.
+
+    Pillow looks for a resolution there: one of a wrong type or count is an IndexError.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise
+    except Exception:
+        masked = _JPEG_EXIF.sub(rb"\1      ", data) if data.startswith(b"\xff\xd8\xff") else data
+        if masked == data:
+            raise
+        return Image.open(io.BytesIO(masked), formats=FORMATS)
 
 
 def _damaged(name: str, error: Exception) -> ImageFileError:
@@ -212,7 +261,7 @@ def _to_rgb(image: Image.Image, *, transparent_on: str | None) -> Image.Image:
 
 
 def _band_to_rgb(image: Image.Image, transparent_on: str | None) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip it at 255
+    if image.mode.startswith("I"):  # 16 bits, see `_decode`; Pillow would clip them at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -4,6 +4,7 @@ Two are built in. Names that begin with "folder:" or "tfds:" are the user's own:
 `tfds_any`.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from types import MappingProxyType
 import numpy as np
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import did_you_mean
+from jaxcifar.common.messages import did_you_mean, warn
 from jaxcifar.data import cifar10, digits, folder, tfds_any
 from jaxcifar.data.archive import SIDE
 from jaxcifar.data.dataset import Dataset, LabelledData, LabelledSource, Rows, Splits
 from jaxcifar.data.decoding import decoded
-from jaxcifar.data.split import check_seed, check_sizes, split_indices
+from jaxcifar.data.folder import located as located
+from jaxcifar.data.listing import warn_unread
+from jaxcifar.data.split import check_seed, check_sizes, choose_indices, split_indices
+from jaxcifar.data.tfds_layout import data_root
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,13 @@ class DatasetInfo:
     Attributes:
         name: as in `load_dataset`.
         class_names: in label order.
-        pool: number of images to train on, for training and validation together.
+        pool: number of images to train on; with those to validate on, if `validation` is None.
         test: number of images in the test split.
         side: height and width in pixels; there are always three channels. None if the images have
             several sizes; then `load_dataset` needs the side to scale them to.
         default_split: (train, validation).
-        validation: images of a validation split of its own; None: it is taken from the pool.
+        validation: number of images of a validation split of its own; None if validation images
+            are taken from the pool, which then holds both.
     """
 
     name: str
@@ -70,42 +75,63 @@ _BUILT_IN = (
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 
 
-def dataset_info(name: str, *, data_dir: str | Path | None = None) -> DatasetInfo:
+def dataset_info(
+    name: str, *, data_dir: str | Path | None = None, follow_links: bool = False
+) -> DatasetInfo:
     """Look a dataset up by name.
 
-    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files, once in a
-    process: later changes are not seen.
+    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files; again only if
+    one of their folders has changed since.
 
     Args:
         name: the dataset's.
         data_dir: the folder of "tfds:" datasets; else `$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`.
+        follow_links: whether links to folders, and links out of the folder of a "folder:" dataset,
+            are followed.
 
     Raises:
         DataError: there is no dataset of that name (the message gives the nearest), or it cannot
             be used.
     """
+    # Recipes ask dozens of times. A folder of 2 x 10 classes x 1,000 pictures takes 126 ms to list,
+    # and 0.08 ms to look at again.
     if name in DATASETS:
         return DATASETS[name]
     if name.startswith(folder.PREFIX):
-        listed = folder.find_folder(name)
-        pool, test = (len(listed.splits[split].files) for split in ("train", "test"))
-        return _own_info(name, listed.class_names, pool, test, None)
+        return _own_info(name, folder.known_folder(name, follow_links=follow_links))
     if name.startswith(tfds_any.PREFIX):
-        dataset = tfds_any.find_tfds(name, data_dir)
-        return _own_info(name, dataset.class_names, *dataset.counts, dataset.side)
-    raise DataError(
+        return _own_info(name, tfds_any.known_tfds(name, data_dir))
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> DataError:
+    return DataError(
         f"unknown dataset {name!r}{did_you_mean(str(name).lower(), DATASETS)} (name your own data "
         "folder:PATH or tfds:NAME)"
     )
 
 
-def _own_info(
-    name: str, class_names: tuple[str, ...], pool: int, test: int, side: int | None
-) -> DatasetInfo:
-    """The user's own dataset; a fifth of the pool is for validation."""
-    validation = max(1, pool // 5)
-    return DatasetInfo(name, class_names, pool, test, side, (pool - validation, validation))
+_Own = folder.Folder | tfds_any.TfdsDataset
+
+
+def _find_own(name: str, data_dir: str | Path | None, follow_links: bool) -> _Own | None:
+    """The user's own dataset as it is on disk now; None for one that is built in."""
+    if name in DATASETS:
+        return None
+    if name.startswith(folder.PREFIX):
+        return folder.find_folder(name, follow_links=follow_links)
+    if name.startswith(tfds_any.PREFIX):
+        return tfds_any.find_tfds(name, data_dir)
+    raise _unknown(name)
+
+
+def _own_info(name: str, own: _Own) -> DatasetInfo:
+    """Without a validation split of its own, a fifth of the pool is for validation."""
+    pool, test, validation = own.counts["train"], own.counts["test"], own.counts.get("validation")
+    fifth = max(1, pool // 5)
+    split = (pool - fifth, fifth) if validation is None else (pool, validation)
+    return DatasetInfo(name, own.class_names, pool, test, own.side, split, validation)
 
 
 def check_split(
@@ -114,18 +140,27 @@ def check_split(
     *,
     stratified: bool = False,
     data_dir: str | Path | None = None,
+    follow_links: bool = False,
 ) -> tuple[int, int]:
     """The (train, validation) sizes that `load_dataset` would use; reads no image.
 
     Raises:
         DataError: the dataset is unknown, or cannot be split into these sizes.
     """
-    info = name if isinstance(name, DatasetInfo) else dataset_info(name, data_dir=data_dir)
+    if not isinstance(name, DatasetInfo):
+        name = dataset_info(name, data_dir=data_dir, follow_links=follow_links)
+    return _check_split(name, split, stratified)
+
+
+def _check_split(
+    info: DatasetInfo, split: tuple[int, int] | None, stratified: bool
+) -> tuple[int, int]:
     return check_sizes(
         info.default_split if split is None else split,
         info.pool,
         classes=info.num_classes,
         stratified=stratified,
+        own_validation=info.validation,
     )
 
 
@@ -139,12 +174,15 @@ def load_dataset(
     download: bool = True,
     side: int | None = None,
     lazy: bool = False,
+    follow_links: bool = False,
 ) -> Splits:
     """Load a dataset and split its training data into training and validation.
 
     CIFAR-10's images are decoded once (14 s) and cached in `$JAXCIFAR_CACHE_DIR`; later loads take
-    well under a second. So are those of the user's own datasets, unless loaded lazily. The rows are
-    chosen by `jaxcifar.data.split.split_indices`.
+    well under a second. So are those of the user's own datasets, unless loaded lazily; these are
+    listed anew by each load, and their contents are hashed once for each state of the files. The
+    rows are chosen by `jaxcifar.data.split.split_indices`; if the dataset has a validation split of
+    its own, separately from each.
 
     Args:
         name: a key of `DATASETS`, "folder:PATH", "tfds:NAME" or "tfds:NAME/CONFIG".
@@ -159,10 +197,15 @@ def load_dataset(
         lazy: return the same images in the same order, but as `Rows` that are not in memory. Each
             time they are asked for, CIFAR-10's are read from the decoded copy on disk, and those of
             the user's own datasets are decoded.
+        follow_links: as in `dataset_info`.
+
+    Warns once about pictures of the user's that are not used, and once about classes that have no
+    image to train or to validate on.
 
     Raises:
         DataError: the request cannot be met (found before anything is written); or the data is not
-            there, cannot be downloaded, or is not as expected.
+            there, cannot be downloaded, or is not as expected. All damaged pictures of the user's
+            are named, at most 20: at once, or lazily when one of them is asked for.
 
     Example:
         >>> from jaxcifar import load_dataset
@@ -170,31 +213,65 @@ def load_dataset(
         >>> splits.train.images.shape
         (120, 32, 32, 3)
     """
-    sizes = check_split(name, split, stratified=stratified, data_dir=data_dir)
+    own = _find_own(name, data_dir, follow_links)
+    info = DATASETS[name] if own is None else _own_info(name, own)
+    sizes = _check_split(info, split, stratified)
     check_seed(seed)
-    pool, test, fingerprint = _load(name, data_dir, download, side, lazy)
-    train, validation = split_indices(pool.labels, sizes, seed=seed, stratified=stratified)
+    if own is None:
+        sources, fingerprint = _load_built_in(name, data_dir, download)
+    else:
+        sources, fingerprint = _load_own(own, _check_side(name, own.side or side), lazy)
+    train, validation, test = _choose_rows(sources, sizes, seed, stratified)
+    _warn_absent(info, {"training": train, "validation": validation})
     return Splits(
         name=name,
-        class_names=dataset_info(name, data_dir=data_dir).class_names,
-        train=Rows(pool, train) if lazy else pool.read(train),
-        validation=Rows(pool, validation) if lazy else pool.read(validation),
-        test=test if isinstance(test, Dataset) and not lazy else Rows(test, np.arange(len(test))),
+        class_names=info.class_names,
+        train=train if lazy else train.source.read(train.rows),
+        validation=validation if lazy else validation.source.read(validation.rows),
+        test=test.source if isinstance(test.source, Dataset) and not lazy else test,
         fingerprint=fingerprint,
         seed=seed,
         stratified=stratified,
+        names_and_sizes=None if own is None else own.names_and_sizes,
+        data_dir=_data_dir(name, data_dir),
     )
 
 
-def _load(
-    name: str, data_dir: str | Path | None, download: bool, side: int | None, lazy: bool
-) -> tuple[LabelledSource, LabelledSource, str]:
-    """The pool to train on, the test data, and their fingerprint."""
+def _data_dir(name: str, data_dir: str | Path | None) -> str | None:
+    """The absolute path of the folder of TFDS data that a dataset lies in; None if in no such."""
+    if name != "cifar10" and not name.startswith(tfds_any.PREFIX):
+        return None
+    return os.path.abspath(data_root(data_dir))
+
+
+_Sources = Mapping[str, LabelledSource]
+
+
+def _load_built_in(name: str, data_dir: str | Path | None, download: bool) -> tuple[_Sources, str]:
+    """The pool to train on and the test data, and their fingerprint."""
     if name == "digits":
-        return digits.load_digits()
-    if name == "cifar10":
-        return cifar10.load_cifar10(data_dir, download=download)
-    side = dataset_info(name, data_dir=data_dir).side or side
+        train, test, fingerprint = digits.load_digits()
+    else:
+        train, test, fingerprint = cifar10.load_cifar10(data_dir, download=download)
+    return {"train": train, "test": test}, fingerprint
+
+
+def _load_own(own: _Own, side: int, lazy: bool) -> tuple[_Sources, str]:
+    """The splits of the user's own data, and their fingerprint."""
+    _warn_unread(own)
+    checker, state = own.checker(), own.state
+    sources: _Sources = own.sources(side)
+    if not lazy:
+        sources = decoded(own.name, state, sources, check_unchanged=checker)
+    return sources, own.fingerprint()
+
+
+def _warn_unread(own: _Own) -> None:
+    if isinstance(own, folder.Folder):
+        warn_unread(own.name, own.unread, own.loose)
+
+
+def _check_side(name: str, side: int | None) -> int:
     if side is None:
         raise DataError(
             f"the images of {name} have several sizes; give the side to scale them to "
@@ -202,27 +279,41 @@ def _load(
         )
     if side < 1:
         raise DataError(f"the side must be at least one pixel, not {side}")
-    sources: Mapping[str, LabelledSource]
-    if name.startswith(folder.PREFIX):
-        listed = folder.find_folder(name)
-        fingerprint, state = listed.fingerprint, listed.state
-        sources = {split: folder.FolderSource(f, side) for split, f in listed.splits.items()}
+    return side
+
+
+def _choose_rows(
+    sources: _Sources, sizes: tuple[int, int], seed: int, stratified: bool
+) -> tuple[Rows, Rows, Rows]:
+    """The rows of train, validation and test."""
+    pool, validation, test = sources["train"], sources.get("validation"), sources["test"]
+    if validation is None:
+        rows = split_indices(pool.labels, sizes, seed=seed, stratified=stratified)
+        validation = pool
     else:
-        dataset = tfds_any.find_tfds(name, data_dir)
-        fingerprint, state = dataset.fingerprint, dataset.state
-        sources = tfds_any.open_sources(dataset, side)
-    if not lazy:
-        sources = decoded(name, state, sources)
-    return sources["train"], sources["test"], fingerprint
+        rows = (
+            choose_indices(pool.labels, sizes[0], seed=seed, stratified=stratified),
+            choose_indices(validation.labels, sizes[1], seed=seed, stratified=stratified),
+        )
+    return Rows(pool, rows[0]), Rows(validation, rows[1]), Rows(test, np.arange(len(test)))
 
 
-def located(name: str) -> str:
-    """TEMPORARY."""
-    import os
-
-    if not name.startswith(folder.PREFIX):
-        return name
-    return folder.PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(folder.PREFIX)))
+def _warn_absent(info: DatasetInfo, splits: Mapping[str, Rows]) -> None:
+    """One warning about classes without an image, which are not learned or not scored."""
+    if info.num_classes == 1:
+        only = f"{info.name} has one class alone, {info.class_names[0]}: nothing to tell apart"
+        warn(only, stacklevel=3)
+        return
+    problems = []
+    for split, rows in splits.items():
+        present = set(np.unique(rows.labels).tolist())
+        absent = [name for i, name in enumerate(info.class_names) if i not in present]
+        if absent:
+            some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
+            problems.append(f"no image of {some} among the {len(rows):,} {split} images")
+    if problems:
+        advice = "use more images, or --stratified"
+        warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=3)
 
 
 def load_labelled(
@@ -232,8 +323,41 @@ def load_labelled(
     side: int | None = None,
     data_dir: str | Path | None = None,
     follow_links: bool = False,
-) -> "LabelledData":
-    """TEMPORARY."""
-    pool, test, fingerprint = _load(name, data_dir, True, side, True)
-    names = dataset_info(name, data_dir=data_dir).class_names
-    return LabelledData(name, names, test if split == "test" else pool, fingerprint)
+) -> LabelledData:
+    """Load one split, complete, to score a network on it; it needs no data to train on.
+
+    Args:
+        name: as in `load_dataset`.
+        split: "train" (all of it, before any split for validation) or "test" of a dataset that is
+            built in; any that a "tfds:" dataset has; of "folder:PATH" a folder in it ("validation"
+            may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
+            validation and test.
+        side, data_dir, follow_links: as in `load_dataset`.
+
+    Returns:
+        The images, read when they are asked for. The classes of a folder are those of this split.
+
+    Raises:
+        DataError: there is no such split (the message names those that are there), or it cannot be
+            used.
+
+    Example:
+        >>> from jaxcifar.data import load_labelled
+        >>> data = load_labelled("digits")
+        >>> len(data.source), data.source.side, data.class_names[:3]
+        (360, 32, ('0', '1', '2'))
+    """
+    if name in DATASETS:
+        if split not in ("train", "test"):
+            raise DataError(f"{name} has no split {split}; it has the splits train, test")
+        sources, fingerprint = _load_built_in(name, data_dir, download=True)
+        return LabelledData(name, DATASETS[name].class_names, sources[split], fingerprint)
+    own: _Own
+    if name.startswith(folder.PREFIX):
+        own = folder.find_split(name, split, follow_links=follow_links)
+    elif name.startswith(tfds_any.PREFIX):
+        own = tfds_any.find_tfds(name, data_dir, split=split)
+    else:
+        raise _unknown(name)
+    sources, fingerprint = _load_own(own, _check_side(name, own.side or side), lazy=True)
+    return LabelledData(name, own.class_names, sources[split], fingerprint)

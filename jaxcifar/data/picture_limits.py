@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from jaxcifar.common.errors import ImageFileError
 
+MAX_BYTES = 100_000_000  # of a picture's file
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a phone's camera makes 12 to 50 million
 # Pillow keeps a pointer for each row: in a column of 50 million pixels twice the pixels' own bytes.
 MAX_SIDE = 1_000_000
@@ -26,6 +27,8 @@ MAX_CHUNKS = 100_000  # of a PNG or WEBP; 100 MB in the smallest chunks that are
 MAX_PACKED = 256  # compressed texts and profiles in a PNG; each may unpack to 1 MB
 MAX_BLOCKS = 250_000  # of a GIF before its first frame
 MAX_RLE = 10_000_000  # pixels and bytes of a run-length BMP: Pillow decodes it in Python, 1 s
+MAX_PLAIN = 5_000_000  # numbers of a PPM that Pillow decodes one by one in Python, in 4 s
+MAX_COMMENTS = 1_000  # among them; each copies up to 1 MB
 MAX_TAGS = 4_096  # in a directory of a TIFF, as in libtiff, whose work grows with their square
 MAX_TILES = 500_000  # tiles or strips of a TIFF; Pillow needs 0.5 kB for each
 MAX_TILE_SIDE = 4_096  # unless the picture is larger; usual tiles have 256 to 1,024 pixels a side
@@ -262,6 +265,8 @@ class _Directory:
         count_size, step = (8, 20) if self.big else (2, 12)
         try:
             tags = self.number(offset, count_size)
+            if depth and tags > MAX_TAGS:
+                return  # junk, which nobody reads: `image_file` turns a TIFF by its first directory
             self._tags += tags
             _check(self._name, "tags", self._tags, MAX_TAGS, _STRIP)
             for i in range(tags):
@@ -294,6 +299,49 @@ class _Directory:
                 self.read(first, depth + 1)
 
 
+_SPACE = rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])++"  # possessive: it keeps no places to go back to
+_PPM = re.compile(rb"P([1-6])" + _SPACE + rb"(\d{1,10})" + _SPACE + rb"(\d{1,10})([ \t\n\v\f\r#])")
+_MAXVAL = re.compile(_SPACE + rb"(\d{1,10})[ \t\n\v\f\r]")
+_MAX_PPM_HEADER = 65_536  # bytes; Pillow reads them one by one
+
+
+def _check_ppm(data: bytes, name: str) -> None:
+    """PBM, PGM and PPM, plain or not: the file must be as long as its header says.
+
+    Pillow decodes plain ones and depths other than 8 bits (16 for grey) number by number.
+    """
+    header = _PPM.match(data, 0, _MAX_PPM_HEADER)
+    if header is None:
+        raise ImageFileError(
+            f"{name} is not an image, or is damaged: its header is not that of a PBM, PGM or PPM "
+            f"(P1 to P6) of at most {_MAX_PPM_HEADER:,} bytes; {_RESAVE}"
+        )
+    kind, width, height = (int(number) for number in header.groups()[:3])
+    check_size(width, height, name)
+    plain, channels, maxval, start = kind <= 3, 3 if kind % 3 == 0 else 1, 1, header.end()
+    if kind % 3 != 1:
+        depth = _MAXVAL.match(data, header.end() - 1, _MAX_PPM_HEADER)
+        if depth is None or not 0 < int(depth[1]) < 65_536:
+            raise ImageFileError(
+                f"{name} is a PGM or PPM without a largest value of 1 to 65,535; {_RESAVE}"
+            )
+        maxval, start = int(depth[1]), depth.end()
+    numbers = width * height * channels
+    if plain:
+        least = numbers if kind == 1 else 2 * numbers - 1  # digits, with a space between
+        _check(name, "comments", data.count(b"#"), MAX_COMMENTS, _RESAVE)
+    else:
+        row = -(-width // 8) if kind == 4 else width * channels * (1 if maxval < 256 else 2)
+        least = row * height
+    if plain or not (kind == 4 or maxval == 255 or (kind == 5 and maxval == 65_535)):
+        _check(name, "numbers to be decoded one by one", numbers, MAX_PLAIN, "save it as PNG")
+    if len(data) - start < least:
+        raise ImageFileError(
+            f"{name} is a damaged or cut-off image: its header says {width}x{height} pixels, at "
+            f"least {least:,} bytes, and {max(0, len(data) - start):,} follow; {_RESAVE}"
+        )
+
+
 # As Pillow tells formats apart.
 _CHECKS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, str], None]], ...] = (
     (b"\xff\xd8\xff", _check_jpeg),
@@ -301,5 +349,6 @@ _CHECKS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, str], None]], .
     ((b"GIF87a", b"GIF89a"), _check_gif),
     (b"RIFF", _check_webp),
     (b"BM", _check_bmp),
+    (tuple(b"P%c" % letter for letter in b"0123456fy"), _check_ppm),
     ((b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0"), _check_tiff),
 )

@@ -25,7 +25,10 @@ _MODULES = tuple(
     for name in (
         "Image",
         "ImageFile",
-        *(f"{kind}ImagePlugin" for kind in ["Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP"]),
+        *(
+            f"{kind}ImagePlugin"
+            for kind in ["Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tiff", "WebP"]
+        ),
     )
 )
 _reading: ContextVar[bool] = ContextVar("_reading", default=False)

@@ -45,17 +45,44 @@ def split_indices(
         sizes, len(labels), classes=len(np.unique(labels)), stratified=stratified
     )
     check_seed(seed)
-    order = _stratified_order(labels, seed) if stratified else _random_order(len(labels), seed)
+    order = _order(labels, seed, stratified)
     return np.sort(order[:train]), np.sort(order[train : train + validation])
 
 
+def choose_indices(
+    labels: NDArray[np.integer], size: int, *, seed: int, stratified: bool
+) -> NDArray[np.int64]:
+    """Choose `size` rows of a split of its own, as `split_indices` chooses those for training.
+
+    Returns:
+        int64 row numbers in ascending order.
+    """
+    return np.sort(_order(labels, seed, stratified)[:size])
+
+
+def _order(labels: NDArray[np.integer], seed: int, stratified: bool) -> NDArray[np.int64]:
+    return _stratified_order(labels, seed) if stratified else _random_order(len(labels), seed)
+
+
 def check_sizes(
-    sizes: tuple[int, int], pool: int, *, classes: int, stratified: bool
+    sizes: tuple[int, int],
+    pool: int,
+    *,
+    classes: int,
+    stratified: bool,
+    own_validation: int | None = None,
 ) -> tuple[int, int]:
     """Return `sizes` if a pool of `pool` rows can be split this way; needs no data.
 
+    Args:
+        sizes: (train, validation).
+        pool: rows to train on, and to validate on unless these are a split of their own.
+        classes: number of classes.
+        stratified: whether both must hold all classes.
+        own_validation: rows of the validation split, if it is one of its own.
+
     Raises:
-        DataError: the sizes are not two positive integers, exceed the pool, or (stratified) are
+        DataError: the sizes are not two positive integers, exceed the rows, or (stratified) are
             smaller than the number of classes.
     """
     if len(sizes) != 2 or not all(_is_integer(size) for size in sizes):
@@ -68,7 +95,12 @@ def check_sizes(
             f"the validation split must have at least one image, not {validation}: it is scored "
             "after every epoch"
         )
-    if train + validation > pool:
+    if own_validation is not None and (train > pool or validation > own_validation):
+        raise DataError(
+            f"a split of {train:,} + {validation:,} images does not fit: there are {pool:,} images "
+            f"to train on and {own_validation:,} in the validation split"
+        )
+    if own_validation is None and train + validation > pool:
         raise DataError(
             f"a split of {train:,} + {validation:,} = {train + validation:,} images does not fit "
             f"into the {pool:,} training images"

@@ -9,9 +9,8 @@ imported to read images or labels, TensorFlow never.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,18 @@ from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.data.cache import cached_labels
+from jaxcifar.data.contents import file_digests
+from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
+from jaxcifar.data.fresh import Kept, Mark, mark
+from jaxcifar.data.listing import make_picture
 from jaxcifar.data.tfds_layout import (
     FEATURES,
     FORMAT,
     INFO,
     LABELS,
     PREPARE,
+    Info,
     check_present,
     data_root,
     import_tfds,
@@ -49,27 +53,79 @@ class TfdsDataset:
     """A prepared dataset that was found complete; nothing in it has been decoded yet.
 
     Attributes:
+        name: "tfds:NAME" or "tfds:NAME/CONFIG".
         directory: where `dataset_info.json` is.
         class_names: in label order; the numbers of the classes if they have no names.
-        splits: TFDS's names of "train" and "test".
-        counts: records of "train" and "test".
+        splits: TFDS's names of "train", "test" and perhaps "validation"; or of the one asked for.
+        counts: records of each.
         side: height and width of every image, None if they are not all the same.
-        fingerprint: SHA-256 (hex) of the contents of the two JSON files and the class names, and of
-            the names and sizes of the shards.
-        state: the fingerprint and the times at which the shards were last changed.
+        files: the JSON files and the class names.
+        shards: of all splits.
+        marks: what was read, and the folder in which a newer version would be.
     """
 
+    name: str
     directory: Path
     class_names: tuple[str, ...]
-    splits: tuple[str, str]
-    counts: tuple[int, int]
+    splits: Mapping[str, str]
+    counts: Mapping[str, int]
     side: int | None
-    fingerprint: str
-    state: str
+    files: tuple[Path, ...]
+    shards: tuple[Path, ...]
+    marks: tuple[Mark, ...]
+
+    @property
+    def state(self) -> str:
+        """The folder, and a SHA-256 of the name, size, times and inode of each file."""
+        files = (make_picture(file.name, file.stat()) for file in (*self.files, *self.shards))
+        digest = hashlib.sha256(repr(sorted(files)).encode())
+        return f"{self.directory} {digest.hexdigest()}"
+
+    @property
+    def names_and_sizes(self) -> str | None:
+        """The fingerprint of earlier versions, by the names and sizes of the shards only.
+
+        None if they used other images: they did not validate on a split of its own.
+        """
+        if "validation" in self.splits:
+            return None
+        sizes = hashlib.sha256()
+        for file in sorted(self.files):
+            sizes.update(f"{sha256_of(file)}  {file.name}\n".encode())
+        for shard in sorted(self.shards):
+            sizes.update(f"{shard.stat().st_size}  {shard.name}\n".encode())
+        return sizes.hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the names and contents of all files; it reads them once for each state.
+
+        Raises:
+            DataError: one cannot be read, or changes meanwhile.
+        """
+        files = sorted((*self.files, *self.shards))
+        digests = file_digests(self.name, self.state, files, self.checker())
+        whole = hashlib.sha256()
+        for file, digest in zip(files, digests, strict=True):
+            whole.update(f"{digest.tobytes().hex()}  {file.name}\n".encode())
+        return whole.hexdigest()
+
+    def sources(self, side: int) -> dict[str, "TfdsSource"]:
+        """See `open_sources`."""
+        return open_sources(self, side)
+
+    def checker(self) -> Callable[[], None]:
+        """A function that raises a DataError if a file is no longer as it was before this call."""
+        state = self.state
+
+        def check() -> None:
+            if self.state != state:
+                raise DataError(f"{self.directory} changed while it was read; load it again")
+
+        return check
 
 
 @dataclass(frozen=True, eq=False)
-class TfdsSource:
+class TfdsSource(PictureSource):
     """The images of one split, `side` pixels high and wide, decoded as they are read.
 
     Attributes:
@@ -83,23 +139,27 @@ class TfdsSource:
     dataset: TfdsDataset
     split: str
     side: int
-    labels: NDArray[np.int32]
+    known_labels: NDArray[np.int32]
     records: Any
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def title(self) -> str:
+        """The split and the folder."""
+        return f"{self.split} in {self.dataset.directory}"
 
-    def read(self, rows: NDArray[np.int64], /) -> Dataset:
-        """The given rows: see `image_file.decode_square`.
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 `[n]`."""
+        return self.known_labels
 
-        Raises:
-            DataError: a record cannot be read, or holds an unexpected picture.
-        """
+    def try_read(self, rows: NDArray[np.int64], /) -> tuple[Dataset, list[str]]:
+        """See `PictureSource.try_read`."""
         from jaxcifar.common.errors import ImageFileError
         from jaxcifar.data.image_file import decode_square
 
-        images = np.empty((len(rows), self.side, self.side, 3), np.uint8)
+        images = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
         exact = self.dataset.side is not None
+        faults = []
         examples = _read_examples(self.records, rows, self.dataset)
         for image, row, example in zip(images, rows, examples, strict=True):
             name = f"image {row} of {self.split} in {self.dataset.directory}"
@@ -107,12 +167,12 @@ class TfdsSource:
             try:
                 image[...] = decode_square(data, self.side, name, exact=exact)
             except ImageFileError as error:
-                raise DataError(f"a picture cannot be read: {error}") from error
-        return Dataset(images, self.labels[rows])
+                faults.append(str(error))
+        return Dataset(images, self.labels[rows]), faults
 
 
 def open_sources(dataset: TfdsDataset, side: int) -> dict[str, TfdsSource]:
-    """The sources of "train" and "test".
+    """The source of each split.
 
     Their labels are read first, without decoding an image, and cached for the next time.
 
@@ -123,14 +183,14 @@ def open_sources(dataset: TfdsDataset, side: int) -> dict[str, TfdsSource]:
     Raises:
         DataError: a record cannot be read, or a label is not one of the classes.
     """
-    splits = dict(zip(("train", "test"), dataset.splits, strict=True))
+    splits = dataset.splits
     records = {name: _open_split(dataset, split) for name, split in splits.items()}
 
     def read() -> dict[str, NDArray[np.int32]]:
         return {name: _read_labels(dataset, split, records[name]) for name, split in splits.items()}
 
-    key = hashlib.sha256(os.fsencode(f"labels {dataset.state}")).hexdigest()
-    labels = cached_labels(key, read)
+    key = f"labels {' '.join(f'{name}={split}' for name, split in splits.items())} {dataset.state}"
+    labels = cached_labels(hashlib.sha256(os.fsencode(key)).hexdigest(), read, splits=tuple(splits))
     return {
         name: TfdsSource(dataset, split, side, labels[name], records[name])
         for name, split in splits.items()
@@ -183,59 +243,97 @@ def _read_labels(dataset: TfdsDataset, split: str, records: Any) -> NDArray[np.i
     return np.fromiter(labels(), np.int32, count)
 
 
-def find_tfds(name: str, data_dir: str | Path | None = None) -> TfdsDataset:
-    """Find the newest prepared version of "tfds:NAME" or "tfds:NAME/CONFIG".
+_kept: Kept[TfdsDataset] = Kept()
 
-    Each dataset is looked for once in a process.
+
+def find_tfds(
+    name: str, data_dir: str | Path | None = None, *, split: str | None = None
+) -> TfdsDataset:
+    """Find the newest prepared version of "tfds:NAME" or "tfds:NAME/CONFIG", looking anew.
 
     Args:
         name: the dataset's.
         data_dir: the folder of TFDS data; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        split: one of its splits, by TFDS's name, if only that is wanted; the others may be absent.
 
     Raises:
         DataError: it is not there, or cannot be used; the message says why.
     """
+    place = _parse_name(name), data_root(data_dir)
+    return _kept.keep((*place, split), _find(*place, split))
+
+
+def known_tfds(name: str, data_dir: str | Path | None = None) -> TfdsDataset:
+    """As `find_tfds`, but looked for anew only if a JSON file or a folder may have changed."""
+    place = _parse_name(name), data_root(data_dir)
+    return _kept.get((*place, None), lambda: _find(*place, None))
+
+
+def _parse_name(name: str) -> str:
+    """NAME or NAME/CONFIG."""
     words = re.fullmatch(r"(\w+)(?:/(\w[\w.+-]*))?", name.removeprefix(PREFIX), re.ASCII)
     if words is None:
         raise DataError(f"name a TFDS dataset tfds:NAME or tfds:NAME/CONFIG, not {name!r}")
-    return _find(words[1], words[2], data_root(data_dir))
+    return words[0]
 
 
-@lru_cache(maxsize=32)
-def _find(name: str, config: str | None, root: Path) -> TfdsDataset:
-    directory = newest_version(root / name / (config or ""))
+def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
+    name, _, config = place.partition("/")
+    marks = _marks(root / place)
+    directory = newest_version(root / place)
     if directory is None:
-        raise DataError(_not_found(name, config, root))
+        raise DataError(_not_found(name, config or None, root))
+    files = [directory / INFO, directory / FEATURES]
+    marks += _marks(directory, *files, directory / LABELS)
     info = read_info(directory / INFO, _PREPARE_AGAIN)
     if info.name != name or info.file_format != FORMAT:
         raise DataError(
             f"{directory} holds {info.name!r} as {info.file_format}, and without TensorFlow only "
-            f"{FORMAT} can be read; {_how_to_prepare(name, config, root)}"
+            f"{FORMAT} can be read; {_how_to_prepare(name, config or None, root)}"
         )
-    test = "test" if "test" in info.shards else "validation"
-    if not {"train", test} <= info.shards.keys():
-        raise DataError(
-            f"{directory} has the splits {', '.join(info.shards) or 'none'}; it needs train, and "
-            "test or validation"
-        )
-    counts = (sum(info.shards["train"]), sum(info.shards[test]))
-    if 0 in counts:
-        raise DataError(f"{directory} has an empty split: train {counts[0]}, {test} {counts[1]}")
-    files = [directory / INFO, directory / FEATURES]
+    splits = _choose_splits(directory, info, split)
+    counts = {ours: sum(info.shards[theirs]) for ours, theirs in splits.items()}
+    if 0 in counts.values():
+        sizes = ", ".join(f"{theirs} {counts[ours]}" for ours, theirs in splits.items())
+        raise DataError(f"{directory} has an empty split: {sizes}")
     shards = shard_paths(directory, info)
     check_present(directory, (*files, *shards), _PREPARE_AGAIN)
     side, num_classes = _read_features(directory / FEATURES)
     names = directory / LABELS
-    fingerprint, state = _digests([*files, *([names] if names.is_file() else [])], shards)
     return TfdsDataset(
+        f"{PREFIX}{place}",
         directory,
         _class_names(names, num_classes),
-        ("train", test),
+        splits,
         counts,
         side,
-        fingerprint,
-        f"{directory} {state}",
+        (*files, *([names] if names.is_file() else [])),
+        tuple(shards),
+        tuple(marks),
     )
+
+
+def _marks(*paths: Path) -> list[Mark]:
+    """Those that are there, before they are read."""
+    return [mark(path) for path in paths if path.exists()]
+
+
+def _choose_splits(directory: Path, info: Info, split: str | None) -> dict[str, str]:
+    """TFDS's names of our splits."""
+    there = ", ".join(info.shards) or "none"
+    if split is not None:
+        if split not in info.shards:
+            raise DataError(f"{directory} has no split {split}; it has the splits {there}")
+        return {split: split}
+    test = "test" if "test" in info.shards else "validation"
+    if not {"train", test} <= info.shards.keys():
+        raise DataError(
+            f"{directory} has the splits {there}; it needs train, and test or validation"
+        )
+    splits = {"train": "train", "test": test}
+    if test == "test" and any(info.shards.get("validation", ())):
+        splits["validation"] = "validation"
+    return splits
 
 
 def _not_found(name: str, config: str | None, root: Path) -> str:
@@ -303,15 +401,3 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
     if len(names) != count:
         raise DataError(f"{path} names {len(names)} classes, but features.json has {count}")
     return names
-
-
-def _digests(files: Sequence[Path], shards: Sequence[Path]) -> tuple[str, str]:
-    """SHA-256 of contents, names and sizes, and the same with the times of change."""
-    sizes, times = hashlib.sha256(), hashlib.sha256()
-    for file in sorted(files):
-        sizes.update(f"{sha256_of(file)}  {file.name}\n".encode())
-    for shard in sorted(shards):
-        status = shard.stat()
-        sizes.update(f"{status.st_size}  {shard.name}\n".encode())
-        times.update(f"{status.st_mtime_ns}\n".encode())
-    return sizes.hexdigest(), f"{sizes.hexdigest()} {times.hexdigest()}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.files import Unusable, read_json
+from jaxcifar.common.files import Unusable, absolute_path, read_json
 from jaxcifar.common.json_shape import Shape, misfit
 from jaxcifar.common.messages import shown
 
@@ -36,12 +36,23 @@ def data_root(data_dir: str | Path | None, *, must_exist: bool = True) -> Path:
     """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
     if not chosen:
-        return Path.home() / "tensorflow_datasets"
-    root = Path(chosen).expanduser().absolute()
+        try:
+            return Path.home() / "tensorflow_datasets"
+        except RuntimeError:  # HOME is not set, and the user has no entry
+            raise DataError(
+                "no home folder is known to look for TFDS data in, as HOME is not set: set "
+                "TFDS_DATA_DIR, or give --data-dir"
+            ) from None
+    try:
+        root = absolute_path(chosen)
+        there = root.exists()
+    except (Unusable, OSError) as error:  # OSError: it is too long, for instance
+        which = "the data folder" if data_dir else "TFDS_DATA_DIR"
+        raise DataError(f"{which} cannot be used: {error}") from None
     name = f"the data folder {root}" if data_dir else f"TFDS_DATA_DIR names {root}, which"
-    if root.exists() and not root.is_dir():
+    if there and not root.is_dir():
         raise DataError(f"{name} is not a folder")
-    if not root.exists() and (must_exist or not root.parent.is_dir()):
+    if not there and (must_exist or not root.parent.is_dir()):
         raise DataError(f"{name} does not exist; make it first, or correct the path")
     return root
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 
-from jaxcifar.common.errors import MessageError
 from jaxcifar.common.files import cache_folder
 
 
@@ -18,8 +17,7 @@ def enable_compilation_cache() -> Path | None:
     each kind of processor has its own folder.
 
     Returns:
-        The folder, or None without a cache: it is switched off, or the folder cannot be written or
-        has no place, because there is no home directory.
+        The folder, or None without a cache: it is switched off, or the folder cannot be written.
 
     Example:
         >>> import jax
@@ -36,8 +34,8 @@ def enable_compilation_cache() -> Path | None:
         try:
             folder = cache_folder() / "xla" / _processor()
             folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError, MessageError):
-            return None  # no home directory, or it is not writable: compile every time
+        except OSError:  # the home directory is not known or not writable: compile every time
+            return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
         # several small ones, which take half a second together.

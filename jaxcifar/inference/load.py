@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from jaxcifar.models.weights import WeightFile, read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.description import class_names_of
+from jaxcifar.runs.description import class_names_of, stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data
 from jaxcifar.runs.restore import restore_run
@@ -101,6 +102,7 @@ def network_of_run(
     data_dir: str | Path | None = None,
     *,
     dataset: str | None = None,
+    follow_links: bool = False,
 ) -> TrainedNetwork:
     """The network of a run's checkpoint.
 
@@ -110,18 +112,20 @@ def network_of_run(
         data_dir: where TFDS keeps its data.
         dataset: where its data are now, or other data of the same classes; by default the data that
             the recipe names. They are looked for only when they are needed.
+        follow_links: follow links in the folder of that dataset.
 
     Raises:
         RunError, RecipeError, CheckpointError: naming the part of the run that cannot be used, and
             why.
     """
     run_dir = RunDirectory(Path(run))
-    run_dir.read_config()
+    config = run_dir.read_config()
     find_devices()
     recipe, model, variables = restore_run(run, which)
     info = recipe.dataset_info
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
-    data = _RunData(run_dir, recipe, dataset, data_dir)
+    links = recipe.follow_links or follow_links
+    data = _RunData(run_dir, recipe, dataset, data_dir or stored_data_dir(config), links)
     return TrainedNetwork(
         name=f"run {run_dir.path.resolve().name}, {checkpoint}",
         model=model,
@@ -130,7 +134,7 @@ def network_of_run(
         preprocessing=preprocessing_of(recipe),
         batch_size=recipe.eval_batch_size,
         mirror=recipe.test_mirror,
-        metadata=run_metadata(recipe, run_dir.read_config()),
+        metadata=run_metadata(recipe, config),
         dataset=info if dataset is None else replace(info, name=dataset),
         split=cache(data.split),
         figures=run_dir.figures,
@@ -146,6 +150,7 @@ class _RunData:
     recipe: Recipe
     dataset: str | None
     data_dir: str | Path | None
+    follow_links: bool
 
     def split(self, name: SplitName) -> LabelledSource:
         """See `TrainedNetwork.split`.
@@ -168,13 +173,14 @@ class _RunData:
             self.recipe.dataset_info.class_names,
             self.recipe.image_size,
             self.data_dir,
+            self.follow_links,
             of_known=f"the run {self.run_dir.path}",
         )
 
     def _own_splits(self) -> Splits:
         recipe = self.recipe
         if self.dataset is not None:
-            recipe = replace(recipe, dataset=self.dataset)
+            recipe = replace(recipe, dataset=self.dataset, follow_links=self.follow_links)
         splits = load_splits(recipe, self.data_dir, lazy=True)
         try:
             check_same_data(self.run_dir, self.run_dir.read_config(), splits)
@@ -193,6 +199,7 @@ def network_of_weights(
     class_names: Sequence[str] | None = None,
     dataset: str | None = "cifar10",
     data_dir: str | Path | None = None,
+    follow_links: bool = False,
 ) -> TrainedNetwork:
     """The network in a file of weights, which decides its stem, width, head and classes.
 
@@ -202,6 +209,7 @@ def network_of_weights(
         dataset: its test images are shown. If the file says neither a size nor its classes, those
             of the dataset are taken, where the head has as many. None for no dataset.
         data_dir: where TFDS keeps its data.
+        follow_links: follow links in the folder of the dataset.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the architecture.
@@ -210,7 +218,8 @@ def network_of_weights(
     """
     _check_known("architecture", architecture, ARCHITECTURES)
     _check_known("normalization", normalization, NORMALIZATIONS)
-    info = None if dataset is None else dataset_info(dataset, data_dir=data_dir)
+    where: Any = {"data_dir": data_dir, "follow_links": follow_links}
+    info = None if dataset is None else dataset_info(dataset, **where)
     file = read_weights(weights)
     find_devices()
     model = model_of(file.tensors, architecture or _architecture_of(file))
@@ -221,7 +230,7 @@ def network_of_weights(
         info = DatasetInfo("no dataset", names, 0, 0, _side_of(file), (0, 0))
     side = preprocessing.size
     assert side is not None
-    data = _WeightsData(str(weights), info, side, names, data_dir)
+    data = _WeightsData(str(weights), info, side, names, data_dir, follow_links)
     return TrainedNetwork(
         name=f"weights {Path(weights).name}",
         model=model,
@@ -247,6 +256,7 @@ class _WeightsData:
     side: int
     class_names: tuple[str, ...]
     data_dir: str | Path | None
+    follow_links: bool
 
     def split(self, name: SplitName) -> LabelledSource:
         """See `TrainedNetwork.split`.
@@ -266,6 +276,7 @@ class _WeightsData:
             self.class_names if same else self.info.class_names,
             self.side,
             self.data_dir,
+            self.follow_links,
             of_known=self.source,
         )
 
@@ -275,11 +286,12 @@ def _test_images(
     known: Sequence[str],
     side: int,
     data_dir: str | Path | None,
+    follow_links: bool,
     *,
     of_known: str,
 ) -> LabelledSource:
     """The test images of a dataset, with labels that are positions in `known`."""
-    data = load_labelled(dataset, "test", side=side, data_dir=data_dir)
+    data = load_labelled(dataset, "test", side=side, data_dir=data_dir, follow_links=follow_links)
     lookup = match_classes(known, data.class_names, of_known=of_known, of_found=dataset)
     if lookup is None:
         return data.source

@@ -117,6 +117,7 @@ class TrainedNetwork:
         images: Photos,
         *,
         top: int = 5,
+        follow_links: bool = False,
         on_unreadable: OnUnreadable | None = None,
         progress: bool = False,
     ) -> list[Prediction]:
@@ -125,6 +126,7 @@ class TrainedNetwork:
         Args:
             images: see above.
             top: how many classes to give for each, at most.
+            follow_links: follow links in folders.
             on_unreadable: called with the name of a file that cannot be read, and why; the file is
                 left out of the result. Without it such files are an error.
             progress: draw a bar, on a terminal.
@@ -142,7 +144,7 @@ class TrainedNetwork:
         """
         if top < 1:
             raise RecipeError(f"top must be at least 1, not {top}")
-        photos = collect(images)
+        photos = collect(images, follow_links=follow_links)
         rows, logits = self._apply(photos, self._logits, on_unreadable, progress)
         probabilities = softmax(self.check_finite(logits))
         count = min(top, len(self.class_names))

@@ -27,6 +27,7 @@ def evaluate_run(
     which: Which = "best",
     data_dir: str | Path | None = None,
     dataset: str | None = None,
+    follow_links: bool = False,
     mirror: bool | None = None,
     per_class: bool = False,
     progress: bool = False,
@@ -39,6 +40,7 @@ def evaluate_run(
         which: of its checkpoints.
         data_dir: where TFDS data lies.
         dataset: where the run's data are now, or other data with the same classes.
+        follow_links: follow links in the folder of that dataset.
         mirror: as in `evaluate`; None for the recipe's `test_mirror`.
         per_class: in a second pass, also give "macro_f1", the mean F1 of the classes that have
             images, and "per_class": for each class "examples", "accuracy" (the share of its images
@@ -58,7 +60,7 @@ def evaluate_run(
         >>> from jaxcifar import evaluate_run
         >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
     """
-    network = network_of_run(run, which, data_dir, dataset=dataset)
+    network = network_of_run(run, which, data_dir, dataset=dataset, follow_links=follow_links)
     check_classes(network)
     sums = evaluation_sums(
         network.model,

@@ -16,6 +16,7 @@ from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, s
 
 LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
 LONGEST_NAME = 100
+LONGEST_PATH = 4_096  # as on Linux
 LOOKAHEAD_SHARE = 0.25  # the default
 MOST_EPOCHS = 100_000  # whose lines fit in the largest metrics.jsonl that is read
 # No machine can run more, so it is refused before anything is compiled or allocated.
@@ -64,9 +65,12 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         check_text(name, value)
 
 
+_LONGEST = {"freeze": LONGEST_TEXT, "weights": LONGEST_TEXT, "dataset": LONGEST_PATH}
+
+
 def check_text(name: str, text: str) -> None:
     """Refuse control characters, which no path, name or rule has; rules may fill several lines."""
-    most = LONGEST_TEXT if name in ("freeze", "weights") else LONGEST_NAME
+    most = _LONGEST.get(name, LONGEST_NAME)
     if len(text) > most:
         raise RecipeError(f"{name} has {len(text):,} characters, more than {most:,}")
     if any(ord(c) < 32 and not c.isspace() for c in text):

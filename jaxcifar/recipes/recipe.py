@@ -71,6 +71,7 @@ class Recipe:
     )
     train_size: int | None = setting("data", None, "images trained on", unset="the dataset's split")
     validation_size: int | None = setting("data", None, "images validated on, disjoint from those")
+    follow_links: bool = setting("data", False, "follow links in a folder, also out of it")
     stratified: bool = setting("data", False, "keep the class proportions in the split")
     split_seed: int = setting("data", 0, "chooses the images of the split")
     normalization: str = setting("data", "cifar10", f"mean and std: {', '.join(NORMALIZATIONS)}")
@@ -235,7 +236,8 @@ class Recipe:
     @property
     def dataset_info(self) -> DatasetInfo:
         """What is known of the data without loading them; "tfds:" ones lie in $TFDS_DATA_DIR."""
-        return vars(self)["info"] or dataset_info(self.dataset)
+        known: DatasetInfo | None = vars(self)["info"]
+        return known or dataset_info(self.dataset, follow_links=self.follow_links)
 
     @property
     def split_sizes(self) -> tuple[int, int]:
@@ -374,11 +376,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], info: DatasetInfo | None = None) -> "Recipe":
-        """The recipe of a config.json.
-
-        Args:
-            values: its fields.
-            info: what is known of its data; nothing of them needs to be there then.
+        """The recipe of a config.json; with `info`, of data that need not be there.
 
         Raises:
             RecipeError: an unknown field (with the nearest name) or an invalid value.

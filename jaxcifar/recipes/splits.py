@@ -1,5 +1,6 @@
 """The data of a recipe."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from jaxcifar.common.errors import RecipeError
@@ -31,7 +32,11 @@ def load_splits(
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (100, 50, 360)
     """
-    if data_dir and dataset_info(recipe.dataset, data_dir=data_dir) != recipe.dataset_info:
+    links, known = recipe.follow_links, recipe.dataset_info
+    found = known
+    if data_dir:
+        found = dataset_info(recipe.dataset, data_dir=data_dir, follow_links=links)
+    if replace(found, default_split=known.default_split) != known:
         raise RecipeError(
             f"{recipe.dataset} in {data_dir} is not the dataset the recipe was checked with: set "
             f"TFDS_DATA_DIR={data_dir}"
@@ -44,4 +49,5 @@ def load_splits(
         data_dir=data_dir,
         side=recipe.resize,
         lazy=lazy,
+        follow_links=links,
     )

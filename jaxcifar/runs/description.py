@@ -4,6 +4,7 @@ A trained network then knows its classes and what to do with a photo, wherever t
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ DATA: Shape = {
     "std": [float],
     "resize": (None, int),
     "interpolation": str,
+    "data_dir": (None, AnyText),
 }
 MAX_CLASSES = 100_000  # names that are read from a file
 
@@ -40,7 +42,7 @@ def describe_data(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     "train", "validation" and "test" are numbers of images, "pool" is what train (and validation, if
     "own_validation" is null) were chosen from. "side" is that of the stored images, null if they
     have several; "image_size" is that of the network's input. Sides are in pixels; "mean" and "std"
-    are of RGB in [0, 1].
+    are of RGB in [0, 1]. "data_dir" is where TFDS data were found, null for other data.
     """
     info = recipe.dataset_info
     mean, std = NORMALIZATIONS[recipe.normalization]
@@ -58,7 +60,19 @@ def describe_data(recipe: Recipe, splits: Splits) -> dict[str, Any]:
         "std": list(std),
         "resize": recipe.resize,
         "interpolation": INTERPOLATION,
+        "data_dir": splits.data_dir,
     }
+
+
+def stored_data_dir(config: Mapping[str, Any]) -> str | None:
+    """The folder of TFDS data that a run was trained from, if it is still there.
+
+    $TFDS_DATA_DIR says where data are now, and goes before it.
+    """
+    stored = (config.get("data") or {}).get("data_dir")
+    if stored is None or os.environ.get("TFDS_DATA_DIR") or not os.path.isdir(stored):
+        return None
+    return str(stored)
 
 
 def described_info(config: Mapping[str, Any], name: str) -> DatasetInfo | None:

@@ -109,6 +109,7 @@ def _check_same_run(
     allowed = replace(
         before,
         dataset=recipe.dataset,  # the same contents, perhaps in another place
+        follow_links=recipe.follow_links,
         epochs=recipe.epochs if can_grow else before.epochs,
         eval_batch_size=recipe.eval_batch_size,
         info=recipe.dataset_info,

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from jaxcifar.common.errors import DataError, RecipeError
-from jaxcifar.data import DatasetInfo
+from jaxcifar.common.messages import warn
+from jaxcifar.data import DATASETS, DatasetInfo
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints, Which
@@ -54,6 +55,11 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
     """
     run_dir = RunDirectory(Path(run))
     recipe = read_recipe(run_dir)
+    if recipe.dataset not in DATASETS and "data" not in run_dir.read_config():
+        warn(
+            f"{run_dir.path} was written before runs described their data: its class names are not "
+            f"known, and are taken from {recipe.dataset} as it is now"
+        )
     model = recipe.make_model()
     shapes = jax.eval_shape(
         lambda key: init_variables(model, key, recipe.image_size), jax.random.key(0)

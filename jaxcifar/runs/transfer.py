@@ -126,8 +126,8 @@ def run_metadata(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
 def _same_data(recipe: Recipe, origin: Recipe, splits: Splits | None) -> bool:
     """Whether the run that the weights come from was trained on the data of this recipe."""
     if splits is not None:
-        config = RunDirectory(Path(str(recipe.weights))).read_config()
-        if config.get("data_fingerprint") in (splits.fingerprint, splits.names_and_sizes):
+        trained_on = RunDirectory(Path(str(recipe.weights))).read_config().get("data_fingerprint")
+        if trained_on and trained_on in (splits.fingerprint, splits.names_and_sizes):
             return True
     return recipe.located().dataset == origin.located().dataset
 

@@ -138,8 +138,8 @@ def test_an_error_has_one_line_that_says_error(case, name, run_command, stored_r
     assert escaped(name)[:9] in err
     first, *others = err.removesuffix("\n").split("\n")
     assert first.startswith("error: ")
-    assert all(line.startswith("  ") for line in others)  # the lines of misfitting weights
-    assert bool(others) == (case is misfitting_weights)
+    assert all(line.startswith("  ") for line in others)  # of weights and pictures, one each
+    assert bool(others) == (case in (misfitting_weights, damaged_picture))
 
 
 @both

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import struct
 import zlib
@@ -143,22 +144,27 @@ def test_a_path_may_be_relative_to_home_or_the_working_directory(pets, monkeypat
     assert dataset_info("folder:pets").pool == 20
 
 
-def test_the_fingerprint_depends_on_names_and_sizes(pets, tmp_path):
-    first = find_folder(f"folder:{pets}").fingerprint
+def of_earlier_versions(pets: Path) -> str:
+    """The fingerprint by names and sizes, by its definition."""
+    digest = hashlib.sha256()
+    for file in sorted(f.relative_to(pets).as_posix() for f in pets.rglob("*.*")):
+        digest.update(f"{(pets / file).stat().st_size}  {file}\0".encode())
+    return digest.hexdigest()
+
+
+def test_the_fingerprint_depends_on_names_and_contents_and_not_on_the_place(pets, tmp_path):
+    listed = find_folder(f"folder:{pets}")
+    first, old = listed.fingerprint(), listed.names_and_sizes
+    assert old == of_earlier_versions(pets)
     moved = pets.rename(tmp_path / "elsewhere")
     os.utime(moved / "train" / "cat" / "1.JPG", (0, 0))
-    assert find_folder(f"folder:{moved}").fingerprint == first
-    for i, change in enumerate(
-        (
-            lambda folder: (folder / "test/dog/1.png").rename(folder / "test/dog/9.png"),
-            lambda folder: (folder / "test/dog/9.png").open("ab").write(b"x"),
-        )
-    ):
-        change(moved)
-        moved = moved.rename(tmp_path / f"changed{i}")  # a folder is listed once in a process
-        other = find_folder(f"folder:{moved}").fingerprint
-        assert other != first
-        first = other
+    listed = find_folder(f"folder:{moved}")
+    assert (listed.fingerprint(), listed.names_and_sizes) == (first, old)
+    (moved / "test/dog/1.png").rename(moved / "test/dog/9.png")
+    renamed = find_folder(f"folder:{moved}").fingerprint()
+    with (moved / "test/dog/9.png").open("ab") as file:
+        file.write(b"x")
+    assert len({first, renamed, find_folder(f"folder:{moved}").fingerprint()}) == 3
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -209,9 +215,6 @@ def test_decoded_pictures_are_cached_for_each_side_until_a_file_changes(pets, mo
     # The size stays the same, so only the time shows the change.
     path = pets / "test" / "cat" / "0.png"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
-    from jaxcifar.data import folder
-
-    folder._list_folder.cache_clear()  # as another process would
     assert decoded_count(SIDE) == 23
 
 

@@ -67,7 +67,7 @@ def test_cifar10_is_loaded_by_name(data_dir, archives, source, images, monkeypat
         "load_cifar10",
         lambda data_dir, download: load_cifar10(data_dir, download=download, source=source),
     )
-    monkeypatch.setattr(load_module, "check_split", lambda *_, **__: (60, 30))
+    monkeypatch.setattr(load_module, "_check_split", lambda *_, **__: (60, 30))
     splits = load_dataset("cifar10", data_dir=data_dir, download=False)
     lazy = load_dataset("cifar10", data_dir=data_dir, download=False, lazy=True)
     assert isinstance(lazy.train.source.images, np.memmap)  # so only the requested rows are read

@@ -83,7 +83,7 @@ def test_a_recipe_survives_json():
         ({"learning_rate": 10**400}, "learning_rate must be finite as a float32, not 1000"),
         ({"learning_rate": 1e300}, "learning_rate must be finite as a float32"),
         ({"optimizer": [[[[[1]]]]]}, "unknown optimizer"),
-        ({"dataset": "x" * 10**6}, "dataset has 1,000,000 characters, more than 100"),
+        ({"dataset": "x" * 10**6}, "dataset has 1,000,000 characters, more than 4,096"),
         ({"freeze": "x" * 10**6}, "freeze has 1,000,000 characters, more than 16,384"),
         ({"weights": "a\0b"}, "weights must be a line of text, not 'a.x00b'"),
         ({"freeze": "fc=trained *=0.1@" + "9" * 5000}, "cannot read the label '0.1@999"),
