@@ -278,6 +278,16 @@ def tiff_small_in_tile() -> bytes:
     )
 
 
+def ppm_grey() -> bytes:
+    """16 bits a pixel in the file, 32 in memory."""
+    return b"P5 %d %d 65535\n" % (SIDE, SIDE) + bytes(2 * SIDE**2)
+
+
+def ppm_plain() -> bytes:
+    """As many numbers as are decoded one by one."""
+    return b"P2 %d 1000 65535\n" % (limits.MAX_PLAIN // 1000) + b"65535 " * limits.MAX_PLAIN
+
+
 WORST: dict[str, Callable[[], bytes]] = {
     "jpeg, progressive CMYK": jpeg_progressive,
     "jpeg, 1,000 scans": jpeg_scans,
@@ -285,6 +295,8 @@ WORST: dict[str, Callable[[], bytes]] = {
     "gif, animated": gif_animated,
     "bmp, palette": bmp_palette,
     "bmp, run-length": bmp_runs,
+    "ppm, grey of 16 bits": ppm_grey,
+    "ppm, plain": ppm_plain,
     "webp, animated": webp_animated,
     "tiff, one strip of RGBA": tiff_strip,
     "tiff, YCbCr": tiff_ycbcr,

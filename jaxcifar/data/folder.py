@@ -8,7 +8,7 @@ on; without `PATH/test`, `PATH/val` stands for it. (`PATH/validation` is another
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,10 +125,6 @@ class Folder:
     def sources(self, side: int) -> dict[str, "FolderSource"]:
         """The pictures of each split, `side` pixels high and wide."""
         return {split: FolderSource(files, side) for split, files in self.splits.items()}
-
-    def checker(self) -> Callable[[], None]:
-        """See `check_unchanged`."""
-        return self.check_unchanged
 
     def check_unchanged(self) -> None:
         """Look at each picture again.

@@ -259,10 +259,9 @@ def _load_built_in(name: str, data_dir: str | Path | None, download: bool) -> tu
 def _load_own(own: _Own, side: int, lazy: bool) -> tuple[_Sources, str]:
     """The splits of the user's own data, and their fingerprint."""
     _warn_unread(own)
-    checker, state = own.checker(), own.state
     sources: _Sources = own.sources(side)
     if not lazy:
-        sources = decoded(own.name, state, sources, check_unchanged=checker)
+        sources = decoded(own.name, own.state, sources, check_unchanged=own.check_unchanged)
     return sources, own.fingerprint()
 
 

@@ -9,7 +9,7 @@ imported to read images or labels, TensorFlow never.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.data.cache import cached_labels
 from jaxcifar.data.contents import file_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
 from jaxcifar.data.listing import make_picture
+from jaxcifar.data.tfds_features import PREPARE_AGAIN, class_names, image_features
 from jaxcifar.data.tfds_layout import (
     FEATURES,
     FORMAT,
@@ -37,15 +37,12 @@ from jaxcifar.data.tfds_layout import (
     data_root,
     import_tfds,
     newest_version,
-    read_features,
     read_info,
     shard_paths,
 )
 
 PREFIX = "tfds:"
-_MAX_NAMES = 4 << 20  # bytes of label.labels.txt; ImageNet's has 10,000
 _READ_AT_ONCE = 1000  # records, of which only the labels are kept
-_PREPARE_AGAIN = "prepare it again"
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class TfdsDataset:
         files: the JSON files and the class names.
         shards: of all splits.
         marks: what was read, and the folder in which a newer version would be.
+        state: the folder, and a SHA-256 of the name, size, times and inode of each file.
     """
 
     name: str
@@ -73,13 +71,7 @@ class TfdsDataset:
     files: tuple[Path, ...]
     shards: tuple[Path, ...]
     marks: tuple[Mark, ...]
-
-    @property
-    def state(self) -> str:
-        """The folder, and a SHA-256 of the name, size, times and inode of each file."""
-        files = (make_picture(file.name, file.stat()) for file in (*self.files, *self.shards))
-        digest = hashlib.sha256(repr(sorted(files)).encode())
-        return f"{self.directory} {digest.hexdigest()}"
+    state: str
 
     @property
     def names_and_sizes(self) -> str | None:
@@ -103,7 +95,7 @@ class TfdsDataset:
             DataError: one cannot be read, or changes meanwhile.
         """
         files = sorted((*self.files, *self.shards))
-        digests = file_digests(self.name, self.state, files, self.checker())
+        digests = file_digests(self.name, self.state, files, self.check_unchanged)
         whole = hashlib.sha256()
         for file, digest in zip(files, digests, strict=True):
             whole.update(f"{digest.tobytes().hex()}  {file.name}\n".encode())
@@ -113,15 +105,14 @@ class TfdsDataset:
         """See `open_sources`."""
         return open_sources(self, side)
 
-    def checker(self) -> Callable[[], None]:
-        """A function that raises a DataError if a file is no longer as it was before this call."""
-        state = self.state
+    def check_unchanged(self) -> None:
+        """Look at each file again.
 
-        def check() -> None:
-            if self.state != state:
-                raise DataError(f"{self.directory} changed while it was read; load it again")
-
-        return check
+        Raises:
+            DataError: one is not as it was found.
+        """
+        if _state(self.directory, (*self.files, *self.shards)) != self.state:
+            raise DataError(f"{self.directory} changed while it was read; load it again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +276,7 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
         raise DataError(_not_found(name, config or None, root))
     files = [directory / INFO, directory / FEATURES]
     marks += _marks(directory, *files, directory / LABELS)
-    info = read_info(directory / INFO, _PREPARE_AGAIN)
+    info = read_info(directory / INFO, PREPARE_AGAIN)
     if info.name != name or info.file_format != FORMAT:
         raise DataError(
             f"{directory} holds {info.name!r} as {info.file_format}, and without TensorFlow only "
@@ -297,20 +288,30 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
         sizes = ", ".join(f"{theirs} {counts[ours]}" for ours, theirs in splits.items())
         raise DataError(f"{directory} has an empty split: {sizes}")
     shards = shard_paths(directory, info)
-    check_present(directory, (*files, *shards), _PREPARE_AGAIN)
-    side, num_classes = _read_features(directory / FEATURES)
+    check_present(directory, (*files, *shards), PREPARE_AGAIN)
+    side, num_classes = image_features(directory / FEATURES)
     names = directory / LABELS
+    all_files = (*files, *([names] if names.is_file() else []))
     return TfdsDataset(
         f"{PREFIX}{place}",
         directory,
-        _class_names(names, num_classes),
+        class_names(names, num_classes),
         splits,
         counts,
         side,
-        (*files, *([names] if names.is_file() else [])),
+        all_files,
         tuple(shards),
         tuple(marks),
+        _state(directory, (*all_files, *shards)),
     )
+
+
+def _state(directory: Path, files: Sequence[Path]) -> str:
+    try:
+        found = sorted(make_picture(file.name, file.stat()) for file in files)
+    except OSError as error:
+        raise DataError(f"{directory} cannot be read: {error}") from error
+    return f"{directory} {hashlib.sha256(repr(found).encode()).hexdigest()}"
 
 
 def _marks(*paths: Path) -> list[Mark]:
@@ -358,46 +359,3 @@ def _how_to_prepare(name: str, config: str | None, root: Path) -> str:
         "prepare it with TFDS (for most datasets this one step needs TensorFlow): tfds build "
         f"{name}{f'/{config}' if config else ''} --file_format={FORMAT} --data_dir={root}"
     )
-
-
-def _read_features(path: Path) -> tuple[int | None, int]:
-    """The side of the images, None if they have several sizes, and the number of classes."""
-    value = read_features(path, _PREPARE_AGAIN)
-    try:
-        features = value["featuresDict"]["features"]
-        image, label = features.get("image", {}), features.get("label", {})
-        kinds = [str(f.get("pythonClassName", "")).rpartition(".")[2] for f in (image, label)]
-        if kinds != ["Image", "ClassLabel"]:
-            raise DataError(
-                f"{path} has the features {', '.join(sorted(features))}; it needs an Image called "
-                "image and a ClassLabel called label"
-            )
-        dtype = image["image"].get("dtype", "uint8")
-        shape = [int(length) for length in image["image"]["shape"]["dimensions"]]
-        num_classes = int(label["classLabel"]["numClasses"])
-    except DataError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be understood ({error!r}): it is damaged or from an old TFDS; "
-            f"{_PREPARE_AGAIN}"
-        ) from error
-    if dtype != "uint8" or len(shape) != 3 or num_classes < 1:
-        raise DataError(
-            f"{path} says that images are {dtype} {shape} of {num_classes} classes; only uint8 "
-            "[height, width, channels] of at least one class can be used"
-        )
-    return (shape[0] if shape[0] == shape[1] > 0 else None), num_classes
-
-
-def _class_names(path: Path, count: int) -> tuple[str, ...]:
-    if not path.is_file():
-        return tuple(map(str, range(count)))
-    try:
-        text = read_bytes(path, _MAX_NAMES).decode(errors="replace")
-    except Unusable as error:
-        raise DataError(f"{error}; {_PREPARE_AGAIN}") from None
-    names = tuple(text.rstrip("\n").split("\n"))
-    if len(names) != count:
-        raise DataError(f"{path} names {len(names)} classes, but features.json has {count}")
-    return names

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -319,3 +320,33 @@ def test_a_damaged_shard_is_named(fixed, data_dir, how):
     with pytest.raises(DataError, match=r"cannot (be read|open)") as caught:
         load(data_dir, lazy=True)
     assert str(fixed) in str(caught.value)
+
+
+def test_a_dataset_that_changes_while_it_is_read_does_not_get_into_the_cache(
+    fixed, data_dir, monkeypatch
+):
+    from jaxcifar.data import contents
+
+    real, shard = contents.sha256_of, next(fixed.glob("*test*"))
+
+    def meddling(path):
+        shard.open("ab").close()
+        os.utime(shard, (5, 5))
+        return real(path)
+
+    monkeypatch.setattr(contents, "sha256_of", meddling)
+    with pytest.raises(DataError, match="changed while it was read"):
+        load(data_dir, lazy=True)
+    monkeypatch.setattr(contents, "sha256_of", real)
+    assert load(data_dir, lazy=True).fingerprint == find_tfds("tfds:made", data_dir).fingerprint()
+
+
+def test_the_fingerprint_of_earlier_versions_is_known(fixed, data_dir):
+    digest = hashlib.sha256()
+    for name in ("dataset_info.json", "features.json", "label.labels.txt"):
+        digest.update(
+            f"{hashlib.sha256((fixed / name).read_bytes()).hexdigest()}  {name}\n".encode()
+        )
+    for shard in sorted(fixed.glob("*array_record*")):
+        digest.update(f"{shard.stat().st_size}  {shard.name}\n".encode())
+    assert load(data_dir).names_and_sizes == digest.hexdigest()

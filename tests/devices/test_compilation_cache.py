@@ -41,3 +41,9 @@ def test_an_unwritable_home_is_no_error(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     assert enable_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_home_that_is_not_known_is_no_error(monkeypatch):
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", "~nouser-at-all/cache")
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert enable_compilation_cache() is None
