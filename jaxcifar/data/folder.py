@@ -242,8 +242,8 @@ def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
 
     Args:
         name: the dataset's.
-        split: `PATH/split` is listed; for "validation" also `PATH/val`. For "test" of a folder
-            without splits `PATH` itself.
+        split: `PATH/split` is listed; for "validation" also `PATH/val`. For "test" `PATH/val` if
+            there is a train but no test folder, and `PATH` itself if it has no splits.
         follow_links: as in `find_folder`.
 
     Raises:
@@ -257,7 +257,9 @@ def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
     there = [known for known in _SPLITS if (root / known).is_dir()]
     listing = Listing(root, follow_links=follow_links)
     listing.marks.append(mark(path))
-    if split == "validation" and not (root / split).is_dir():
+    # Without a test folder, a folder to train on has its test images in val, as in `find_folder`.
+    stands_in = split == "test" and "train" in there and not os.path.lexists(root / split)
+    if (split == "validation" or stands_in) and not (root / split).is_dir():
         folder = root / (_validation_name(root) or split)
     else:
         folder = root / split

@@ -330,7 +330,8 @@ def load_labelled(
         split: "train" (all of it, before any split for validation) or "test" of a dataset that is
             built in; any that a "tfds:" dataset has; of "folder:PATH" a folder in it ("validation"
             may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
-            validation and test.
+            validation and test. Where there is something to train on and no test split, the
+            validation split is "test", as in `load_dataset`.
         side, data_dir, follow_links: as in `load_dataset`.
 
     Returns:

@@ -323,9 +323,11 @@ def _choose_splits(directory: Path, info: Info, split: str | None) -> dict[str, 
     """TFDS's names of our splits."""
     there = ", ".join(info.shards) or "none"
     if split is not None:
-        if split not in info.shards:
-            raise DataError(f"{directory} has no split {split}; it has the splits {there}")
-        return {split: split}
+        stands_in = split == "test" and "train" in info.shards and "test" not in info.shards
+        name = "validation" if stands_in else split
+        if name not in info.shards:
+            raise DataError(f"{directory} has no split {name}; it has the splits {there}")
+        return {split: name}
     test = "test" if "test" in info.shards else "validation"
     if not {"train", test} <= info.shards.keys():
         raise DataError(

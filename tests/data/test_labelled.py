@@ -217,3 +217,17 @@ def test_a_name_is_located(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("/usr")
     assert located("folder:link/x") == f"folder:{tmp_path}/link/x"
     assert located(located("folder:pets")) == located("folder:pets")
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_without_a_test_folder_the_test_images_are_those_of_load_dataset(tmp_path, name):
+    for part in ("train", name):
+        for label, color in (("cat", "red"), ("dog", "blue")):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8 + i, 8), color).save(tmp_path / part / label / f"{i}.png")
+    dataset = f"folder:{tmp_path}"
+    splits = load_dataset(dataset, split=(3, 1), side=8)
+    data = load_labelled(dataset, "test", side=8)
+    np.testing.assert_array_equal(data.source.labels, splits.test.labels)
+    np.testing.assert_array_equal(data.source.read(np.arange(4)).images, splits.test.images)
