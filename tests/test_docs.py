@@ -59,6 +59,7 @@ def workspace(digits, tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             for number in range(5):
                 Image.new("RGB", (70, 80), (50 * number, 0, 0)).save(folder / f"{number}.png")
+    Image.new("RGB", (70, 80), "red").save("photo.jpg")
     recipe = Recipe(
         dataset="digits", train_size=120, validation_size=40, normalization="half", width=4,
         batch_size=40,
@@ -79,7 +80,7 @@ def test_the_python_of_every_guide_runs_as_it_stands(workspace, capsys):
             found[name] = {}
             exec(compile(code, name, "exec"), found[name])
     printed = capsys.readouterr().out
-    assert {"data.md", "devices.md", "inspection.md", "transfer.md"} <= found.keys()
+    assert {"data.md", "devices.md", "inference.md", "inspection.md", "transfer.md"} <= found.keys()
     assert "new: fc.bias, fc.kernel" in printed
     assert "one device" in printed
     by_orbax = found["interruptions.md"]["variables"]

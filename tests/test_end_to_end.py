@@ -56,7 +56,7 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
 
     scored = run_script("evaluate.py", "out/run")
     line = json.loads(scored.stdout.splitlines()[-1])
-    assert list(line) == ["split", "examples", "accuracy", "loss"]
+    assert list(line) == ["split", "examples", "accuracy", "loss", "top5_accuracy"]
     test = summary["best"]["test"]
     assert line == {"split": "test"} | {k: test[k] for k in ("examples", "accuracy", "loss")}
 

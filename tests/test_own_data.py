@@ -12,14 +12,13 @@ from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
-from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.opening import prepare_directory
 from jaxcifar.runs.restore import read_recipe
-from jaxcifar.step.state import start_state
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.training.plan import check_splits
 from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
-from tests.conftest import random_variables
+from tests.conftest import random_variables, save_random_weights
 
 
 @pytest.fixture
@@ -50,11 +49,10 @@ def run(tiny, pictures, tmp_path):
         eval_batch_size=64,
     )
     run_dir = RunDirectory(tmp_path / "run")
-    fingerprint = load_splits(recipe).fingerprint
-    run_dir.create({"recipe": recipe.to_dict(), "data_fingerprint": fingerprint})
-    with Checkpoints(run_dir.checkpoints) as checkpoints:
-        state = start_state(random_variables(recipe.make_model()), recipe.make_optimizer(), seed=0)
-        checkpoints.save(state, validation_accuracy=0.5)
+    prepare_directory(
+        run_dir, recipe, load_splits(recipe), "own", None, resume=False, overwrite=False
+    )
+    save_random_weights(recipe, run_dir)
     return run_dir.path
 
 

@@ -66,10 +66,19 @@ def load(
         WeightsError: the file cannot be read or does not fit.
 
     Example:
-        >>> import jaxcifar
-        >>> network = jaxcifar.load("runs/pets")  # doctest: +SKIP
-        >>> for found in network.predict("holiday photos"):  # doctest: +SKIP
-        ...     print(found.image, found.class_name, found.probability)
+        Weights of ones, in a file that does not describe itself. A run needs no more than
+        ``jaxcifar.load("runs/pets")``.
+
+        >>> import jax, jaxcifar, os, tempfile
+        >>> model, images = jaxcifar.resnet18(width=1), jax.numpy.zeros((1, 8, 8, 3))
+        >>> shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+        >>> ones = jax.tree.map(lambda leaf: jax.numpy.ones(leaf.shape), shapes)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = os.path.join(folder, "w.safetensors")
+        ...     jaxcifar.export_weights(ones, file)
+        ...     network = jaxcifar.load(file, normalization="half", size=32)
+        >>> network.class_names[:3], network.image_size
+        (('0', '1', '2'), 32)
     """
     options = {
         "architecture": architecture,

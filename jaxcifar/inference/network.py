@@ -39,6 +39,11 @@ class Prediction:
         class_name: the most probable class.
         probability: of that class.
         top: the most probable classes with their probabilities, the first one included.
+
+    Example:
+        >>> from jaxcifar import Prediction
+        >>> Prediction("photo.jpg", "cat", 0.9, (("cat", 0.9), ("dog", 0.1))).top[1]
+        ('dog', 0.1)
     """
 
     image: str
@@ -70,6 +75,14 @@ class TrainedNetwork:
             classes, where they are the same classes.
         figures: where its pictures go.
         file_suffix: the end of their names; each checkpoint but the best has its own.
+
+    Example:
+        `load` has one that makes a network.
+
+        >>> import numpy as np
+        >>> from jaxcifar import TrainedNetwork
+        >>> def most_probable(network: TrainedNetwork, image: np.ndarray) -> str:
+        ...     return network.predict(image)[0].class_name
     """
 
     name: str
@@ -135,12 +148,6 @@ class TrainedNetwork:
             ImageFileError: files cannot be read; all of them are named.
             DataError: the images are something else.
             RecipeError: the network's output is not finite.
-
-        Example:
-            >>> import jaxcifar
-            >>> network = jaxcifar.load("runs/pets")  # doctest: +SKIP
-            >>> network.predict("photo.jpg")[0].class_name  # doctest: +SKIP
-            'cat'
         """
         if top < 1:
             raise RecipeError(f"top must be at least 1, not {top}")

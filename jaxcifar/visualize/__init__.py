@@ -1,6 +1,6 @@
-"""Looking inside a trained network: activations, Grad-CAM, predictions, and their pictures.
+"""Pictures of a trained network at work: activations, Grad-CAM, mistakes, confusion.
 
 Nothing here trains or changes a run. Only `pictures` writes files.
 """
 
-__all__ = ["network", "pictures"]
+__all__ = ["pictures"]
