@@ -58,7 +58,9 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     line = json.loads(scored.stdout.splitlines()[-1])
     assert list(line) == ["split", "examples", "accuracy", "loss", "top5_accuracy"]
     test = summary["best"]["test"]
-    assert line == {"split": "test"} | {k: test[k] for k in ("examples", "accuracy", "loss")}
+    scores = {k: test[k] for k in ("examples", "accuracy", "loss")}
+    assert line == {"split": "test"} | scores | {"top5_accuracy": line["top5_accuracy"]}
+    assert line["accuracy"] < line["top5_accuracy"] < 1
 
     mirrored = json.loads(run_here("evaluate.py", "out/run", "--mirror")[1].splitlines()[-1])
     assert list(mirrored) == list(line)

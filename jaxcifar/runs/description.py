@@ -31,7 +31,7 @@ DATA: Shape = {
     "std": [float],
     "resize": (None, int),
     "interpolation": str,
-    "data_dir": (None, AnyText),
+    "data_dir?": (None, AnyText),
 }
 MAX_CLASSES = 100_000  # names that are read from a file
 
