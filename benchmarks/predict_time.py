@@ -3,10 +3,11 @@
   python -m benchmarks.predict_time RUN                the time, for a run on CIFAR-10
   python -m benchmarks.predict_time RUN --memory       the memory, with large pictures (minutes)
 
-Time: the 10,000 test images, written as PNG files, are predicted by `TrainedNetwork.predict` from
-their folder, and evaluated by the program of `evaluate_run`, in turn in one process. Compiling is
-not counted. Memory: 5,000 JPEGs of 2,000x1,500 pixels (links to 20 different ones) are predicted in
-a new process; its peak is compared with that of a process that predicts one.
+Time: the 10,000 test images are predicted by `TrainedNetwork.predict`, as an array and from a
+folder of PNG files, and scored by the program of `evaluate_run` with the images on the device, in
+turn in one process. Compiling is not counted. Memory: 5,000 JPEGs of 2,000x1,500 pixels (links to
+20 different ones) are predicted in a new process; its peak is compared with that of a process that
+predicts one.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from PIL import Image
 from benchmarks.harness import compare, interleave, make_parser, save, show
 from jaxcifar.inference.load import load
 from jaxcifar.inference.network import TrainedNetwork
+from jaxcifar.inference.photos import Photos
 from jaxcifar.step import metrics
 from jaxcifar.step.steps import make_eval_step
 from jaxcifar.training.evaluation import make_scoring
@@ -56,22 +60,28 @@ def measure_time(parsed: argparse.Namespace) -> None:
     network = load(parsed.run)
     with tempfile.TemporaryDirectory() as folder:
         count = write_images(network, Path(folder), parsed.images)
-        test = network.split("test").read(np.arange(count))
+        rows = np.arange(count)
+        test = network.split("test").read(rows)
         step = make_eval_step(network.model, normalize=network.preprocess, mirror=network.mirror)
         scoring = make_scoring(step, test, batch_size=network.batch_size, streamed=False)
         correct: dict[str, float] = {}
 
-        def predict() -> None:
-            found = network.predict(folder, top=1)
+        def predict(name: str, images: Photos) -> None:
+            found = network.predict(images, top=1)
             classes = np.array([network.class_names.index(each.class_name) for each in found])
-            correct["predict"] = float(np.mean(classes == test.labels))
+            correct[name] = float(np.mean(classes == test.labels))
 
         def evaluate() -> None:
             correct["evaluate"] = metrics.compute(scoring.run(network.variables))["accuracy"]
 
-        variants = {"evaluate": evaluate, "predict": predict}
+        variants: dict[str, Callable[[], None]] = {
+            "evaluate": evaluate,
+            "predict an array": partial(predict, "predict an array", test.images),
+            "predict files": partial(predict, "predict files", folder),
+        }
         seconds = interleave(variants, repeats=parsed.repeats)  # compiled by its warm-up
-    compared = compare(seconds, {"predict / evaluate": ("predict", "evaluate")})
+    ratios = {f"{name} / evaluate": (name, "evaluate") for name in variants if name != "evaluate"}
+    compared = compare(seconds, ratios)
     show(f"{count:,} images", compared)
     print(f"accuracy: {correct}")
     save(NAME, {"images": count, "accuracy": correct, **compared}, out=parsed.out)

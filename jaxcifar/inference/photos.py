@@ -39,10 +39,11 @@ class Photo(NamedTuple):
         """
         if isinstance(self.content, Path):
             return read_square(self.content, side, keep=stored_side)
-        image = self.content
-        if not isinstance(image, Image.Image):
-            image = Image.fromarray(image)
-        return square(image, side, keep=stored_side)
+        if isinstance(self.content, Image.Image):
+            return square(self.content, side, keep=stored_side)
+        if self.content.shape[:2] in ((side, side), (stored_side, stored_side)):
+            return self.content
+        return square(Image.fromarray(self.content), side)
 
 
 def collect(images: Photos, *, follow_links: bool = False) -> list[Photo]:

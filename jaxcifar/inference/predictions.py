@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from jaxcifar.data import Source
 from jaxcifar.data.progress import progress_bar
 from jaxcifar.data.reading import open_stream
+from jaxcifar.devices.memory import on_host
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.steps import Normalize, evaluation_logits
 
 _AHEAD = 2  # batches that are computed before the first is fetched
+_PARTS, _MANY = 5, 100  # parts of a batch of at least so many images
 
 
 def predict(
@@ -118,7 +120,6 @@ def map_source(
     return np.concatenate([np.asarray(output, np.float32) for output in outputs])[:size]
 
 
-@partial(jax.jit, static_argnums=(0, 3))  # at module level: a second call compiles nothing
 def class_logits(
     model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
@@ -130,7 +131,23 @@ def class_logits(
         images: float32 [n, h, w, 3], normalised.
         mirror: as in `predict`.
     """
-    return evaluation_logits(model, variables, images, mirror=mirror).astype(jnp.float32)
+    # On a CPU, the temporary memory of 500 CIFAR-10 images at once comes from the system anew for
+    # each batch: 3.2 s for 10,000 images, and 2.7 s in parts of 100, within one program.
+    many = on_host() and len(images) >= _MANY and len(images) % _PARTS == 0
+    return _class_logits(model, _PARTS if many else 1, mirror, variables, images)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # at module level: a second call compiles nothing
+def _class_logits(
+    model: ResNet, parts: int, mirror: bool, variables: Mapping[str, Any], images: jax.Array
+) -> jax.Array:
+    def score(images: jax.Array) -> jax.Array:
+        return evaluation_logits(model, variables, images, mirror=mirror).astype(jnp.float32)
+
+    if parts == 1:
+        return score(images)
+    logits = jax.lax.map(score, images.reshape(parts, -1, *images.shape[1:]))
+    return logits.reshape(len(images), -1)
 
 
 def class_probabilities(

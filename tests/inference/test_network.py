@@ -11,7 +11,7 @@ from jaxcifar.common.errors import DataError, ImageFileError, RecipeError, Weigh
 from jaxcifar.data.image_file import decode_square
 from jaxcifar.inference.activations import capture
 from jaxcifar.inference.gradcam import grad_cam, upsample
-from jaxcifar.inference.predictions import class_logits
+from jaxcifar.inference.predictions import _class_logits, class_logits
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.runs.restore import restore_run
 from tests.conftest import CLASSES, assert_trees_identical
@@ -101,10 +101,10 @@ def test_all_files_that_cannot_be_read_are_named_or_skipped(network, photos):
 
 def test_the_number_of_images_compiles_nothing_anew(network, photos):
     network.logits(np.zeros((3, 16, 16, 3), np.uint8))
-    programs = class_logits._cache_size()
+    programs = _class_logits._cache_size()
     images = np.random.default_rng(0).integers(0, 256, (130, 20, 24, 3), np.uint8)
     rows = [network.logits(images[:count]) for count in (1, 2, 16, 17, 40)]
-    assert class_logits._cache_size() == programs
+    assert _class_logits._cache_size() == programs
     np.testing.assert_allclose(rows[0], rows[4][:1], atol=1e-5)
     many = network.logits(images)  # in one full batch
     np.testing.assert_allclose(many[:40], rows[4], atol=1e-5)

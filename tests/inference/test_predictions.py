@@ -32,12 +32,12 @@ def test_probabilities_do_not_depend_on_the_batch_size(digits):
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
     for batch_size in (16, 50, 64):  # a partial last batch, one batch, more than there are
-        programs = predictions.class_logits._cache_size()
+        programs = predictions._class_logits._cache_size()
         probabilities = predict(MODEL, variables, part, normalize=normalize, batch_size=batch_size)
         assert probabilities.shape == (50, 10)
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-        assert predictions.class_logits._cache_size() <= programs + 1
+        assert predictions._class_logits._cache_size() <= programs + 1
     accuracy = evaluate(MODEL, variables, part, normalize=normalize, batch_size=50)["accuracy"]
     assert np.mean(probabilities.argmax(axis=1) == part.labels) == pytest.approx(accuracy)
 
