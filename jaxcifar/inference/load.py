@@ -1,6 +1,8 @@
 """Make a `TrainedNetwork` of a run's checkpoint, or of a file of weights."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +20,7 @@ from jaxcifar.data import (
     Splits,
     dataset_info,
     load_labelled,
+    located,
 )
 from jaxcifar.data.class_names import difference_lines, listed, match_classes
 from jaxcifar.devices.backend import find_devices
@@ -135,8 +138,9 @@ def network_of_run(
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
     links = recipe.follow_links or follow_links
     data = _RunData(run_dir, recipe, dataset, data_dir or stored_data_dir(config), links)
+    others = dataset is not None and located(dataset) != recipe.dataset
     return TrainedNetwork(
-        name=f"run {run_dir.path.resolve().name}, {checkpoint}",
+        name=f"run {run_dir.path.resolve().name}, {checkpoint}" + f", on {dataset}" * others,
         model=model,
         variables=variables,
         class_names=info.class_names,
@@ -147,8 +151,13 @@ def network_of_run(
         dataset=info if dataset is None else replace(info, name=dataset),
         split=cache(data.split),
         figures=run_dir.figures,
-        file_suffix="" if which == "best" else f"_{which}",
+        file_suffix=("" if which == "best" else f"_{which}") + others * f"_{_digest(dataset)}",
     )
+
+
+def _digest(dataset: str | None) -> str:
+    """A short word for a dataset, the same however its path is spelled."""
+    return f"data={hashlib.sha256(os.fsencode(located(str(dataset)))).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

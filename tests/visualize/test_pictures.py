@@ -355,3 +355,14 @@ def test_an_invalid_index_is_one_short_error(digits, image):
     with pytest.raises(RecipeError) as caught:
         find_test_image(digits.class_names, digits.test.labels, image)
     assert len(str(caught.value)) < 300
+
+
+def test_other_data_have_pictures_of_their_own(photo_run, photos, tmp_path):
+    (photos / "test").rename(tmp_path / "own")
+    own = network_of_run(photo_run, dataset=f"folder:{tmp_path / 'own'}")
+    names = {draw_confusion(own).name}
+    (tmp_path / "own").rename(photos / "test")
+    names.add(draw_confusion(photo_run).name)
+    names.add(draw_confusion(network_of_run(photo_run, dataset=f"folder:{photos}")).name)
+    assert len(names) == 2
+    assert "confusion.png" in names
