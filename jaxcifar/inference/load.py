@@ -4,41 +4,34 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcifar.common.errors import DataError, RecipeError, RunError
-from jaxcifar.common.messages import did_you_mean, warn
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import (
     DatasetInfo,
-    LabelledSource,
-    Relabelled,
-    Splits,
     dataset_info,
-    load_labelled,
     located,
 )
-from jaxcifar.data.class_names import difference_lines, listed, match_classes
+from jaxcifar.data.class_names import difference_lines
 from jaxcifar.devices.backend import find_devices
+from jaxcifar.inference.labelled import RunData, WeightsData
 from jaxcifar.inference.network import TrainedNetwork, check_size, evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import fill_model, model_of
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.models.weights import WeightFile, read_weights
-from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.description import class_names_of, stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.opening import check_same_data
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import preprocessing_of, run_metadata
 from jaxcifar.step.augment import NORMALIZATIONS
-from jaxcifar.training.evaluation import SplitName
 
 
 def load(
@@ -137,7 +130,7 @@ def network_of_run(
     info = recipe.dataset_info
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
     links = recipe.follow_links or follow_links
-    data = _RunData(run_dir, recipe, dataset, data_dir or stored_data_dir(config), links)
+    data = RunData(run_dir, recipe, dataset, data_dir or stored_data_dir(config), links)
     others = dataset is not None and located(dataset) != recipe.dataset
     return TrainedNetwork(
         name=f"run {run_dir.path.resolve().name}, {checkpoint}" + f", on {dataset}" * others,
@@ -158,54 +151,6 @@ def network_of_run(
 def _digest(dataset: str | None) -> str:
     """A short word for a dataset, the same however its path is spelled."""
     return f"data={hashlib.sha256(os.fsencode(located(str(dataset)))).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class _RunData:
-    """The data that a run's network is shown: its own, perhaps in another place, or others."""
-
-    run_dir: RunDirectory
-    recipe: Recipe
-    dataset: str | None
-    data_dir: str | Path | None
-    follow_links: bool
-
-    def split(self, name: SplitName) -> LabelledSource:
-        """See `TrainedNetwork.split`.
-
-        Raises:
-            DataError: the data are not there, or have other classes.
-            RunError: train and validation images of other data than those it was trained on.
-        """
-        try:
-            return self._test() if name == "test" else getattr(self._own_splits(), name)
-        except DataError as error:
-            if self.dataset is not None:
-                raise
-            way_out = "name the place where the data of the run are now with --dataset"
-            raise DataError(*error.args, f"  {way_out}") from None
-
-    def _test(self) -> LabelledSource:
-        return _test_images(
-            self.dataset or self.recipe.dataset,
-            self.recipe.dataset_info.class_names,
-            self.recipe.image_size,
-            self.data_dir,
-            self.follow_links,
-            of_known=f"the run {self.run_dir.path}",
-        )
-
-    def _own_splits(self) -> Splits:
-        recipe = self.recipe
-        if self.dataset is not None:
-            recipe = replace(recipe, dataset=self.dataset, follow_links=self.follow_links)
-        splits = load_splits(recipe, self.data_dir, lazy=True)
-        try:
-            check_same_data(self.run_dir, self.run_dir.read_config(), splits)
-        except RunError as error:
-            way_out = "only their test images can be scored: use --split test"
-            raise RunError(*error.args, f"  {way_out}") from None
-        return splits
 
 
 def network_of_weights(
@@ -248,7 +193,7 @@ def network_of_weights(
         info = DatasetInfo("no dataset", names, 0, 0, _side_of(file), (0, 0))
     side = preprocessing.size
     assert side is not None
-    data = _WeightsData(str(weights), info, side, names, data_dir, follow_links)
+    data = WeightsData(str(weights), info, side, names, data_dir, follow_links)
     return TrainedNetwork(
         name=f"weights {Path(weights).name}",
         model=model,
@@ -263,64 +208,6 @@ def network_of_weights(
         figures=Path("figures") / Path(weights).stem,
         file_suffix="",
     )
-
-
-@dataclass(frozen=True)
-class _WeightsData:
-    """The data that the network in a file of weights is shown."""
-
-    source: str
-    info: DatasetInfo
-    side: int
-    class_names: tuple[str, ...]
-    data_dir: str | Path | None
-    follow_links: bool
-
-    def split(self, name: SplitName) -> LabelledSource:
-        """See `TrainedNetwork.split`.
-
-        Raises:
-            DataError: the data are not there.
-            RunError: not the test split: which images it was trained on is not known.
-        """
-        if name != "test":
-            raise RunError(
-                f"{self.source}: it is not known which images it was trained on, so there is no "
-                f"{name} split; use --split test"
-            )
-        same = set(self.info.class_names) <= set(self.class_names)
-        return _test_images(
-            self.info.name,
-            self.class_names if same else self.info.class_names,
-            self.side,
-            self.data_dir,
-            self.follow_links,
-            of_known=self.source,
-        )
-
-
-def _test_images(
-    dataset: str,
-    known: Sequence[str],
-    side: int,
-    data_dir: str | Path | None,
-    follow_links: bool,
-    *,
-    of_known: str,
-) -> LabelledSource:
-    """The test images of a dataset, with labels that are positions in `known`."""
-    data = load_labelled(dataset, "test", side=side, data_dir=data_dir, follow_links=follow_links)
-    lookup = match_classes(known, data.class_names, of_known=of_known, of_found=dataset)
-    if lookup is None:
-        return data.source
-    absent = [name for name in known if name not in data.class_names]
-    if absent:
-        warn(f"{dataset} has no images of {listed(absent)}; the other classes are matched by name")
-    else:
-        warn(
-            f"the classes of {dataset} have another order than those of {of_known}: matched by name"
-        )
-    return Relabelled(data.source, lookup)
 
 
 def _check_known(name: str, value: str | None, known: Iterable[str]) -> None:

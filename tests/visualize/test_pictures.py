@@ -156,7 +156,7 @@ class TestActivations:
 
     def test_an_image_file_needs_no_dataset(self, stored_run, tmp_path, monkeypatch):
         monkeypatch.setattr(
-            "jaxcifar.inference.load.load_labelled", lambda *_: pytest.fail("loaded")
+            "jaxcifar.inference.labelled.load_labelled", lambda *_: pytest.fail("loaded")
         )
         Image.new("RGB", (16, 16), "blue").save(tmp_path / "blue.png")
         assert draw_activations(stored_run, LAYERS, str(tmp_path / "blue.png")).exists()
