@@ -69,10 +69,10 @@ def run(prog: str, arguments: Sequence[str]) -> None:
 
 def class_table(result: dict[str, Any]) -> Iterable[str]:
     """The scores of each class as lines of text."""
-    classes = {escaped(name): scores for name, scores in result["per_class"].items()}
-    width = max(map(len, [*classes, "class"]))
+    classes = [(escaped(scores["class"]), scores) for scores in result["per_class"]]
+    width = max(len(name) for name, _ in [*classes, ("class", {})])
     yield f"{'class':{width}}  examples  accuracy  precision     f1"
-    for name, scores in classes.items():
+    for name, scores in classes:
         shares = [scores[key] for key in ("accuracy", "precision", "f1")]
         accuracy, precision, f1 = ("-" if x is None else f"{x:.3f}" for x in shares)
         yield f"{name:{width}}  {scores['examples']:8,}  {accuracy:>8}  {precision:>9}  {f1:>5}"

@@ -5,6 +5,7 @@ jaxcifar features runs/pets --split train --layer layer4 --out train.npz
 jaxcifar features runs/pets --split "holiday photos" --out photos.npz    features, files
 """
 
+import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxcifar.commands.model import (
     add_dataset_options,
     add_model_arguments,
     check_out,
+    make_folder_of,
     weights_options,
 )
 from jaxcifar.commands.parser import Parser
@@ -24,9 +26,8 @@ from jaxcifar.common.messages import say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import pictures
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
-from jaxcifar.inference.load import load, network_of_run
+from jaxcifar.inference.load import load, network_of_run, network_of_weights
 from jaxcifar.inference.network import TrainedNetwork
-from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.training.evaluation import SplitName
 
 
@@ -58,22 +59,27 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     parsed = parser.parse(arguments)
     check_out(parser, parsed.out, ".npz", overwrite=parsed.overwrite)
     options = weights_options(parsed)
-    if RunDirectory(Path(parsed.model)).holds_run() and not options:
-        network = network_of_run(
-            parsed.model,
-            parsed.checkpoint,
-            parsed.data_dir,
-            dataset=parsed.dataset,
-            follow_links=parsed.follow_links,
-        )
+    if parsed.split in get_args(SplitName):
+        network = load_with_data(parsed, options)
+    elif parsed.dataset is not None:
+        parser.error(f"--dataset is for a split, and --split is the folder {parsed.split}")
     else:
         network = load(parsed.model, which=parsed.checkpoint, **options)
+    make_folder_of(parsed.out)
     arrays = features_of(network, parsed.split, parsed.layer, parsed.follow_links)
     file = io.BytesIO()
     np.savez(file, **arrays)
     write_atomically(parsed.out, file.getvalue())
     shape = "x".join(map(str, arrays["features"].shape))
     say(f"wrote {parsed.out} (features {shape})")
+
+
+def load_with_data(parsed: argparse.Namespace, options: dict[str, Any]) -> TrainedNetwork:
+    """The network, with the data that its split is of."""
+    data = {name: getattr(parsed, name) for name in ("data_dir", "dataset", "follow_links")}
+    if options or not Path(parsed.model).is_dir():
+        return network_of_weights(parsed.model, **options, **data)
+    return network_of_run(parsed.model, parsed.checkpoint, **data)
 
 
 def features_of(
@@ -87,7 +93,7 @@ def features_of(
     try:
         if split in get_args(SplitName):
             features, labels = network.split_features(split, layer, progress=True)  # type: ignore[arg-type]
-            names = np.array(network.class_names)
+            names = np.array(network.dataset.class_names)  # those that the labels count
             return {"features": features, "labels": labels, "class_names": names}
         files = pictures.list_pictures([Path(split)], follow_links=follow_links)
         features = network.features(files, layer, progress=True)

@@ -1,10 +1,13 @@
 """The argument MODEL of commands that use a trained network, and what goes with it."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from jaxcifar.commands.parser import Parser, add_checkpoint_option, add_data_dir_option
+from jaxcifar.common.errors import RunError
+from jaxcifar.common.writing import make_folder
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.step.augment import NORMALIZATIONS
 
@@ -68,3 +71,18 @@ def check_out(parser: Parser, path: Path | None, suffix: str, *, overwrite: bool
         parser.error(f"{path} is a directory: name a file")
     if path.exists() and not overwrite:
         parser.error(f"{path} exists: choose another file, or replace it with --overwrite")
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder of a file to write, before hours of work that it would not take.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    try:
+        make_folder(path.parent)
+        problem = None if os.access(path.parent, os.W_OK | os.X_OK) else "it is not writable"
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        raise RunError(f"{path} cannot be written ({problem}): choose another folder")

@@ -19,6 +19,7 @@ from jaxcifar.commands.model import (
     add_links_option,
     add_model_arguments,
     check_out,
+    make_folder_of,
     weights_options,
 )
 from jaxcifar.commands.parser import Parser
@@ -57,7 +58,11 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     parser = make_parser(prog)
     parsed = parser.parse(arguments)
     check_out(parser, parsed.csv, ".csv", overwrite=parsed.overwrite)
+    if parsed.csv is not None and parsed.json:
+        parser.error("--csv writes a table and --json prints: choose one")
     network = load(parsed.model, which=parsed.checkpoint, **weights_options(parsed))
+    if parsed.csv is not None:
+        make_folder_of(parsed.csv)
     unreadable: list[str] = []
 
     def skip(name: str, error: Exception) -> None:
@@ -111,12 +116,16 @@ def as_json(prediction: Prediction) -> str:
 
 
 def as_csv(found: Sequence[Prediction]) -> bytes:
-    """file, class, probability, class_2, probability_2, ...; UTF-8, and names byte by byte."""
+    """file, class, probability, class_2, probability_2, ...; UTF-8, and names byte by byte.
+
+    Beyond six digits, probabilities depend on the other images of a batch.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     count = max(len(prediction.top) for prediction in found)
     numbered = [(f"class_{n}", f"probability_{n}") for n in range(2, count + 1)]
     writer.writerow(["file", "class", "probability", *(x for pair in numbered for x in pair)])
     for prediction in found:
-        writer.writerow([prediction.image, *(x for pair in prediction.top for x in pair)])
+        pairs = ((name, f"{share:.6f}") for name, share in prediction.top)
+        writer.writerow([prediction.image, *(x for pair in pairs for x in pair)])
     return text.getvalue().encode("utf-8", "surrogateescape")

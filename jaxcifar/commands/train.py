@@ -4,7 +4,7 @@ jaxcifar train demo                                        minutes on two CPU co
 jaxcifar train scratch --data-dir ~/tensorflow_datasets
 jaxcifar train scratch --epochs 5 --optimizer sgd --lr 0.1
 jaxcifar train scratch --resume                            after an interruption
-jaxcifar train scratch --dataset folder:pets --resize 64   your own pictures
+jaxcifar train scratch --dataset folder:pets --resize 64 --normalization imagenet
 jaxcifar train finetune --weights resnet18.safetensors
 jaxcifar train finetune --weights runs/freeze_a --no-new-head --workdir runs/further
 jaxcifar train scratch --coordinator node0:1234 --num-processes 2 --process-id 0
@@ -46,7 +46,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     workdir = parsed.workdir or Path("runs") / experiment
     run_dir, data_dir = RunDirectory(workdir), parsed.data_dir
     if parsed.resume:
-        recipe = read_recipe(run_dir)
+        recipe = read_recipe(run_dir, dataset=getattr(parsed, "dataset", None))
         data_dir = data_dir or stored_data_dir(run_dir.read_config())
     else:
         run_dir.check_free(overwrite=parsed.overwrite)

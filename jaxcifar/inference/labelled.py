@@ -14,6 +14,8 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data
 from jaxcifar.training.evaluation import SplitName
 
+NO_DATASET = "no dataset"  # the name of that of weights without any
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -41,7 +43,7 @@ class RunData:
             raise DataError(*error.args, f"  {way_out}") from None
 
     def _test(self) -> LabelledSource:
-        return _test_images(
+        images = _test_images(
             self.dataset or self.recipe.dataset,
             self.recipe.dataset_info.class_names,
             self.recipe.image_size,
@@ -49,11 +51,17 @@ class RunData:
             self.follow_links,
             of_known=f"the run {self.run_dir.path}",
         )
+        before = self.recipe.dataset_info.test
+        if self.dataset is None and len(images) != before:
+            warn(
+                f"{self.recipe.dataset} has {len(images):,} test images now; {before:,} were there "
+                f"when {self.run_dir.path} was trained"
+            )
+        return images
 
     def _own_splits(self) -> Splits:
-        recipe = self.recipe
-        if self.dataset is not None:
-            recipe = replace(recipe, dataset=self.dataset, follow_links=self.follow_links)
+        dataset = self.dataset or self.recipe.dataset
+        recipe = replace(self.recipe, dataset=dataset, follow_links=self.follow_links)
         splits = load_splits(recipe, self.data_dir, lazy=True)
         try:
             check_same_data(self.run_dir, self.run_dir.read_config(), splits)
@@ -70,7 +78,6 @@ class WeightsData:
     source: str
     info: DatasetInfo
     side: int
-    class_names: tuple[str, ...]
     data_dir: str | Path | None
     follow_links: bool
 
@@ -81,15 +88,16 @@ class WeightsData:
             DataError: the data are not there.
             RunError: not the test split: which images it was trained on is not known.
         """
+        if self.info.name == NO_DATASET:
+            raise RunError(f"{self.source} is shown no data: name them with --dataset")
         if name != "test":
             raise RunError(
                 f"{self.source}: it is not known which images it was trained on, so there is no "
                 f"{name} split; use --split test"
             )
-        same = set(self.info.class_names) <= set(self.class_names)
         return _test_images(
             self.info.name,
-            self.class_names if same else self.info.class_names,
+            self.info.class_names,
             self.side,
             self.data_dir,
             self.follow_links,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import RecipeError, WeightsError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import (
     DatasetInfo,
@@ -20,7 +20,7 @@ from jaxcifar.data import (
 )
 from jaxcifar.data.class_names import difference_lines
 from jaxcifar.devices.backend import find_devices
-from jaxcifar.inference.labelled import RunData, WeightsData
+from jaxcifar.inference.labelled import NO_DATASET, RunData, WeightsData
 from jaxcifar.inference.network import TrainedNetwork, check_size, evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import fill_model, model_of
@@ -76,12 +76,13 @@ def load(
         >>> network.class_names[:3], network.image_size
         (('0', '1', '2'), 32)
     """
-    options = {
+    options: dict[str, Any] = {
         "architecture": architecture,
         "normalization": normalization,
         "size": size,
         "class_names": class_names,
     }
+    source = Path(source).expanduser() if str(source).startswith("~") else source
     if Path(source).is_dir():
         given = [name for name, value in options.items() if value is not None]
         if given:
@@ -91,14 +92,13 @@ def load(
         return network_of_run(source, which)
     if which != "best":
         raise RecipeError(f"which={which!r} is for a run: a file of weights holds only one network")
-    return network_of_weights(
-        source,
-        architecture=architecture,
-        normalization=normalization,
-        size=size,
-        class_names=class_names,
-        dataset=None,
-    )
+    try:
+        return network_of_weights(source, **options, dataset=None)
+    except WeightsError as error:
+        if os.path.exists(source):
+            raise
+        first, *others = error.args
+        raise WeightsError(f"there is no run {source}. {first}", *others) from None
 
 
 def network_of_run(
@@ -126,11 +126,13 @@ def network_of_run(
     run_dir = RunDirectory(Path(run))
     config = run_dir.read_config()
     find_devices()
-    recipe, model, variables = restore_run(run, which)
+    recipe, model, variables = restore_run(run, which, dataset=dataset)
     info = recipe.dataset_info
     checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
     links = recipe.follow_links or follow_links
-    data = RunData(run_dir, recipe, dataset, data_dir or stored_data_dir(config), links)
+    if dataset is None:
+        data_dir = data_dir or stored_data_dir(config)
+    data = RunData(run_dir, recipe, dataset, data_dir, links)
     others = dataset is not None and located(dataset) != recipe.dataset
     return TrainedNetwork(
         name=f"run {run_dir.path.resolve().name}, {checkpoint}" + f", on {dataset}" * others,
@@ -190,10 +192,12 @@ def network_of_weights(
     preprocessing = _preprocessing_of(file, normalization, size, info)
     names = _class_names_of(file, class_names, model.num_classes, info)
     if info is None:
-        info = DatasetInfo("no dataset", names, 0, 0, _side_of(file), (0, 0))
+        info = DatasetInfo(NO_DATASET, names, 0, 0, _side_of(file), (0, 0))
+    elif set(info.class_names) <= set(names):
+        info = replace(info, class_names=names)  # its labels are matched by name
     side = preprocessing.size
     assert side is not None
-    data = WeightsData(str(weights), info, side, names, data_dir, follow_links)
+    data = WeightsData(str(weights), info, side, data_dir, follow_links)
     return TrainedNetwork(
         name=f"weights {Path(weights).name}",
         model=model,
@@ -205,7 +209,7 @@ def network_of_weights(
         metadata=file.metadata | {"class_names": json.dumps(names, ensure_ascii=False)},
         dataset=info,
         split=cache(data.split),
-        figures=Path("figures") / Path(weights).stem,
+        figures=Path("figures") / f"{Path(weights).stem}-{file.sha256[:8]}",
         file_suffix="",
     )
 
@@ -270,7 +274,13 @@ def _preprocessing_of(
             f"normalization {normalization}: {file.source} was trained with mean {mean}, std "
             f"{std}; leave out --normalization"
         )
-    side = size or stated.size or (None if info is None else info.side)
+    if size is not None and stated.size not in (None, size):
+        raise RecipeError(
+            f"size {size}: {file.source} was trained at {stated.size} pixels; leave out --size"
+        )
+    side = stated.size if size is None else size
+    if side is None and info is not None:
+        side = info.side
     if side is None:
         raise RecipeError(
             f"{file.source} does not say the size of the images it was trained on: give --size, "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.common.messages import did_you_mean, escaped, shown
 from jaxcifar.data import DatasetInfo, LabelledSource
 from jaxcifar.inference.activations import capture
 from jaxcifar.inference.batches import in_batches
@@ -35,7 +35,7 @@ class Prediction:
     """What a network says of one image.
 
     Attributes:
-        image: the file, or "image 3" for the third (from 0) of images in memory.
+        image: the file, or "image 3" for an image in memory before which there are three others.
         class_name: the most probable class.
         probability: of that class.
         top: the most probable classes with their probabilities, the first one included.
@@ -97,6 +97,11 @@ class TrainedNetwork:
     split: Callable[[SplitName], LabelledSource]
     figures: Path
     file_suffix: str
+
+    def __repr__(self) -> str:
+        """One line, not the weights."""
+        classes, side = len(self.class_names), self.image_size
+        return f"<TrainedNetwork {escaped(self.name)}: {classes} classes, {side}x{side} pixels>"
 
     @property
     def image_size(self) -> int:
@@ -201,13 +206,14 @@ class TrainedNetwork:
         return features, source.labels
 
     def grad_cam(
-        self, images: Photos, target: str | None = None, *, layer: str | None = None
+        self, images: Photos, target: str | int | None = None, *, layer: str | None = None
     ) -> NDArray[np.float32]:
         """Where in its input a class is found, by Grad-CAM: float32 [n, image_size, image_size].
 
         Args:
             images: see above.
-            target: the class to explain; by default the one predicted for each image.
+            target: the class to explain, by its name or its index; by default the one predicted
+                for each image.
             layer: a child of the network; by default the last stage with a map of at least 4x4.
 
         Raises:
@@ -215,12 +221,19 @@ class TrainedNetwork:
             ValueError: a layer without maps.
             ImageFileError, DataError: as `predict`.
         """
-        if target is not None and target not in self.class_names:
-            raise RecipeError(
-                f"unknown target {shown(target)}{did_you_mean(target, self.class_names)}"
-            )
         layer = layer or default_layer(self.model, self.image_size)
-        return self._apply(collect(images), partial(self._heat, layer, target))[1]
+        label = None if target is None else self._label_of(target)
+        return self._apply(collect(images), partial(self._heat, layer, label))[1]
+
+    def _label_of(self, target: str | int) -> int:
+        names = self.class_names
+        if isinstance(target, str):
+            if target in names:
+                return names.index(target)
+            raise RecipeError(f"unknown target {shown(target)}{did_you_mean(target, names)}")
+        if not 0 <= target < len(names):
+            raise RecipeError(f"target {target} is no index of the {len(names)} classes")
+        return int(target)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write it as `.safetensors` for `jaxcifar.load` and for PyTorch; see `export_weights`.
@@ -271,11 +284,11 @@ class TrainedNetwork:
     def _features(self, layer: str, inputs: jax.Array) -> jax.Array:
         return capture(self.model, self.variables, inputs, [layer])[layer]
 
-    def _heat(self, layer: str, target: str | None, inputs: jax.Array) -> jax.Array:
-        if target is None:
+    def _heat(self, layer: str, label: int | None, inputs: jax.Array) -> jax.Array:
+        if label is None:
             classes = self._logits(inputs).argmax(axis=1)
         else:
-            classes = jnp.full(len(inputs), self.class_names.index(target))
+            classes = jnp.full(len(inputs), label)
         maps = grad_cam(self.model, self.variables, inputs, classes, layer)
         return upsample(maps, self.image_size, self.image_size)
 

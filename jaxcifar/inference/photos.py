@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jaxcifar.common.errors import DataError
+from jaxcifar.common.errors import DataError, ImageFileError
 from jaxcifar.data import pictures
 from jaxcifar.data.image_file import read_square, square
 
@@ -72,7 +72,12 @@ def _photos_of(image: object, first: int, follow_links: bool) -> list[Photo]:
         paths = pictures.list_pictures([Path(image)], follow_links=follow_links)
         return [Photo(str(path), path) for path in paths]
     if isinstance(image, Image.Image):
-        return [Photo(f"image {first}", image)]
+        name = f"image {first}"
+        try:
+            image.load()  # here, as Pillow reads a file only now, and threads may share the image
+        except Exception as error:  # Pillow's decoders raise many
+            raise ImageFileError(f"{name} cannot be decoded: {error}") from None
+        return [Photo(name, image)]
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise DataError(

@@ -43,8 +43,9 @@ def evaluate_run(
         follow_links: follow links in the folder of that dataset.
         mirror: as in `evaluate`; None for the recipe's `test_mirror`.
         per_class: in a second pass, also give "macro_f1", the mean F1 of the classes that have
-            images, and "per_class": for each class "examples", "accuracy" (the share of its images
-            that is recognised), "precision" and "f1" (null where they are not defined).
+            images, and "per_class", a list in the order of the classes: "class", "examples",
+            "accuracy" (the share of its images that is recognised), "precision" and "f1" (null
+            where they are not defined).
         progress: draw a bar, on a terminal.
 
     Returns:
@@ -138,15 +139,16 @@ def class_scores(
     f1 = np.divide(2 * correct, true + found, out=np.full(len(names), np.nan), where=true > 0)
     return {
         "macro_f1": float(np.nanmean(f1)),
-        "per_class": {
-            name: {
+        "per_class": [
+            {
+                "class": name,
                 "examples": int(true[label]),
                 "accuracy": _known(recall[label]),
                 "precision": _known(precision[label]),
                 "f1": _known(f1[label]),
             }
             for label, name in enumerate(names)
-        },
+        ],
     }
 
 

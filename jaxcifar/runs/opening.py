@@ -75,7 +75,7 @@ def prepare_directory(
         run_dir.check_free(overwrite=overwrite)
         run_dir.create(config)
         return
-    before = read_recipe(run_dir)
+    before = read_recipe(run_dir, dataset=recipe.dataset)
     stored = run_dir.read_config()
     _check_same_run(run_dir, stored, recipe, before, splits, name)
     if recipe.epochs > before.epochs:
@@ -150,7 +150,7 @@ def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Split
         raise RunError(
             f"{path} was trained on other data than the {splits.name} found: their contents have "
             f"the fingerprint {splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; name "
-            "the place of the run's data with --dataset, or start a run in another --workdir"
+            "the place of the run's data with --dataset"
         )
 
 

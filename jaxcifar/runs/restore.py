@@ -17,12 +17,15 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.step.state import init_variables
 
 
-def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet, dict[str, Any]]:
+def restore_run(
+    run: str | Path, which: Which = "best", *, dataset: str | None = None
+) -> tuple[Recipe, ResNet, dict[str, Any]]:
     """Restore a run's recipe, model and weights; its optimizer is neither needed nor built.
 
     Args:
         run: the run directory.
         which: the checkpoint: "best", "last" or a step.
+        dataset: where the data of the run are now; only a run that does not describe them needs it.
 
     Returns:
         The recipe, the model, and its variables ``{"params", "batch_stats"}``.
@@ -54,7 +57,7 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
         ('digits', 4, ['batch_stats', 'params'])
     """
     run_dir = RunDirectory(Path(run))
-    recipe = read_recipe(run_dir)
+    recipe = read_recipe(run_dir, dataset=dataset)
     if recipe.dataset not in DATASETS and "data" not in run_dir.read_config():
         warn(
             f"{run_dir.path} was written before runs described their data: its class names are not "
@@ -68,16 +71,29 @@ def restore_run(run: str | Path, which: Which = "best") -> tuple[Recipe, ResNet,
         return recipe, model, checkpoints.restore_weights(shapes, which)
 
 
-def read_recipe(run_dir: RunDirectory) -> Recipe:
+def read_recipe(run_dir: RunDirectory, *, dataset: str | None = None) -> Recipe:
     """The recipe that a run was started with.
+
+    Args:
+        run_dir: the run's.
+        dataset: where its data are now; only a run that does not describe them needs it.
 
     Raises:
         RunError: the directory holds no run, or a damaged config.json.
         RecipeError: config.json has a field that this version does not know, or an invalid value.
     """
     config = run_dir.read_config()
-    name = config["recipe"].get("dataset")
-    return recipe_of_file(config["recipe"], run_dir.config, described_info(config, name))
+    values = config["recipe"]
+    info = described_info(config, values.get("dataset"))
+    if info is None and dataset is not None:
+        values = values | {"dataset": dataset}
+    try:
+        return recipe_of_file(values, run_dir.config, info)
+    except RecipeError as error:
+        if info is not None or dataset is not None or "folder" not in str(values.get("dataset")):
+            raise
+        way_out = "it was written before runs described their data: put them back, or name their "
+        raise RecipeError(*error.args, f"  {way_out}place with --dataset") from None
 
 
 def recipe_of_file(

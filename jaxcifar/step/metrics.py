@@ -103,10 +103,14 @@ def measure(
 
 
 def _rank(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """How many logits come before the label's: int32 [n]; of equal ones, the first come first."""
+    """How many logits come before the label's: int32 [n]; of equal ones, the first come first.
+
+    All of them do where one is not a number, which is neither larger nor smaller.
+    """
     own = jnp.take_along_axis(logits, label[:, None], axis=1)
     first = jnp.arange(logits.shape[1]) < label[:, None]
-    return jnp.sum((logits > own) | ((logits == own) & first), axis=1, dtype=jnp.int32)
+    rank = jnp.sum((logits > own) | ((logits == own) & first), axis=1, dtype=jnp.int32)
+    return jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], rank)
 
 
 def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:

@@ -76,8 +76,11 @@ def load_image(network: TrainedNetwork, image: str | int, size: Size) -> InputIm
     if not Path(image).suffix and not os.path.exists(image):
         hint = did_you_mean(image, network.dataset.class_names)
         raise RecipeError(f"{image!r} is not a class, an index or an image file{hint}")
+    if size is None:  # as `TrainedNetwork.predict` reads it
+        pixels = read_square(image, network.image_size, keep=network.dataset.side)
+        return InputImage(Path(image).name, pixels, network.preprocess(pixels[None]))
     if size != "own":
-        pixels = read_square(image, size or network.image_size)
+        pixels = read_square(image, size)
         return InputImage(Path(image).name, pixels, network.normalize(jnp.asarray(pixels)[None]))
     pixels = read_image(image)
     height, width, _ = pixels.shape

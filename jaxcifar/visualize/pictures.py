@@ -310,6 +310,7 @@ def draw_confusion(
     )
     numbers = {
         "split": split,
+        "dataset": network.dataset.name,
         "examples": len(dataset),
         "accuracy": correct / len(dataset),
         "class_names": list(names),

@@ -38,6 +38,7 @@ def test_features_of_a_folder_have_its_files(run_command, photo_run, photos, tmp
         (("--out", "f.txt"), "must end in .npz"),
         (("--out", "f.npz", "--layer", "layr1"), "did you mean 'layer1'"),
         (("--out", "f.npz", "--split", "vali"), "vali"),
+        (("--out", "f.npz", "--split", ".", "--dataset", "digits"), "--dataset is for a split"),
     ],
 )
 def test_a_mistake_is_one_line(run_command, photo_run, arguments, message):
@@ -45,3 +46,19 @@ def test_a_mistake_is_one_line(run_command, photo_run, arguments, message):
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_weights_have_the_features_of_the_data_that_are_named(
+    run_command, photo_run, photos, tmp_path
+):
+    jaxcifar.load(photo_run).save(tmp_path / "w.safetensors")
+    out = tmp_path / "new" / "f.npz"
+    status, _, err = run_command("features", tmp_path / "w.safetensors", "--out", out)
+    assert status == 2
+    assert "name them with --dataset" in err
+    command = ("features", tmp_path / "w.safetensors", "--out", out)
+    assert run_command(*command, "--dataset", f"folder:{photos}")[0] == 0
+    with np.load(out) as file:
+        assert file["class_names"].tolist() == list(CLASSES)
+        expected = jaxcifar.load(photo_run).features(photos / "test")
+        np.testing.assert_allclose(file["features"], expected, atol=1e-5)

@@ -32,7 +32,6 @@ def test_csv_and_json_have_the_same_numbers(run_command, photo_run, photos, expe
     assert [value["file"] for value in values] == [each.image for each in expected]
     assert [value["class"] for value in values] == [each.class_name for each in expected]
     table = tmp_path / "out" / "photos.csv"
-    table.parent.mkdir()
     status, out, _ = run_command("predict", photo_run, photos / "test", "--csv", table)
     assert (status, out) == (0, f"wrote {table} (9 images)\n")
     with table.open(encoding="utf-8", newline="") as file:
@@ -41,7 +40,7 @@ def test_csv_and_json_have_the_same_numbers(run_command, photo_run, photos, expe
     for row, each in zip(rows, expected, strict=True):
         assert row[0] == each.image
         assert tuple(row[1::2]) == tuple(name for name, _ in each.top)  # one has a comma
-        assert [float(x) for x in row[2::2]] == pytest.approx([x for _, x in each.top])
+        assert [float(x) for x in row[2::2]] == pytest.approx([x for _, x in each.top], abs=1e-6)
     before = table.read_bytes()
     status, _, err = run_command("predict", photo_run, photos, "--csv", table)
     assert status == 2
@@ -77,10 +76,12 @@ def test_a_name_that_is_no_text_is_kept_byte_by_byte(run_command, photo_run, pho
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none", "x.png"), "There is no file 'none'"),
+        (("none", "x.png"), "there is no run none. There is no file 'none'"),
         (("RUN", "none.png"), "none.png"),
         (("RUN", "PHOTOS", "--top", "0"), "top must be at least 1, not 0"),
         (("RUN", "PHOTOS", "--csv", "x.txt"), "must end in .csv, not 'x.txt'"),
+        (("RUN", "PHOTOS", "--csv", "x.csv", "--json"), "choose one"),
+        (("RUN", "PHOTOS", "--csv", "/proc/x/y.csv"), "/proc/x/y.csv cannot be written"),
         (("RUN", "PHOTOS", "--size", "32"), "size is for a file of weights"),
         (("RUN",), "PHOTO|FOLDER"),
     ],

@@ -226,3 +226,40 @@ def test_infinite_outputs_are_refused(network, photos):
     network = dataclasses.replace(network, variables=broken)
     with pytest.raises(RecipeError, match="not finite"):
         network.predict(photos / "test")
+
+
+def test_a_class_is_explained_by_its_name_or_its_index(network, photos):
+    files = files_of(photos)[:2]
+    by_name = network.grad_cam(files, CLASSES[2])
+    np.testing.assert_array_equal(network.grad_cam(files, 2), by_name)
+    for target in (3, -1):
+        with pytest.raises(RecipeError, match=f"target {target} is no index of the 3 classes"):
+            network.grad_cam(files, target)
+
+
+def test_a_network_is_shown_in_one_line(network):
+    text = repr(network)
+    assert text == "<TrainedNetwork run photo run, best checkpoint: 3 classes, 16x16 pixels>"
+
+
+def test_one_image_that_pillow_has_not_read_yet_is_shared_by_threads(network, photos, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)).save(
+        tmp_path / "large.png"
+    )
+    expected = network.logits(tmp_path / "large.png")
+    for _ in range(3):
+        found = network.logits([Image.open(tmp_path / "large.png")] * 40)
+        np.testing.assert_allclose(found, np.repeat(expected, 40, axis=0), atol=1e-5)
+
+
+def test_a_size_that_contradicts_the_file_is_refused(network, tmp_path):
+    network.save(tmp_path / "w.safetensors")
+    for size in (0, 64):
+        with pytest.raises(RecipeError, match="was trained at 16 pixels"):
+            jaxcifar.load(tmp_path / "w.safetensors", size=size)
+    assert jaxcifar.load(tmp_path / "w.safetensors", size=16).image_size == 16
+
+
+def test_what_is_not_there_is_no_run_either():
+    with pytest.raises(WeightsError, match=r"there is no run nothing\. There is no file"):
+        jaxcifar.load("nothing")

@@ -237,3 +237,35 @@ def test_class_names_survive_the_metadata(names):
 def test_class_names_that_cannot_be_read_are_refused(text):
     with pytest.raises(WeightsError, match="metadata of w .* class_names"):
         class_names_of({"class_names": text}, "w")
+
+
+def make_old(photo_run):
+    """As earlier versions wrote it."""
+    config = config_of(photo_run)
+    splits = load_splits(read_recipe(RunDirectory(photo_run)))
+    del config["data"]
+    config["data_fingerprint"] = splits.names_and_sizes
+    (photo_run / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.filterwarnings("ignore:.*was written before")
+def test_a_run_written_before_works_on_moved_data_that_are_named(photo_run, photos, tmp_path):
+    make_old(photo_run)
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(RecipeError, match=r"there is no folder [^\0]*--dataset"):
+        evaluate_run(photo_run)
+    moved = f"folder:{tmp_path / 'elsewhere'}"
+    assert evaluate_run(photo_run, dataset=moved)["examples"] == 9
+    assert evaluate_run(photo_run, dataset=moved, split="train")["examples"] == 12
+    run_dir = RunDirectory(photo_run)
+    recipe = read_recipe(run_dir, dataset=moved)
+    prepare_directory(
+        run_dir, recipe, load_splits(recipe), "scratch", None, resume=True, overwrite=False
+    )
+    assert config_of(photo_run)["data"]["class_names"] == list(CLASSES)
+
+
+def test_other_test_images_in_the_same_place_are_said(photo_run, photos):
+    next((photos / "test").rglob("*.png")).unlink()
+    with pytest.warns(UserWarning, match="8 test images now; 9 were there"):
+        assert evaluate_run(photo_run)["examples"] == 8

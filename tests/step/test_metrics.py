@@ -109,6 +109,13 @@ def test_top5_counts_the_labels_among_the_five_largest(classes):
     assert metrics.measure(np.zeros(50, np.float32), logits, label, mask)["top5"] == 0
 
 
+def test_no_label_is_among_the_largest_of_what_is_no_number():
+    logits = np.zeros((2, 8), np.float32)
+    logits[0, 3] = np.nan
+    label, mask = np.zeros(2, np.int32), np.ones(2, bool)
+    assert metrics.measure(np.zeros(2, np.float32), logits, label, mask, top5=True)["top5"] == 1
+
+
 def test_the_sums_keep_their_types():
     sums = metrics.add(metrics.zeros(), measured(*example(4)))
     assert {k: (v.dtype.name, v.shape) for k, v in sums.items()} == {

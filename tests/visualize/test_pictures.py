@@ -320,7 +320,8 @@ def test_weights_without_a_run_are_drawn_the_same_way(
     monkeypatch.chdir(tmp_path)
     network = network_of_weights(weights, architecture="tiny", dataset="digits")
     path = draw_activations(network, ["conv1"], "8")
-    assert str(path) == "figures/w/activations_8_layers=conv1.png"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    assert str(path) == f"figures/w-{digest}/activations_8_layers=conv1.png"
     assert path.exists()
     assert "weights w.safetensors" in drawn[0][1]["title"]
     draw_grad_cam(network, images=["8"], target="6")
