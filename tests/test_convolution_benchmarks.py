@@ -137,6 +137,7 @@ def test_the_three_passes_of_every_form_are_those_of_the_convolution(size, strid
             np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_arguments_of_each_layer_give_the_gradient_of_its_kernel():
     model = resnet18(width=4, lowering="xla")
     variables = random_variables(model)

@@ -85,6 +85,7 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     )
 
 
+@pytest.mark.slow  # tests/studies/sweeps does the same in this process
 def test_sweep(run_script, run_here, tiny, tmp_path):
     settings = (*TINY, "--epochs", "1", "--field", "seed", "--workdir", "out/sweep")
     done = run_script("sweep.py", *settings, "--values", "0", "1", "--mode", "sequential")

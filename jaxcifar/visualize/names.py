@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.data.image_file import MAX_BYTES
 
-_LONGEST = 24  # characters of a word from outside
+_LONGEST = 16  # characters of a word from outside
 _PLAIN = re.compile(rf"[a-z0-9]{{1,{_LONGEST}}}")
 
 

@@ -166,8 +166,11 @@ def test_a_foreign_error_and_a_foreign_warning_are_one_line(name, capsys):
 # Orbax cannot write below a folder whose name is no text. A wide space is not printable, either.
 @pytest.mark.parametrize(
     "name",
-    [NAMES[0], NAMES[1].removesuffix("\udcff"), "写真\u3000一"],
-    ids=["colours", "directions", "wide space"],
+    [
+        pytest.param(NAMES[0], id="colours", marks=pytest.mark.slow),
+        pytest.param(NAMES[1].removesuffix("\udcff"), id="directions"),
+        pytest.param("写真\u3000一", id="wide space", marks=pytest.mark.slow),
+    ],
 )
 def test_a_whole_run_prints_its_own_lines(name, recipe, digits, tmp_path, capsys):
     workdir, experiment = tmp_path / name, f"{name} $x$\udcff"

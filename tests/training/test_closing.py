@@ -59,6 +59,7 @@ def test_a_sweep_whose_plot_cannot_be_drawn_has_its_table(recipe, digits, tmp_pa
     assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["curves.png", "sweep.png"]
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_during_a_run_and_when_it_stops(recipe, digits, tmp_path, monkeypatch):
     """Without a change of its numbers."""
     drawn = []

@@ -1,6 +1,5 @@
 """safetensors files (https://github.com/huggingface/safetensors), by way of their own library."""
 
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +101,7 @@ def write_safetensors(
             f"{path} exists: choose another path, or replace it with overwrite=True (--overwrite)"
         )
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
+        raise WeightsError(f"there is no folder {path.parent}: make it, or choose another path")
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise WeightsError(f"{path}: keys and values of metadata must be strings, not {texts!r}.")

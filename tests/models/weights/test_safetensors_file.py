@@ -260,7 +260,7 @@ def test_a_directory_is_refused(tmp_path, arrays):
 
 
 def test_a_missing_folder_is_an_os_error(tmp_path, arrays):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WeightsError, match="there is no folder"):
         write_safetensors(tmp_path / "none" / "w.safetensors", arrays)
 
 

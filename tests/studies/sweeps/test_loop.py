@@ -94,6 +94,7 @@ def test_both_modes_have_the_same_numbers(short, digits, tmp_path, monkeypatch, 
     assert scored["loss"] == together.members[0].summary["last"]["test"]["loss"]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_between_the_checkpoints_of_two_members_continues(head, digits, tmp_path):
     head = changed(head, cache_features=False)  # members with different seeds cannot share them
     seeds = [0, 2, 3]
@@ -132,6 +133,7 @@ def test_a_sweep_killed_between_the_checkpoints_of_two_members_continues(head, d
     assert numbers(continued)[:3] == numbers(member.history)
 
 
+@pytest.mark.slow
 def test_auto_measures_both_modes_and_reports_its_choice(head, digits, tmp_path):
     one = changed(head, epochs=1)
     result = sweep(one, "learning_rate", [0.001, 0.1], digits, workdir=tmp_path / "s")

@@ -66,6 +66,7 @@ def trained_alone(recipe, data, state, epochs):
     return state, sums
 
 
+@pytest.mark.slow
 def test_in_float64_members_equal_separate_runs(recipe, digits, monkeypatch):
     """The members differ in seed and dropout rate."""
     monkeypatch.setattr(StageRecipe, "make_train_step", narrow_step)
