@@ -4,10 +4,10 @@
   python -m benchmarks.predict_time RUN --memory       the memory, with large pictures (minutes)
 
 Time: the 10,000 test images are predicted by `TrainedNetwork.predict`, as an array and from a
-folder of PNG files, and scored by the program of `evaluate_run` with the images on the device, in
-turn in one process. Compiling is not counted. Memory: 5,000 JPEGs of 2,000x1,500 pixels (links to
-20 different ones) are predicted in a new process; its peak is compared with that of a process that
-predicts one.
+folder of PNG files, and scored by the program of `evaluate_run`, with the images on the device and
+read as `jaxcifar evaluate` reads them, in turn in one process. Compiling is not counted. Memory:
+5,000 JPEGs of 2,000x1,500 pixels (links to 20 different ones) are predicted in a new process; its
+peak is compared with that of a process that predicts one.
 """
 
 import argparse
@@ -23,12 +23,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness import compare, interleave, make_parser, save, show
+from jaxcifar.data import load_labelled
 from jaxcifar.inference.load import load
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.inference.photos import Photos
 from jaxcifar.step import metrics
 from jaxcifar.step.steps import make_eval_step
-from jaxcifar.training.evaluation import make_scoring
+from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.resident import make_evaluation
 
 NAME = "predict_time"
 PICTURES, DIFFERENT, SIZE = 5_000, 20, (2_000, 1_500)
@@ -63,7 +65,8 @@ def measure_time(parsed: argparse.Namespace) -> None:
         rows = np.arange(count)
         test = network.split("test").read(rows)
         step = make_eval_step(network.model, normalize=network.preprocess, mirror=network.mirror)
-        scoring = make_scoring(step, test, batch_size=network.batch_size, streamed=False)
+        evaluation = make_evaluation(step, size=count, batch_size=network.batch_size)
+        scoring = evaluation.over(to_device(test))
         correct: dict[str, float] = {}
 
         def predict(name: str, images: Photos) -> None:
@@ -74,13 +77,20 @@ def measure_time(parsed: argparse.Namespace) -> None:
         def evaluate() -> None:
             correct["evaluate"] = metrics.compute(scoring.run(network.variables))["accuracy"]
 
+        def read_and_evaluate() -> None:
+            images = load_labelled(network.dataset.name, side=network.image_size).source.read(rows)
+            sums = evaluation.over(to_device(images)).run(network.variables)
+            correct["read and evaluate"] = metrics.compute(sums)["accuracy"]
+
         variants: dict[str, Callable[[], None]] = {
             "evaluate": evaluate,
+            "read and evaluate": read_and_evaluate,
             "predict an array": partial(predict, "predict an array", test.images),
             "predict files": partial(predict, "predict files", folder),
         }
         seconds = interleave(variants, repeats=parsed.repeats)  # compiled by its warm-up
-    ratios = {f"{name} / evaluate": (name, "evaluate") for name in variants if name != "evaluate"}
+    names = [name for name in variants if name.startswith("predict")]
+    ratios = {f"{name} / {base}": (name, base) for name in names for base in list(variants)[:2]}
     compared = compare(seconds, ratios)
     show(f"{count:,} images", compared)
     print(f"accuracy: {correct}")

@@ -1,7 +1,7 @@
 """A trained network that knows its classes and what to do with a photo: `jaxcifar.load`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,24 +111,14 @@ class TrainedNetwork:
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images [n, h, w, 3] -> float32, normalised, at the same size."""
-        mean, std = (
-            jnp.asarray(values, jnp.float32)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        return (unit_range(jnp.asarray(images)) - mean) / std
+        return _normalized(replace(self.preprocessing, size=None), jnp.asarray(images))
 
     def preprocess(self, images: jax.Array | NDArray[np.uint8]) -> jax.Array:
         """uint8 images [n, h, w, 3] -> its input, float32 [n, image_size, image_size, 3].
 
         Of images that are not square, the centre is taken.
         """
-        images, side = jnp.asarray(images), self.image_size
-        _, height, width, _ = images.shape
-        shorter = min(height, width)
-        top, left = (height - shorter) // 2, (width - shorter) // 2
-        if height != width:
-            images = images[:, top : top + shorter, left : left + shorter]
-        return self.normalize(images if shorter == side else resize(images, side))
+        return _normalized(self.preprocessing, jnp.asarray(images))
 
     def predict(
         self,
@@ -291,6 +281,22 @@ class TrainedNetwork:
             classes = jnp.full(len(inputs), label)
         maps = grad_cam(self.model, self.variables, inputs, classes, layer)
         return upsample(maps, self.image_size, self.image_size)
+
+
+@partial(jax.jit, static_argnums=0)  # at module level: a second call compiles nothing
+def _normalized(preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+    """The central squares at the size of the preprocessing, or whole if it has none."""
+    side = preprocessing.size
+    _, height, width, _ = images.shape
+    if side is not None:
+        shorter = min(height, width)
+        top, left = (height - shorter) // 2, (width - shorter) // 2
+        images = images[:, top : top + shorter, left : left + shorter]
+        images = images if shorter == side else resize(images, side)
+    mean, std = (
+        jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (unit_range(images) - mean) / std
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -106,6 +106,7 @@ def test_random_weights_are_not_adjusted_by_default():
     assert make_adjust("kaiming", None, normalize) is None
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_adjusted_weights_and_resumes_from_its_checkpoint(
     recipe, digits, tmp_path, monkeypatch
 ):

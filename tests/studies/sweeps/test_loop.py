@@ -409,10 +409,12 @@ def test_weights_inside_the_directory_are_not_overwritten(short, digits, started
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"field": "../x"}, "its field is no number of a recipe"),
+        pytest.param(
+            {"field": "../x"}, "its field is no number of a recipe", marks=pytest.mark.slow
+        ),
         ({"field": "stem"}, "its field is no number of a recipe"),
         ({"values": ["/../../victim"]}, r"values\[0\] is '/../../victim', not a finite number"),
-        ({"values": [True]}, "not a finite number"),
+        pytest.param({"values": [True]}, "not a finite number", marks=pytest.mark.slow),
         ({"failures": []}, r"failures is \[\], not an object"),
         ({"mode": None}, "mode is None"),
         ({"recipe": 1}, "recipe is 1, not an object"),
