@@ -128,14 +128,17 @@ def network_of_run(
     find_devices()
     recipe, model, variables = restore_run(run, which, dataset=dataset)
     info = recipe.dataset_info
-    checkpoint = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
+    name = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
+    suffix = "" if which == "best" else f"_{which}"
+    if dataset is not None and located(dataset) != recipe.dataset:
+        name += f", on {dataset}"
+        suffix += f"_{_digest(dataset)}"
     links = recipe.follow_links or follow_links
     if dataset is None:
         data_dir = data_dir or stored_data_dir(config)
     data = RunData(run_dir, recipe, dataset, data_dir, links)
-    others = dataset is not None and located(dataset) != recipe.dataset
     return TrainedNetwork(
-        name=f"run {run_dir.path.resolve().name}, {checkpoint}" + f", on {dataset}" * others,
+        name=f"run {run_dir.path.resolve().name}, {name}",
         model=model,
         variables=variables,
         class_names=info.class_names,
@@ -146,13 +149,13 @@ def network_of_run(
         dataset=info if dataset is None else replace(info, name=dataset),
         split=cache(data.split),
         figures=run_dir.figures,
-        file_suffix=("" if which == "best" else f"_{which}") + others * f"_{_digest(dataset)}",
+        file_suffix=suffix,
     )
 
 
-def _digest(dataset: str | None) -> str:
+def _digest(dataset: str) -> str:
     """A short word for a dataset, the same however its path is spelled."""
-    return f"data={hashlib.sha256(os.fsencode(located(str(dataset)))).hexdigest()[:8]}"
+    return f"data={hashlib.sha256(os.fsencode(located(dataset))).hexdigest()[:8]}"
 
 
 def network_of_weights(

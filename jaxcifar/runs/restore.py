@@ -76,7 +76,8 @@ def read_recipe(run_dir: RunDirectory, *, dataset: str | None = None) -> Recipe:
 
     Args:
         run_dir: the run's.
-        dataset: where its data are now; only a run that does not describe them needs it.
+        dataset: where its data are now, for a run that does not describe them, if they are not
+            where they were.
 
     Raises:
         RunError: the directory holds no run, or a damaged config.json.
@@ -85,13 +86,13 @@ def read_recipe(run_dir: RunDirectory, *, dataset: str | None = None) -> Recipe:
     config = run_dir.read_config()
     values = config["recipe"]
     info = described_info(config, values.get("dataset"))
-    if info is None and dataset is not None:
-        values = values | {"dataset": dataset}
     try:
         return recipe_of_file(values, run_dir.config, info)
     except RecipeError as error:
-        if info is not None or dataset is not None or "folder" not in str(values.get("dataset")):
+        if info is not None or not str(values.get("dataset")).startswith(("folder:", "tfds:")):
             raise
+        if dataset is not None:
+            return recipe_of_file(values | {"dataset": dataset}, run_dir.config)
         way_out = "it was written before runs described their data: put them back, or name their "
         raise RecipeError(*error.args, f"  {way_out}place with --dataset") from None
 

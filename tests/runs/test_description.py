@@ -265,6 +265,16 @@ def test_a_run_written_before_works_on_moved_data_that_are_named(photo_run, phot
     assert config_of(photo_run)["data"]["class_names"] == list(CLASSES)
 
 
+@pytest.mark.filterwarnings("ignore:.*was written before")
+def test_a_run_written_before_has_the_classes_of_its_own_data(photo_run, photos, tmp_path):
+    """Not those of other data that it is scored on."""
+    make_old(photo_run)
+    shutil.copytree(photos, tmp_path / "others")
+    rename(tmp_path / "others", CLASSES[0], "Zwergpudel")
+    with pytest.raises(DataError, match="does not have the classes"):
+        evaluate_run(photo_run, dataset=f"folder:{tmp_path / 'others'}")
+
+
 def test_other_test_images_in_the_same_place_are_said(photo_run, photos):
     next((photos / "test").rglob("*.png")).unlink()
     with pytest.warns(UserWarning, match="8 test images now; 9 were there"):
