@@ -31,6 +31,7 @@ def assert_undisturbed(scenarios, *, least):
         assert counts["killed"] == counts["identical"] + counts["rounded"] >= least, name
 
 
+@pytest.mark.slow
 def test_the_cache_and_an_export_end_as_undisturbed_after_any_death(deaths):
     assert_undisturbed(deaths("export", "cache"), least=2)
 

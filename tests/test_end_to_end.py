@@ -160,6 +160,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(run_here, tmp_path, argu
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["foreign", "thesis.tex"]
 
 
+@pytest.mark.slow  # tests/test_floors.py forbids the imports
 def test_after_training_neither_tensorflow_nor_torch_is_loaded(root, tmp_path):
     code = (
         "import sys; from jaxcifar import Recipe, fit, load_dataset; "

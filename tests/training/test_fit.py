@@ -258,6 +258,7 @@ def test_muon_with_lookahead_thaws_and_resumes_bit_identically(recipe, digits, t
         np.testing.assert_allclose(leaf, params[name.split(".slow.")[1]], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_extending_a_run_removes_the_summary_of_the_shorter_one(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     with pytest.raises(Stop):

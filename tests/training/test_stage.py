@@ -40,6 +40,7 @@ def assert_same_run(a, b, tolerance):
             assert one[name] == pytest.approx(other[name], rel=tolerance), name
 
 
+@pytest.mark.slow
 def test_runs_that_differ_only_in_the_seed_share_programs_and_keep_their_numbers(recipe, digits):
     other = changed(recipe, seed=recipe.seed + 1)
     alone, _ = fit(other, digits)
@@ -89,6 +90,7 @@ def test_a_run_on_cached_features_equals_the_run_on_images(plain, digits, freeze
     assert_trees_identical(cached_stats["bn1"], stats["bn1"])
 
 
+@pytest.mark.slow
 def test_a_run_on_cached_views_equals_the_run_that_takes_its_views_in_turn(plain, digits):
     viewed = changed(plain, flip_rate=0.5, translate_pixels=2, views=2, epochs=4)
     _, history = fit(viewed, digits)

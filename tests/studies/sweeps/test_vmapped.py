@@ -121,6 +121,7 @@ def test_members_with_muon_and_lookahead_equal_separate_runs(recipe, digits):
             np.testing.assert_allclose(of_member, leaf, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_traced_number_has_the_effect_of_the_constant(recipe, digits):
     """All fields that can be traced are traced in one program."""
     numbers = {
