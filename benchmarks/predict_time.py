@@ -5,7 +5,8 @@
 
 Time: the 10,000 test images are predicted by `TrainedNetwork.predict`, as an array and from a
 folder of PNG files, and scored by the program of `evaluate_run`, with the images on the device and
-read as `jaxcifar evaluate` reads them, in turn in one process. Compiling is not counted. Memory:
+read as `jaxcifar evaluate` reads them: from the cache of decoded images, and (--dataset) from the
+same files; in turn in one process. Compiling is not counted. Memory:
 5,000 JPEGs of 2,000x1,500 pixels (links to 20 different ones) are predicted in a new process; its
 peak is compared with that of a process that predicts one.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness import compare, interleave, make_parser, save, show
-from jaxcifar.data import load_labelled
+from jaxcifar.data import Rows, load_labelled
 from jaxcifar.inference.load import load
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.inference.photos import Photos
@@ -49,11 +50,14 @@ print(count, seconds, int(status.split("VmHWM:")[1].split()[0]) / 1_000, sep="\\
 
 
 def write_images(network: TrainedNetwork, folder: Path, count: int | None) -> int:
-    """The test images of the network's data as PNG files; returns how many."""
+    """The test images of the network's data as PNG files by class; returns how many."""
     test = network.split("test")
     rows = np.arange(len(test) if count is None else min(count, len(test)))
-    for row, pixels in zip(rows, test.read(rows).images, strict=True):
-        Image.fromarray(pixels).save(folder / f"{row:05}.png")
+    data = test.read(rows)
+    for row, pixels, label in zip(rows, data.images, data.labels, strict=True):
+        path = folder / network.class_names[label] / f"{row:05}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
     return len(rows)
 
 
@@ -72,7 +76,10 @@ def measure_time(parsed: argparse.Namespace) -> None:
         def predict(name: str, images: Photos) -> None:
             found = network.predict(images, top=1)
             classes = np.array([network.class_names.index(each.class_name) for each in found])
-            correct[name] = float(np.mean(classes == test.labels))
+            labels = test.labels
+            if isinstance(images, str):
+                labels = labels[[int(Path(each.image).stem) for each in found]]
+            correct[name] = float(np.mean(classes == labels))
 
         def evaluate() -> None:
             correct["evaluate"] = metrics.compute(scoring.run(network.variables))["accuracy"]
@@ -82,15 +89,21 @@ def measure_time(parsed: argparse.Namespace) -> None:
             sums = evaluation.over(to_device(images)).run(network.variables)
             correct["read and evaluate"] = metrics.compute(sums)["accuracy"]
 
+        def read_files_and_evaluate() -> None:
+            source = load_labelled(f"folder:{folder}", side=network.image_size).source
+            sums = evaluation.over(to_device(Rows(source, rows))).run(network.variables)
+            correct["read files and evaluate"] = metrics.compute(sums)["accuracy"]
+
         variants: dict[str, Callable[[], None]] = {
             "evaluate": evaluate,
             "read and evaluate": read_and_evaluate,
+            "read files and evaluate": read_files_and_evaluate,
             "predict an array": partial(predict, "predict an array", test.images),
             "predict files": partial(predict, "predict files", folder),
         }
         seconds = interleave(variants, repeats=parsed.repeats)  # compiled by its warm-up
     names = [name for name in variants if name.startswith("predict")]
-    ratios = {f"{name} / {base}": (name, base) for name in names for base in list(variants)[:2]}
+    ratios = {f"{name} / {base}": (name, base) for name in names for base in list(variants)[:3]}
     compared = compare(seconds, ratios)
     show(f"{count:,} images", compared)
     print(f"accuracy: {correct}")
