@@ -22,7 +22,7 @@ from jaxcifar.data.contents import file_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
-from jaxcifar.data.listing import SUFFIXES, WAY_IN, Listing, Picture, make_picture
+from jaxcifar.data.listing import SUFFIXES, WAY_IN, Listing, Picture, make_picture, unread_note
 from jaxcifar.data.picture_limits import MAX_BYTES
 
 PREFIX = "folder:"
@@ -357,8 +357,7 @@ def _check_not_empty(
 ) -> None:
     empty = [str(split / name) for name, files in zip(names, classes, strict=True) if not files]
     if empty:
-        unread = " ".join(sorted(listing.unread))
-        note = f"; {unread} are not read: convert them to PNG or JPEG" if unread else ""
+        note = unread_note(listing.unread)
         some = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         raise DataError(f"{some} has no pictures ({' '.join(SUFFIXES)}){note}")
 

@@ -183,6 +183,12 @@ def warn_unread(name: str, unread: Mapping[str, int], loose: int = 0) -> None:
         warn(f"{name} has pictures that are not used: {'; '.join(parts)}", stacklevel=3)
 
 
+def unread_note(unread: Mapping[str, int]) -> str:
+    """The end of an error about a folder without pictures that are read."""
+    names = " ".join(sorted(unread))
+    return f"; {names} are not read: convert them to PNG or JPEG" if names else ""
+
+
 def one_error(start: str, problems: list[str]) -> DataError:
     """One problem in one line; several in lines of their own after `start`, at most 20."""
     if len(problems) == 1:

@@ -2,13 +2,12 @@
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxcifar.common.errors import DataError, ImageFileError
 from jaxcifar.common.messages import printable
-from jaxcifar.data.listing import SUFFIXES, Listing, warn_unread
+from jaxcifar.data.listing import SUFFIXES, Listing, unread_note, warn_unread
 
 
 def list_pictures(paths: Iterable[str | Path], *, follow_links: bool = False) -> tuple[Path, ...]:
@@ -49,11 +48,8 @@ def _list_folder(path: Path, follow_links: bool) -> list[Path]:
     pictures = listing.pictures(listing.root)
     listing.check()
     if not pictures:
-        raise DataError(f"{path} has no pictures ({' '.join(SUFFIXES)}){_unread(listing.unread)}")
+        raise DataError(
+            f"{path} has no pictures ({' '.join(SUFFIXES)}){unread_note(listing.unread)}"
+        )
     warn_unread(str(path), listing.unread)
     return [path / picture.name for picture in pictures]
-
-
-def _unread(unread: "Counter[str]") -> str:
-    names = " ".join(sorted(unread))
-    return f"; {names} are not read: convert them to PNG or JPEG" if names else ""
