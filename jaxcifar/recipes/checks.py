@@ -11,13 +11,13 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.resnet import ARCHITECTURES
+from jaxcifar.recipes.settings import LOOKAHEAD_SHARE
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, stage_starts
 
 LONGEST_TEXT = 16_384  # characters: rules for each leaf of a ResNet-50 take 7,000
 LONGEST_NAME = 100
 LONGEST_PATH = 4_096  # as on Linux
-LOOKAHEAD_SHARE = 0.25  # the default
 MOST_EPOCHS = 100_000  # whose lines fit in the largest metrics.jsonl that is read
 # No machine can run more, so it is refused before anything is compiled or allocated.
 MOST_WIDTH = 4_096  # a ResNet-18 of that width has 46 billion parameters, 183 GB

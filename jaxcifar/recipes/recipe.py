@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,18 @@ import optax
 from jaxcifar.common.errors import FreezeError, RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.data import DatasetInfo, check_split, dataset_info, located
-from jaxcifar.models.resnet import ARCHITECTURES, Head, ResNet, Stem, make_resnet
+from jaxcifar.models.resnet import ResNet, make_resnet
 from jaxcifar.recipes.checks import (
-    LOOKAHEAD_SHARE,
     check_batches,
     check_freezing,
     check_values,
     check_weights,
     checked,
 )
-from jaxcifar.recipes.setting import setting
+from jaxcifar.recipes.settings import Settings
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
     Augment,
-    Interpolation,
     make_augment,
     make_preprocess,
 )
@@ -38,16 +36,13 @@ from jaxcifar.step.freeze import (
     labels_at,
 )
 from jaxcifar.step.freeze_text import parse_rules
-from jaxcifar.step.optimizer import OptimizerName, make_optimizer
-from jaxcifar.step.schedules import ScheduleName, ScheduleUnit, make_schedule, steps_per_epoch
+from jaxcifar.step.optimizer import make_optimizer
+from jaxcifar.step.schedules import make_schedule, steps_per_epoch
 from jaxcifar.step.state import param_shapes
-
-Init = Literal["kaiming", "dirac"]
-BatchNormMode = Literal["batch", "frozen"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Settings):
     """Every setting of a run. Together with the data it determines the run's numbers.
 
     Args:
@@ -62,157 +57,6 @@ class Recipe:
         10
     """
 
-    dataset: str = setting(
-        "data",
-        "cifar10",
-        "cifar10, digits (small, shipped), folder:PATH (pictures in PATH/train/CLASS and "
-        "PATH/test/CLASS; needs a resize), or tfds:NAME[/CONFIG] (prepared by TFDS as "
-        "array_record); see normalization, too",
-    )
-    train_size: int | None = setting("data", None, "images trained on", unset="the dataset's split")
-    validation_size: int | None = setting("data", None, "images validated on, disjoint from those")
-    follow_links: bool = setting("data", False, "follow links in a folder, also out of it")
-    stratified: bool = setting("data", False, "keep the class proportions in the split")
-    split_seed: int = setting("data", 0, "chooses the images of the split")
-    normalization: str = setting("data", "cifar10", f"mean and std: {', '.join(NORMALIZATIONS)}")
-    resize: int | None = setting(
-        "data",
-        None,
-        "height and width of the network's input, pixels; images of several sizes are scaled by "
-        "their shorter side and cropped to the centre",
-        unset="the dataset's",
-    )
-    flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
-    rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
-    interpolation: Interpolation = setting(
-        "data", "nearest", "of the rotation: nearest (torchvision's default) or bilinear"
-    )
-    translate_pixels: int = setting(
-        "data", 0, "augmentation: largest random shift, pixels after resizing"
-    )
-    cutout_pixels: int = setting(
-        "data", 0, "augmentation: side of a square covered at random, pixels after resizing"
-    )
-    views: int | None = setting(
-        "data", None, "augmentations of each image, taken in turn", unset="a new one each epoch"
-    )
-
-    architecture: str = setting("model", "resnet18", ", ".join(ARCHITECTURES))
-    width: int = setting("model", 64, "channels of the first stage")
-    stem: Stem = setting("model", "imagenet", "7x7 stride 2 with max-pool, or 3x3 (cifar)")
-    head: Head = setting(
-        "model", "linear", "dropout and a linear layer, or two layers (sequential)"
-    )
-    dropout_rate: float = setting("model", 0.0, "in the head, at least 0 and under 1")
-    init: Init = setting(
-        "model",
-        "kaiming",
-        "random weights: torchvision's (kaiming), or identity (Dirac) initialisation in the stages "
-        "where shapes allow (dirac)",
-    )
-    whiten: bool = setting(
-        "model",
-        False,
-        "start with a first layer that whitens the patches of the training images (3x3 stem)",
-    )
-    batch_norm_groups: int = setting(
-        "model",
-        1,
-        "normalise a training batch in this many equal parts (1: the whole batch, across all "
-        "devices; the number of devices: each its own share, without communication)",
-    )
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "model", "float32", "compute dtype; parameters and statistics are float32"
-    )
-
-    weights: str | None = setting(
-        "transfer",
-        None,
-        "start from a .safetensors or .pth file, OWNER/NAME on the Hugging Face hub, or a run",
-    )
-    new_head: bool = setting(
-        "transfer", False, "start with a new random fc, whatever head the weights have"
-    )
-    adapt_stem: bool = setting(
-        "transfer", False, "use the centre of 7x7 stem weights for a 3x3 stem"
-    )
-    freeze: str = setting(
-        "transfer",
-        "none",
-        "what is trained, and how: none, freeze_a, freeze_b, up_to:layer2, all_but:fc, "
-        "layer_decay:0.7, or rules in order such as 'layer1=frozen layer4=0.1@5 *=trained'",
-    )
-    bn: BatchNormMode = setting(
-        "transfer",
-        "batch",
-        "frozen BatchNorms follow each batch's statistics (batch), or keep theirs (frozen)",
-    )
-    cache_features: bool = setting(
-        "transfer", False, "run the frozen layers once and train on their output (needs bn frozen)"
-    )
-
-    epochs: int = setting("training", 20, "passes over the train split")
-    batch_size: int = setting(
-        "training", 128, "images per step; the last batch of an epoch may be smaller"
-    )
-    optimizer: OptimizerName = setting(
-        "training",
-        "adam",
-        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels; sgd for the rest)",
-    )
-    learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
-    momentum: float = setting("training", 0.9, "of sgd and muon")
-    weight_decay: float = setting("training", 0.0, "on kernels, for adamw, sgd and muon")
-    bias_scale: float = setting(
-        "training", 1.0, "learning rate of BatchNorm's biases, as a multiple of the others'"
-    )
-    lookahead_steps: int | None = setting(
-        "training",
-        None,
-        "Lookahead: synchronise with the slow weights every N steps; they follow by a part of the "
-        "way",
-        unset="none",
-    )
-    lookahead_share: float = setting(
-        "training",
-        LOOKAHEAD_SHARE,
-        "that part at the run's end; it falls from 1 with the cube of the time",
-    )
-    label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
-    clip_norm: float | None = setting(
-        "training", None, "largest global norm of the trained gradients", unset="no clipping"
-    )
-    log_gradient_norm: bool = setting("training", False, "record that norm for every epoch")
-    on_nonfinite: Literal["stop", "skip"] = setting(
-        "training",
-        "stop",
-        "if a step's logits, gradients or statistics are not finite: stop, or skip its update and "
-        "count it",
-    )
-    schedule: ScheduleName = setting("training", "cosine", "the learning rate's schedule")
-    t_max: float | None = setting("training", None, "epochs to the schedule's end", unset="epochs")
-    schedule_unit: ScheduleUnit = setting(
-        "training", "step", "whether the rate moves every step or every epoch"
-    )
-    warmup_epochs: float = setting("training", 0.0, "linear warm-up, epochs")
-    start_scale: float = setting(
-        "training", 0.0, "rate at the warm-up's start, as a share of the peak"
-    )
-    final_scale: float = setting(
-        "training", 0.0, "rate at the schedule's end, as a share of the peak"
-    )
-
-    validate_every: int = setting("training", 1, "validate every N epochs, and after the last one")
-    eval_batch_size: int = setting(
-        "training", 500, "images per step in evaluation; changes no result"
-    )
-    test_mirror: bool = setting(
-        "training",
-        False,
-        "validate and test with the mean logits of an image and its mirror image; costs twice as "
-        "much",
-    )
-    seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")
     info: InitVar[DatasetInfo | None] = None
 
     def __post_init__(self, info: DatasetInfo | None) -> None:

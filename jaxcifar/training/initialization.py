@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from jaxcifar.data import Source
 from jaxcifar.devices.processes import of_main
 from jaxcifar.models.names import is_kernel, path_name
-from jaxcifar.recipes.recipe import Init
+from jaxcifar.recipes.settings import Init
 
 PyTree = Any
 WHITENED_IMAGES = 5_000
