@@ -64,7 +64,8 @@ def own_programs(request):
     def clear():
         stage = sys.modules.get("jaxcifar.training.stage")
         if stage is not None and {"monkeypatch", "optimised"} & set(request.fixturenames):
-            stage.resident_programs.cache_clear()
+            stage.forget_programs()
+            sys.modules["jaxcifar.training.start"].forget_first_programs()
 
     clear()
     yield

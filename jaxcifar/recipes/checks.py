@@ -3,6 +3,7 @@
 The checks run in the order of this file, before anything is compiled or written.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.resnet import ARCHITECTURES
-from jaxcifar.recipes.settings import LOOKAHEAD_SHARE
+from jaxcifar.recipes.settings import LOOKAHEAD_SHARE, OWN
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, stage_starts
 
@@ -154,7 +155,7 @@ CHECKS = (
 def check_values(recipe: Recipe) -> None:
     """Refuse values out of their range."""
     check_choice("normalization", recipe.normalization, NORMALIZATIONS)
-    check_choice("architecture", recipe.architecture, ARCHITECTURES)
+    check_choice("architecture", recipe.architecture, (*ARCHITECTURES, OWN))
     for fields, holds, text in CHECKS:
         for name in fields:
             _check(recipe, name, bool(holds(getattr(recipe, name), recipe)), text)
@@ -183,7 +184,7 @@ def check_batches(recipe: Recipe) -> None:
             "lower --epochs or raise --batch-size"
         )
     halvings = 5 if recipe.stem == "imagenet" else 3
-    one_image = groups in (size, rest)
+    one_image = groups in (size, rest) and recipe.architecture != OWN
     if one_image and recipe.image_size <= 2**halvings:  # torch refuses this batch, too
         raise RecipeError(
             f"batch_size {size} leaves a batch of one image among {train_size}, which BatchNorm "
@@ -221,25 +222,98 @@ def check_weights(recipe: Recipe) -> None:
     _check(recipe, "resize", not recipe.whiten or recipe.image_size >= 3, "must be 3 for --whiten")
 
 
+# What only the built-in networks, or the recipe's own optimizers, have.
+OF_BUILT_IN_NETWORKS = {
+    "weights": "only the built-in networks have torchvision's names, which weights are read by",
+    "new_head": "only the built-in networks have torchvision's names",
+    "adapt_stem": "only the built-in networks have torchvision's names",
+    "cache_features": "only the built-in networks can be cut where they are frozen",
+    "bn": "only the BatchNorms of the built-in networks can be frozen; yours follow your module",
+    **dict.fromkeys(
+        (
+            "width",
+            "stem",
+            "head",
+            "dropout_rate",
+            "init",
+            "whiten",
+            "batch_norm_groups",
+            "dtype",
+        ),
+        "it is of the built-in networks; set it in your module",
+    ),
+}
+SCHEDULE_SETTINGS = (
+    "learning_rate",
+    "schedule",
+    "t_max",
+    "schedule_unit",
+    "warmup_epochs",
+    "start_scale",
+    "final_scale",
+)
+_OPTIMIZER_SETTINGS = (
+    *SCHEDULE_SETTINGS,
+    "momentum",
+    "weight_decay",
+    "bias_scale",
+    "lookahead_steps",
+    "lookahead_share",
+    "clip_norm",
+)
+
+
+def changed_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Those of some settings that are not at their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
+    return [name for name in names if getattr(recipe, name) != defaults[name]]
+
+
+def check_own(recipe: Recipe) -> None:
+    """Refuse settings that would be ignored because a part of the run is an own one."""
+    if recipe.architecture == OWN:
+        for name in changed_settings(recipe, OF_BUILT_IN_NETWORKS):
+            raise RecipeError(
+                f"{name} {shown(getattr(recipe, name))} does not go with an own network: "
+                f"{OF_BUILT_IN_NETWORKS[name]}"
+            )
+    if recipe.optimizer == OWN:
+        for name in changed_settings(recipe, _OPTIMIZER_SETTINGS):
+            raise RecipeError(
+                f"{name} {shown(getattr(recipe, name))} does not go with an own optimizer, which "
+                "would ignore it: leave it at its default, and set it in your transformation"
+            )
+
+
 def check_freezing(recipe: Recipe) -> None:
-    """Refuse freeze rules, and cached features, that the run cannot follow."""
+    """Refuse freeze rules, and cached features, that the run cannot follow.
+
+    The rules for an own network are checked when it is known, see `own.with_parts`.
+    """
     augmented = recipe.make_augment() is not None
     if recipe.views is not None and not augmented:
         raise RecipeError(f"views {recipe.views} needs an augmentation, such as --flip-rate 0.5")
     if recipe.freeze == "none" and recipe.bn == "batch" and not recipe.cache_features:
         return  # presets are made at import: without a trace where there is nothing to check
+    if recipe.architecture == OWN:
+        return
     labels = recipe.make_labels()
+    check_late_labels(recipe, labels)
+    first = labels_at(labels, 1)
+    if recipe.bn == "frozen" and not frozen_batch_norms(first):
+        raise RecipeError("bn frozen changes nothing where no BatchNorm is: see --freeze")
+    if recipe.cache_features:
+        _check_caching(recipe, first, augmented)
+
+
+def check_late_labels(recipe: Recipe, labels: Any) -> None:
+    """Refuse labels that start after the run's end."""
     late = [start for start in stage_starts(labels) if start > recipe.epochs]
     if late:
         raise RecipeError(
             f"freeze {shown(recipe.freeze)} begins to train something in epoch {late[-1]}, and "
             f"the run ends with epoch {recipe.epochs}"
         )
-    first = labels_at(labels, 1)
-    if recipe.bn == "frozen" and not frozen_batch_norms(first):
-        raise RecipeError("bn frozen changes nothing where no BatchNorm is: see --freeze")
-    if recipe.cache_features:
-        _check_caching(recipe, first, augmented)
 
 
 def _check_caching(recipe: Recipe, labels: Any, augmented: bool) -> None:

@@ -13,16 +13,17 @@ import optax
 
 from jaxcifar.common.errors import FreezeError, RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
-from jaxcifar.data import DatasetInfo, check_split, dataset_info, located
+from jaxcifar.data import DatasetInfo, Splits, check_split, dataset_info, located
 from jaxcifar.models.resnet import ResNet, make_resnet
 from jaxcifar.recipes.checks import (
     check_batches,
     check_freezing,
+    check_own,
     check_values,
     check_weights,
     checked,
 )
-from jaxcifar.recipes.settings import Settings
+from jaxcifar.recipes.settings import OWN, Settings
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
     Augment,
@@ -74,6 +75,7 @@ class Recipe(Settings):
             object.__setattr__(self, field.name, value)
         check_values(self)
         check_batches(self)
+        check_own(self)
         check_weights(self)
         check_freezing(self)
 
@@ -115,7 +117,15 @@ class Recipe(Settings):
         return epoch % self.validate_every == 0 or epoch == self.epochs
 
     def make_model(self, epoch: int | None = None) -> ResNet:
-        """The network; with `epoch`, its BatchNorms frozen as in that epoch."""
+        """The network; with `epoch`, its BatchNorms frozen as in that epoch.
+
+        Raises:
+            RecipeError: the network is an own one.
+        """
+        if self.architecture == OWN:
+            raise RecipeError(
+                "architecture own is a network of your own: give it as the argument model"
+            )
         model = make_resnet(
             self.architecture,
             self.dataset_info.num_classes,
@@ -130,14 +140,19 @@ class Recipe(Settings):
             return model
         return model.clone(frozen=frozen_batch_norms(self.make_labels(epoch)))
 
-    def make_labels(self, epoch: int | None = None) -> Labels:
+    def make_labels(self, epoch: int | None = None, *, params: Any = None) -> Labels:
         """The label of each parameter; with `epoch`, the label that applies in that epoch.
+
+        Args:
+            epoch: from 1.
+            params: those of an own network, arrays or shapes.
 
         Raises:
             RecipeError: `freeze` cannot be read or does not fit the network.
         """
-        # Of any rate: a traced one cannot be looked up.
-        params = param_shapes(self.make_model().clone(dropout_rate=0.0))
+        if params is None:
+            # Of any rate: a traced one cannot be looked up.
+            params = param_shapes(self.make_model().clone(dropout_rate=0.0))
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
@@ -158,12 +173,26 @@ class Recipe(Settings):
             start_scale=self.start_scale,
         )
 
-    def make_optimizer(self, epoch: int = 1) -> optax.GradientTransformation:
-        """The optimizer with its schedule, for what is trained in an epoch."""
+    def make_optimizer(
+        self,
+        epoch: int = 1,
+        *,
+        labels: Labels | None = None,
+        schedule: optax.Schedule | None = None,
+    ) -> optax.GradientTransformation:
+        """The optimizer with its schedule, for what is trained in an epoch.
+
+        Args:
+            epoch: from 1.
+            labels: of that epoch, if they are known already.
+            schedule: an own one instead of the recipe's.
+        """
+        if self.optimizer == "own":
+            raise RecipeError("optimizer own is a transformation of your own: give it to fit as tx")
         return make_optimizer(
             self.optimizer,
-            self.make_schedule(),
-            labels=self.make_labels(epoch),
+            schedule or self.make_schedule(),
+            labels=self.make_labels(epoch) if labels is None else labels,
             steps_per_epoch=self.steps_per_epoch,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
@@ -191,15 +220,52 @@ class Recipe(Settings):
             dtype=jnp.dtype(self.dtype),
         )
 
-    def with_traced(self, field: str, value: jax.Array) -> "Recipe":
-        """The recipe with a number that is known only inside a program, which is not checked.
+    def with_traced(self, **values: Any) -> "Recipe":
+        """The recipe with numbers that are known only inside a program, which are not checked.
 
-        Everything built from the returned recipe uses the traced value: the model's dropout, the
-        optimizer, the schedule, the augmentation. Sweeps check the numbers first.
+        Everything built from the returned recipe uses the traced values: the model's dropout, the
+        optimizer, the schedule, the augmentation. The recipe they come from was checked.
         """
         recipe = copy.copy(self)
-        object.__setattr__(recipe, field, value)
+        for name, value in values.items():
+            object.__setattr__(recipe, name, value)
         return recipe
+
+    def on(self, splits: Splits) -> "Recipe":
+        """The recipe for data that are arrays in memory, see `Splits.from_arrays`.
+
+        They have no name under which a recipe could find them, so that they say themselves what
+        the recipe has to know: number and names of the classes, sizes, side. For data that are
+        loaded by name it is the same recipe.
+
+        Raises:
+            RecipeError: the recipe names other data than the default ones, or other sizes.
+        """
+        info = getattr(splits, "info", None)
+        if info is None or info == vars(self)["info"]:
+            return self
+        sizes = (len(splits.train), len(splits.validation))
+        asked = (self.train_size, self.validation_size)
+        default = {field.name: field.default for field in dataclasses.fields(self)}["dataset"]
+        if self.dataset not in (default, splits.name):
+            raise RecipeError(
+                f"the recipe is for {self.dataset}, and the data are {splits.name}: leave the "
+                "recipe's dataset at its default"
+            )
+        if any(size not in (None, own) for size, own in zip(asked, sizes, strict=True)):
+            raise RecipeError(
+                f"the recipe is for {asked[0]} train and {asked[1]} validation images, and the "
+                f"arrays have {sizes[0]} and {sizes[1]}: leave its sizes unset"
+            )
+        return dataclasses.replace(
+            self,
+            dataset=splits.name,
+            info=info,
+            train_size=None,
+            validation_size=None,
+            split_seed=splits.seed,
+            stratified=splits.stratified,
+        )
 
     def located(self) -> "Recipe":
         """The same recipe with absolute paths of data and weights, for any working directory."""

@@ -15,6 +15,7 @@ from jaxcifar.step.schedules import ScheduleName, ScheduleUnit
 Init = Literal["kaiming", "dirac"]
 BatchNormMode = Literal["batch", "frozen"]
 LOOKAHEAD_SHARE = 0.25  # the default
+OWN = "own"  # a network or an optimizer that is given to `fit`
 
 
 def setting(group: str, default: Any, text: str, unset: str | None = None) -> Any:
@@ -66,7 +67,9 @@ class Settings:
         "data", None, "augmentations of each image, taken in turn", unset="a new one each epoch"
     )
 
-    architecture: str = setting("model", "resnet18", ", ".join(ARCHITECTURES))
+    architecture: str = setting(
+        "model", "resnet18", f"{', '.join(ARCHITECTURES)}; from Python also own, see fit"
+    )
     width: int = setting("model", 64, "channels of the first stage")
     stem: Stem = setting("model", "imagenet", "7x7 stride 2 with max-pool, or 3x3 (cifar)")
     head: Head = setting(
@@ -124,10 +127,11 @@ class Settings:
     batch_size: int = setting(
         "training", 128, "images per step; the last batch of an epoch may be smaller"
     )
-    optimizer: OptimizerName = setting(
+    optimizer: Literal[OptimizerName, "own"] = setting(
         "training",
         "adam",
-        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels; sgd for the rest)",
+        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels; sgd for the rest); from "
+        "Python also own, see fit",
     )
     learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
     momentum: float = setting("training", 0.9, "of sgd and muon")

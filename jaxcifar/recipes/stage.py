@@ -1,16 +1,21 @@
-"""The parts of a run, built once from its recipe for the epochs in which they stay the same."""
+"""The parts of a run, built once from its recipe for the epochs in which they stay the same.
+
+Parts of the user's own, see `parts.Parts`, take the place of those that the recipe would make.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import optax
 
-from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.numbers import without_numbers
+from jaxcifar.recipes.parts import NO_PARTS, Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import Augment
-from jaxcifar.step.freeze import Labels, stage_starts
-from jaxcifar.step.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from jaxcifar.step.freeze import Labels, labels_at, stage_starts
+from jaxcifar.step.steps import BatchAugment, EvalStep, TrainStep, make_eval_step, make_train_step
 
 
 class StageRecipe(NamedTuple):
@@ -18,19 +23,21 @@ class StageRecipe(NamedTuple):
 
     Attributes:
         recipe: that of the run.
+        parts: the user's own, see there.
         first_epoch: of the stage, from 1.
         last_epoch: of the stage.
         model: the network; its BatchNorms of frozen modules are frozen if `bn` is "frozen".
         labels: what is trained, and how.
         tx: the optimizer.
         preprocess: uint8 images to the network's input.
-        augment: ``(keys [n], images) -> images``, or None.
+        augment: the recipe's: ``(keys [n], images) -> images``, or None.
     """
 
     recipe: Recipe
+    parts: Parts
     first_epoch: int
     last_epoch: int
-    model: ResNet
+    model: nn.Module
     labels: Labels
     tx: optax.GradientTransformation
     preprocess: Callable[[jax.Array], jax.Array]
@@ -43,8 +50,9 @@ class StageRecipe(NamedTuple):
             cut: the batches are the features after this child of the network, not images.
             axis_name: the mapped axis over which a batch is divided, under pmap.
         """
+        model = self.model if axis_name is None else self.model.clone(axis_name=axis_name)
         return make_train_step(
-            self.model.clone(axis_name=axis_name),
+            model,
             self.tx,
             normalize=self.preprocess,
             label_smoothing=self.recipe.label_smoothing,
@@ -53,32 +61,98 @@ class StageRecipe(NamedTuple):
             log_gradient_norm=self.recipe.log_gradient_norm,
             skip_nonfinite=self.recipe.on_nonfinite == "skip",
             axis_name=axis_name,
+            loss=self.parts.loss,
+            own_metrics=self.parts.metrics,
         )
 
     def make_eval_step(self, cut: str | None = None) -> EvalStep:
         """The scoring of a batch, with mirror images where the recipe says so."""
         return make_eval_step(
-            self.model, normalize=self.preprocess, start=cut, mirror=self.recipe.test_mirror
+            self.model,
+            normalize=self.preprocess,
+            start=cut,
+            mirror=self.recipe.test_mirror,
+            loss=self.parts.loss,
+            own_metrics=self.parts.metrics,
+            one_hot=self.parts.mixes,
         )
 
+    @property
+    def augment_batch(self) -> BatchAugment | None:
+        """The recipe's augmentation of a batch, and then the user's; None without both."""
+        first, own = self.augment, self.parts.augment
+        if first is None:
+            return own
 
-def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
+        def augment(
+            keys: jax.Array, images: jax.Array, labels: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            images = first(keys, images)
+            # Other draws than those of the recipe's.
+            return (images, labels) if own is None else own(_other(keys), images, labels)
+
+        return augment
+
+
+def _other(keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys)
+
+
+def make_stage(recipe: Recipe, epoch: int = 1, parts: Parts = NO_PARTS) -> StageRecipe:
     """Build the parts of the stage that `epoch` lies in."""
-    first_epoch, last_epoch = stage_epochs(recipe, epoch)
+    all_labels = make_labels(recipe, parts)
+    first_epoch, last_epoch = _around(epoch, all_labels, recipe.epochs)
+    labels = labels_at(all_labels, epoch)
     return StageRecipe(
         recipe=recipe,
+        parts=parts,
         first_epoch=first_epoch,
         last_epoch=last_epoch,
-        model=recipe.make_model(epoch),
-        labels=recipe.make_labels(epoch),
-        tx=recipe.make_optimizer(epoch),
+        model=parts.model or recipe.make_model(epoch),
+        labels=labels,
+        tx=parts.make_transformation(labels)
+        or recipe.make_optimizer(epoch, labels=labels, schedule=parts.schedule),
         preprocess=recipe.make_preprocess(),
         augment=recipe.make_augment(),
     )
 
 
-def stage_epochs(recipe: Recipe, epoch: int) -> tuple[int, int]:
+def make_labels(recipe: Recipe, parts: Parts = NO_PARTS) -> Labels:
+    """The label of each parameter, also of those that are trained later.
+
+    Raises:
+        RecipeError: `freeze` cannot be read or does not fit the network.
+    """
+    if parts.model is None:
+        return recipe.make_labels()
+    return recipe.make_labels(params=own_variables(parts.model, recipe.image_size)["params"])
+
+
+def stage_epochs(recipe: Recipe, epoch: int, parts: Parts = NO_PARTS) -> tuple[int, int]:
     """(first, last): the epochs around this one in which the same leaves are trained."""
-    starts = stage_starts(recipe.make_labels())
+    return _around(epoch, make_labels(recipe, parts), recipe.epochs)
+
+
+def _around(epoch: int, labels: Labels, epochs: int) -> tuple[int, int]:
+    starts = stage_starts(labels)
     first = max(start for start in starts if start <= max(epoch, 1))
-    return first, min([start - 1 for start in starts if start > first], default=recipe.epochs)
+    return first, min([start - 1 for start in starts if start > first], default=epochs)
+
+
+class ProgramKey(NamedTuple):
+    """What the programs of a run depend on.
+
+    A name such as "arrays" or a folder may stand for other data from one run to the next, so that
+    the recipe alone does not tell.
+    """
+
+    recipe: Recipe  # without numbers
+    parts: Parts
+    num_classes: int
+    side: int | None
+
+
+def program_key(recipe: Recipe, parts: Parts = NO_PARTS) -> ProgramKey:
+    """The key under which compiled programs are shared, see `numbers.without_numbers`."""
+    info = recipe.dataset_info
+    return ProgramKey(without_numbers(recipe), parts, info.num_classes, info.side)

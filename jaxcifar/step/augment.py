@@ -51,11 +51,15 @@ def flip(key: jax.Array, image: jax.Array, rate: float) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, rate), image[:, ::-1], image)
 
 
-def translate(key: jax.Array, image: jax.Array, pixels: int) -> jax.Array:
+def translate(key: jax.Array, image: jax.Array, pixels: int | jax.Array) -> jax.Array:
     """Shift the image at random by up to `pixels` in each direction; the border becomes zero."""
-    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
-    row, column = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-    return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    height, width, _ = image.shape
+    down, right = jax.random.randint(key, (2,), 0, 2 * pixels + 1) - pixels
+    rows, columns = jnp.arange(height) + down, jnp.arange(width) + right
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    # A gather instead of a slice of the padded image, whose size would depend on a traced number.
+    shifted = image[jnp.clip(rows, 0, height - 1)][:, jnp.clip(columns, 0, width - 1)]
+    return jnp.where(inside[..., None], shifted, 0)
 
 
 def unit_range(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
@@ -123,7 +127,7 @@ def rotate(
     return jnp.where(inside, upper * (1 - along) + lower * along, 0).astype(pixels.dtype)
 
 
-def cutout(key: jax.Array, image: jax.Array, pixels: int, fill: jax.Array) -> jax.Array:
+def cutout(key: jax.Array, image: jax.Array, pixels: int | jax.Array, fill: jax.Array) -> jax.Array:
     """Cover a square with a random centre in the image by a colour.
 
     As DeVries and Taylor 2017 (arXiv:1708.04552): part of the square may lie outside the image.
@@ -207,9 +211,9 @@ def make_augment(
             if interpolation == "bilinear":
                 image = unit_range(image, dtype)
             image = rotate(image, share * rotate_degrees, interpolation)
-        if translate_pixels:
+        if not is_zero(translate_pixels):
             image = translate(translate_key, image, translate_pixels)
-        if cutout_pixels:
+        if not is_zero(cutout_pixels):
             color = jnp.asarray(cutout_fill)
             fill = jnp.round(255 * color) if image.dtype == jnp.uint8 else color
             image = cutout(cutout_key, image, cutout_pixels, fill)

@@ -1,5 +1,6 @@
 """Metrics as masked sums, which are merged by addition and divided once at the end."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import jax
@@ -7,6 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxcifar.common.numbers import is_zero
+
+# A metric of the user's: (logits float32 [n, classes], labels int32 [n]) -> [n]
+ExampleMetric = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Metrics(TypedDict):
@@ -19,14 +23,15 @@ class Metrics(TypedDict):
     gradient_norm_sum: jax.Array  # float32 [], a step's norm times its examples; 0 if not measured
     nonfinite: jax.Array  # int32 [], training steps with numbers that were not finite
     nonfinite_kinds: jax.Array  # int32 [], bit i is set if NONFINITE_KINDS[i] was not finite
+    own: dict[str, jax.Array]  # float32 [], sums of the user's per-example metrics, by name
 
 
 # The parts of a training step that are checked.
 NONFINITE_KINDS = ("logits", "gradients", "BatchNorm statistics")
 
 
-def zeros(shape: tuple[int, ...] = ()) -> Metrics:
-    """The sums over no examples; `shape` is for several runs side by side."""
+def zeros(shape: tuple[int, ...] = (), own: Iterable[str] = ()) -> Metrics:
+    """The sums over no examples; `shape` is for several runs side by side, `own` are names."""
     # The floats are float32, or float64 if JAX has it enabled.
     zero, zero_float = jnp.zeros(shape, jnp.int32), jnp.zeros(shape)
     return Metrics(
@@ -37,6 +42,7 @@ def zeros(shape: tuple[int, ...] = ()) -> Metrics:
         gradient_norm_sum=zero_float,
         nonfinite=zero,
         nonfinite_kinds=zero,
+        own=dict.fromkeys(own, zero_float),
     )
 
 
@@ -50,6 +56,7 @@ def add(a: Metrics, b: Metrics) -> Metrics:
         gradient_norm_sum=a["gradient_norm_sum"] + b["gradient_norm_sum"],
         nonfinite=a["nonfinite"] + b["nonfinite"],
         nonfinite_kinds=a["nonfinite_kinds"] | b["nonfinite_kinds"],
+        own={name: value + b["own"][name] for name, value in a["own"].items()},
     )
 
 
@@ -58,13 +65,15 @@ def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float = 0.0) -
 
     Args:
         logits: [n, classes], float32.
-        label: int32 [n].
+        label: int32 [n], or distributions [n, classes].
         smoothing: label smoothing as in torch's `CrossEntropyLoss`: the target is
             (1 - smoothing) on the label plus smoothing / classes everywhere.
     """
-    if is_zero(smoothing):
+    if is_zero(smoothing) and label.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
+    target = label if label.ndim == 2 else jax.nn.one_hot(label, logits.shape[-1])
+    if not is_zero(smoothing):
+        target = optax.smooth_labels(target, smoothing)
     return optax.softmax_cross_entropy(logits, target)
 
 
@@ -77,6 +86,7 @@ def measure(
     top5: bool = False,
     gradient_norm: jax.Array | float = 0.0,
     nonfinite_kinds: jax.Array | int = 0,
+    own: Iterable[tuple[str, ExampleMetric]] = (),
 ) -> Metrics:
     """The sums over the examples whose `mask` is true.
 
@@ -88,6 +98,10 @@ def measure(
         top5: measure that, too.
         gradient_norm: of the step on these examples, float32 [].
         nonfinite_kinds: of the same step, see `find_nonfinite`.
+        own: the user's metrics, by name.
+
+    Raises:
+        ValueError: one of them does not return [n].
     """
     correct = mask & (jnp.argmax(logits, axis=-1) == label)
     count, zero = jnp.sum(mask, dtype=jnp.int32), jnp.zeros((), jnp.int32)
@@ -99,7 +113,33 @@ def measure(
         gradient_norm_sum=jnp.asarray(gradient_norm, loss.dtype) * count,
         nonfinite=jnp.asarray(nonfinite_kinds != 0, jnp.int32),
         nonfinite_kinds=jnp.asarray(nonfinite_kinds, jnp.int32),
+        own={
+            name: jnp.sum(jnp.where(mask, per_example(metric, name, logits, label), 0.0))
+            for name, metric in own
+        },
     )
+
+
+def per_example(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    name: str,
+    logits: jax.Array,
+    label: jax.Array,
+) -> jax.Array:
+    """A loss or metric of the user's on a batch, as floats [n] of the logits' dtype.
+
+    Raises:
+        ValueError: it returns something else.
+    """
+    values = function(logits, label)
+    shape = getattr(values, "shape", None)
+    if shape != label.shape[:1]:
+        what = f"returned {type(values).__name__}" if shape is None else f"has shape {list(shape)}"
+        raise ValueError(
+            f"{name} must be one number for each example, [{len(label)}] for {len(label)} of "
+            f"them, but {what}: return the values of the examples, not their mean or sum"
+        )
+    return jnp.asarray(values, logits.dtype)
 
 
 def _rank(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -144,9 +184,8 @@ def nonfinite_names(sums: Metrics) -> list[str]:
 
 def total(sums: Metrics, axis_name: str) -> Metrics:
     """The sums of a whole step from the sums of each device along a mapped axis."""
-    whole = dict(
-        jax.lax.psum({k: sums[k] for k in ("loss_sum", "correct", "top5", "count")}, axis_name)
-    )
+    summed = ("loss_sum", "correct", "top5", "count", "own")
+    whole = dict(jax.lax.psum({name: sums[name] for name in summed}, axis_name))  # type: ignore[literal-required]
     count = jnp.maximum(sums["count"], 1)
     # The norm and the nonfinite kinds are of the whole step: every device has the same values.
     norm = sums["gradient_norm_sum"] / count * whole["count"]
@@ -154,7 +193,10 @@ def total(sums: Metrics, axis_name: str) -> Metrics:
 
 
 def compute(sums: Metrics) -> dict[str, float]:
-    """The means ``{"loss", "accuracy", "examples"}`` as Python numbers. Waits for the device."""
+    """The means ``{"loss", "accuracy", "examples"}`` and those of the user's metrics.
+
+    As Python numbers: it waits for the device.
+    """
     host = jax.device_get(sums)
     count = int(host["count"])
     if count == 0:
@@ -163,6 +205,7 @@ def compute(sums: Metrics) -> dict[str, float]:
         "loss": float(host["loss_sum"]) / count,
         "accuracy": int(host["correct"]) / count,
         "examples": count,
+        **{name: float(value) / count for name, value in host["own"].items()},
     }
 
 

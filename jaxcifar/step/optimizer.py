@@ -85,6 +85,29 @@ def make_optimizer(
     return optax.chain(*chain) if len(chain) > 1 else chain[0]
 
 
+def for_labels(tx: optax.GradientTransformation, labels: Labels) -> optax.GradientTransformation:
+    """A transformation of the user's for what the labels train.
+
+    It sees all trained leaves together, as one group; shares of the rate scale its updates. Frozen
+    leaves have no state. Labels that start later count as started, see `labels_at`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from jaxcifar.step.optimizer import for_labels
+        >>> tx = for_labels(optax.sgd(1.0), {"stem": "frozen", "fc": "0.5"})
+        >>> params = {"stem": jnp.ones(2), "fc": jnp.ones(2)}
+        >>> tx.update(params, tx.init(params), params)[0]["fc"].tolist()
+        [-0.5, -0.5]
+    """
+    scales = jax.tree.map(lambda label: treatment(label).scale, labels)
+    if all(scale == 1 for scale in jax.tree.leaves(scales)):
+        return tx
+    shares = optax.stateless(
+        lambda updates, _: jax.tree.map(lambda update, scale: scale * update, updates, scales)
+    )
+    return optax.chain(optax.masked(tx, trainable_mask(labels)), shares)
+
+
 def carry_over(old: optax.OptState, new: optax.OptState) -> optax.OptState:
     """The optimizer's state after more parameters start to be trained.
 

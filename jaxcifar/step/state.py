@@ -66,9 +66,12 @@ def draw_key(key: jax.Array, draw: Draw, count: jax.Array) -> jax.Array:
 
 
 def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, PyTree]:
-    """Random `params` and fresh `batch_stats` for images of [image_size, image_size, 3]."""
+    """Random `params` and fresh `batch_stats` for images of [image_size, image_size, 3].
+
+    A network without BatchNorms has empty ones.
+    """
     image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    return dict(model.init(key, image, train=False))
+    return {"batch_stats": {}, **model.init(key, image, train=False)}
 
 
 @lru_cache(maxsize=16)
@@ -96,8 +99,8 @@ def init_state(
         adjust: changes the random parameters, such as to another initialization.
     """
     init_key, run_key = seed_keys(seed)
-    new_state = partial(_new_state, model, tx, image_size, adjust=adjust)
-    return _quickly_compiled(new_state)(init_key, run_key)
+    make_state = partial(new_state, model, tx, image_size, adjust=adjust)
+    return quickly_compiled(make_state)(init_key, run_key)
 
 
 def start_state(
@@ -119,7 +122,7 @@ def start_state(
         (0, (3,))
     """
     _, run_key = seed_keys(seed)
-    return _quickly_compiled(partial(_state_of, tx))(dict(variables), run_key)
+    return quickly_compiled(partial(state_of, tx))(dict(variables), run_key)
 
 
 def state_shapes(
@@ -127,7 +130,7 @@ def state_shapes(
 ) -> TrainState:
     """The shapes and dtypes of the arrays of `init_state`, without computing them."""
     key = jax.random.key(0)
-    return jax.eval_shape(partial(_new_state, model, tx, image_size), key, key)
+    return jax.eval_shape(partial(new_state, model, tx, image_size), key, key)
 
 
 def seed_keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -136,7 +139,7 @@ def seed_keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return init_key, run_key
 
 
-def _new_state(
+def new_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
     image_size: int,
@@ -144,15 +147,17 @@ def _new_state(
     run_key: jax.Array,
     adjust: Adjust | None = None,
 ) -> TrainState:
+    """The state before the first step, to be compiled, see `init_state`."""
     variables = init_variables(model, init_key, image_size)
     if adjust is not None:
         variables["params"] = adjust(variables["params"])
-    return _state_of(tx, variables, run_key)
+    return state_of(tx, variables, run_key)
 
 
-def _state_of(
+def state_of(
     tx: optax.GradientTransformation, variables: Mapping[str, PyTree], run_key: jax.Array
 ) -> TrainState:
+    """The state before the first step with these variables, to be compiled."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -162,5 +167,6 @@ def _state_of(
     )
 
 
-def _quickly_compiled(f: Callable[..., TrainState]) -> Callable[..., TrainState]:
+def quickly_compiled(f: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    """`f` compiled with little optimisation, as it runs once."""
     return jax.jit(f, compiler_options={"xla_backend_optimization_level": 1})

@@ -1,6 +1,6 @@
 """One training step and one evaluation step, as pure functions without devices and epochs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,14 +9,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.step.freeze import TRAINED, Labels, merge_params, split_params
-from jaxcifar.step.metrics import Metrics, cross_entropy, find_nonfinite, measure, total
+from jaxcifar.step.metrics import (
+    ExampleMetric,
+    Metrics,
+    cross_entropy,
+    find_nonfinite,
+    measure,
+    per_example,
+    total,
+)
 from jaxcifar.step.state import Draw, TrainState, draw_key
 
 Batch = Mapping[str, jax.Array]  # image [n h w 3] uint8 or float32, label [n] int32, mask [n] bool
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Mapping[str, Any], Batch], Metrics]
 Normalize = Callable[[jax.Array], jax.Array]
+# (logits float32 [n, classes], labels int32 [n] or distributions [n, classes]) -> [n]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# (keys [n], images [n, h, w, 3], labels int32 [n]) -> (images, labels [n] or [n, classes])
+BatchAugment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def make_train_step(
@@ -30,15 +43,19 @@ def make_train_step(
     log_gradient_norm: bool = False,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
+    loss: Loss | None = None,
+    own_metrics: Sequence[tuple[str, ExampleMetric]] = (),
 ) -> TrainStep:
-    """Build ``(state, batch) -> (state, metrics)``: one update on the mean cross-entropy.
+    """Build ``(state, batch) -> (state, metrics)``: one update on the mean loss.
 
     A train batch has no padding and needs no mask, because BatchNorm's statistics include all of
     its images. The metrics are of the batch before the update. The key for dropout is derived from
     the run's key and the step.
 
     Args:
+        model: ``(images, *, train) -> logits``, with "batch_stats" or without.
         normalize: the batch's images -> the input of the network.
+        label_smoothing: of the cross-entropy, see `metrics.cross_entropy`.
         labels: as given to `make_optimizer`. They determine what is trained; for the mode of frozen
             BatchNorms, see `frozen_batch_norms`. Only trainable leaves are differentiated: XLA
             drops the backward pass of the others only if nothing, such as a norm, reads their
@@ -49,6 +66,9 @@ def make_train_step(
             the step count. (optax's `apply_if_finite` ignores the statistics and this count.) The
             metrics count such steps in any case.
         axis_name: mapped axis over which the batch is divided, under pmap; also for the model.
+        loss: ``(logits, labels) -> [n]``; None is the cross-entropy.
+        own_metrics: further metrics, ``(logits, labels) -> [n]`` by name, summed over the batch. Of
+            labels that are distributions they get the most probable class.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -65,12 +85,13 @@ def make_train_step(
         model,
         tx,
         normalize,
-        label_smoothing,
+        partial(cross_entropy, smoothing=label_smoothing) if loss is None else loss,
         labels,
         start,
         log_gradient_norm,
         skip_nonfinite,
         axis_name,
+        tuple(own_metrics),
     )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -85,12 +106,13 @@ class _Settings(NamedTuple):
     model: nn.Module
     tx: optax.GradientTransformation
     normalize: Normalize
-    label_smoothing: float
+    loss: Loss
     labels: Labels | None
     start: str | None
     log_gradient_norm: bool
     skip_nonfinite: bool
     axis_name: str | None
+    own_metrics: tuple[tuple[str, ExampleMetric], ...]
 
 
 def _train_step(settings: _Settings, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -111,8 +133,9 @@ def _train_step(settings: _Settings, state: TrainState, batch: Batch) -> tuple[T
             rngs={"dropout": draw_key(state.key, Draw.DROPOUT, state.step)},
             **_start_of(settings.start),
         )
-        loss = cross_entropy(logits, label, settings.label_smoothing)
-        return jnp.mean(loss), (loss, logits, updates["batch_stats"])
+        logits = at_least_float32(logits)
+        loss = per_example(settings.loss, "the loss", logits, label)
+        return jnp.mean(loss), (loss, logits, updates.get("batch_stats", {}))
 
     gradients, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
     if settings.axis_name is not None:
@@ -125,7 +148,7 @@ def _train_step(settings: _Settings, state: TrainState, batch: Batch) -> tuple[T
         unchanged = (state.params, state.batch_stats, state.opt_state)
         changed = jax.tree.map(partial(jnp.where, nonfinite == 0), changed, unchanged)
     params, batch_stats, opt_state = changed
-    sums = _measure(loss, logits, label, norm, nonfinite, skip_nonfinite=settings.skip_nonfinite)
+    sums = _measure(settings, loss, logits, label, norm, nonfinite)
     state = TrainState(
         key=state.key,
         step=state.step + 1,
@@ -150,25 +173,35 @@ def _apply_gradients(
 
 
 def _measure(
+    settings: _Settings,
     loss: jax.Array,
     logits: jax.Array,
     label: jax.Array,
     norm: jax.Array | float,
     nonfinite: jax.Array,
-    *,
-    skip_nonfinite: bool,
 ) -> Metrics:
-    mask = jnp.ones(label.shape, bool)
-    sums = measure(loss, logits, label, mask, gradient_norm=norm, nonfinite_kinds=nonfinite)
-    if skip_nonfinite:
+    if label.ndim == 2:
+        label = jnp.argmax(label, axis=-1).astype(jnp.int32)
+    mask, own = jnp.ones(label.shape, bool), settings.own_metrics
+    sums = measure(
+        loss, logits, label, mask, gradient_norm=norm, nonfinite_kinds=nonfinite, own=own
+    )
+    if settings.skip_nonfinite:
         # Otherwise the loss of the epoch would not be finite.
-        nothing = measure(loss, logits, label, ~mask, nonfinite_kinds=nonfinite)
+        nothing = measure(loss, logits, label, ~mask, nonfinite_kinds=nonfinite, own=own)
         sums = jax.tree.map(partial(jnp.where, nonfinite == 0), sums, nothing)
     return sums
 
 
 def make_eval_step(
-    model: nn.Module, *, normalize: Normalize, start: str | None = None, mirror: bool = False
+    model: nn.Module,
+    *,
+    normalize: Normalize,
+    start: str | None = None,
+    mirror: bool = False,
+    loss: Loss | None = None,
+    own_metrics: Sequence[tuple[str, ExampleMetric]] = (),
+    one_hot: bool = False,
 ) -> EvalStep:
     """Build ``(variables, batch) -> metrics`` in evaluation mode, over the images in the mask.
 
@@ -177,6 +210,8 @@ def make_eval_step(
         start: the batch's "image" is the output of this child of the network, not an image.
         mirror: the logits are the mean over an image and its mirror image, as in airbench (Jordan
             2024, arXiv:2404.00498), but without its shifted crops.
+        loss, own_metrics: as in `make_train_step`.
+        one_hot: the loss gets the labels as distributions [n, classes].
 
     Raises:
         ValueError: `mirror` together with `start`.
@@ -200,8 +235,10 @@ def make_eval_step(
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
         images = batch["image"] if start is not None else normalize(batch["image"])
         logits = evaluation_logits(model, variables, images, start=start, mirror=mirror)
-        loss = cross_entropy(logits, batch["label"])
-        return measure(loss, logits, batch["label"], batch["mask"], top5=True)
+        label = batch["label"]
+        target = jax.nn.one_hot(label, logits.shape[-1]) if one_hot else label
+        losses = per_example(loss or cross_entropy, "the loss", logits, target)
+        return measure(losses, logits, label, batch["mask"], top5=True, own=own_metrics)
 
     return eval_step
 
@@ -220,7 +257,9 @@ def evaluation_logits(
     """
 
     def score(images: jax.Array) -> jax.Array:
-        return jnp.asarray(model.apply(variables, images, train=False, **_start_of(start)))
+        return at_least_float32(
+            jnp.asarray(model.apply(variables, images, train=False, **_start_of(start)))
+        )
 
     logits = score(images)
     return (logits + score(images[:, :, ::-1])) / 2 if mirror else logits

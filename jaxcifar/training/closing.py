@@ -7,29 +7,30 @@ import numpy as np
 
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import count_params
-from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import make_labels, make_stage, program_key
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
-from jaxcifar.step.freeze import split_params
+from jaxcifar.step.freeze import labels_at, split_params
 from jaxcifar.step.state import TrainState
-from jaxcifar.step.steps import make_eval_step
 from jaxcifar.training.epoch import Scoring
-from jaxcifar.training.evaluation import make_scoring
+from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.plan import RunPlan
+from jaxcifar.training.stage import evaluation_programs
+from jaxcifar.training.streamed import make_streamed_evaluation
 
 
 def make_test_scoring(plan: RunPlan) -> Scoring:
     """The scoring of the test images, as `evaluation.evaluate_run` scores them."""
-    recipe = plan.recipe
-    step = make_eval_step(
-        recipe.make_model(), normalize=recipe.make_preprocess(), mirror=recipe.test_mirror
-    )
-    return make_scoring(
-        step,
-        plan.splits.test,
-        batch_size=recipe.eval_batch_size,
-        streamed=plan.input == "stream",
+    key, test = program_key(plan.recipe, plan.parts), plan.splits.test
+    if plan.input != "stream":
+        programs = evaluation_programs(key, 1, None, plan.layout, len(test))
+        return programs.over(to_device(test, plan.layout))
+    return make_streamed_evaluation(
+        make_stage(plan.recipe, 1, plan.parts).make_eval_step(),
+        test,
+        batch_size=plan.recipe.eval_batch_size,
         layout=plan.layout,
+        own=plan.parts.metric_names,
     )
 
 
@@ -42,15 +43,17 @@ def write_closing(
     scores: Mapping[str, Any],
 ) -> None:
     """Write summary.json, with which the run is complete; `scores` are of "best" and "last"."""
-    summary = _summarize(plan.recipe, name, state, history, run_dir)
+    summary = _summarize(plan, name, state, history, run_dir)
     run_dir.write_summary(summary | dict(scores))
 
 
 def _summarize(
-    recipe: Recipe, name: str, state: TrainState, history: History, run_dir: RunDirectory
+    plan: RunPlan, name: str, state: TrainState, history: History, run_dir: RunDirectory
 ) -> dict[str, Any]:
     """The summary without the scores of its checkpoints."""
-    trained, _ = split_params(state.params, recipe.make_labels(recipe.epochs))
+    recipe = plan.recipe
+    labels = labels_at(make_labels(recipe, plan.parts), recipe.epochs)
+    trained, _ = split_params(state.params, labels)
     return {
         "experiment": name,
         "epochs": recipe.epochs,

@@ -2,6 +2,8 @@
 
 from jaxcifar.common.messages import say
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.recipes.parts import name_of
+from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
 from jaxcifar.step.summary import summarize
 from jaxcifar.training.plan import RunPlan
@@ -29,7 +31,7 @@ class Console:
         recipe, splits, layout = self.plan.recipe, self.plan.splits, self.plan.layout
         machine = describe_machine()
         say(
-            f"{recipe.architecture} on {splits.name}: {len(splits.train):,} train, "
+            f"{self._network()} on {splits.name}: {len(splits.train):,} train, "
             f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
             f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
         )
@@ -40,13 +42,17 @@ class Console:
         if self.plan.weights is not None:
             say(*str(self.plan.weights.report).split("\n"))
         if run.partial.epoch == 1 and run.partial.sums is None:
-            labels = None if recipe.freeze == "none" else recipe.make_labels()
+            labels = None if recipe.freeze == "none" else make_labels(recipe, self.plan.parts)
             say(*summarize(run.state.params, labels).split("\n"))
-            if labels is not None:
+            if labels is not None and self.plan.parts.model is None:
                 statistics = _FROZEN_STATISTICS[recipe.bn]
                 say(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
         else:
             self._resuming(run)
+
+    def _network(self) -> str:
+        model = self.plan.parts.model
+        return self.plan.recipe.architecture if model is None else name_of(model)
 
     def _resuming(self, run: Run) -> None:
         epochs, done, run_dir = self.plan.recipe.epochs, run.partial, self.plan.run_dir
@@ -94,13 +100,14 @@ def epoch_line(history: History, epochs: int) -> str:
             f"  validation {row['validation_loss']:.4f} {row['validation_accuracy']:.4f}"
             f"{' best' if accuracies[-1] >= max(accuracies) else '     '}"
         )
+    rate = "" if row["learning_rate"] is None else f"  lr {row['learning_rate']:.2e}"
     recent = history.rows[-3:]
     an_epoch = sum(r["seconds"] + r["validation_seconds"] for r in recent) / len(recent)
     return (
         f"epoch {row['epoch']:>3}/{epochs}"
         f"  train {row['train_loss']:.4f} {row['train_accuracy']:.4f}"
         f"{validated}"
-        f"  lr {row['learning_rate']:.2e}"
+        f"{rate}"
         f"  {row['images_per_second']:,.0f} img/s"
         f"  {duration(an_epoch * (epochs - row['epoch']))} left"
     )

@@ -17,11 +17,15 @@ from jaxcifar.step.augment import Augment
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.schedules import steps_per_epoch
 from jaxcifar.step.state import Draw, TrainState, draw_key
-from jaxcifar.step.steps import TrainStep
+from jaxcifar.step.steps import BatchAugment, TrainStep
 
 # image [n h w 3] uint8, label [n] int32; shared out over the devices by rows, see `devices.layout`.
 Data = Mapping[str, jax.Array]
-Steps = Callable[..., tuple[TrainState, Metrics]]  # (state, data, order, sums, count)
+Steps = Callable[..., tuple[TrainState, Metrics]]  # (state, data, order, sums, count, numbers)
+# Settings that a program takes as arguments, by name; see `recipes.numbers`.
+Numbers = Mapping[str, Any]
+# (numbers, mapped axis or None) -> the train step, and the augmentation of a batch or None
+Build = Callable[[Numbers, str | None], tuple[TrainStep, BatchAugment | None]]
 # (data, order, step within the epoch, view) -> a device's images, labels and indices
 Fetch = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -79,21 +83,47 @@ def make_draw_order(plan: EpochPlan) -> Callable[[TrainState], jax.Array]:
     return draw_order
 
 
+def constant(train_step: TrainStep, augment: Augment | None, axis_step: TrainStep | None) -> Build:
+    """The `Build` of a step without numbers; `axis_step` is the same step with its axis named."""
+
+    def augment_batch(
+        keys: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        assert augment is not None
+        return augment(keys, images), labels
+
+    def build(numbers: Numbers, axis_name: str | None) -> tuple[TrainStep, BatchAugment | None]:
+        del numbers
+        step = train_step if axis_name is None or axis_step is None else axis_step
+        return step, None if augment is None else augment_batch
+
+    return build
+
+
 def make_steps(
     plan: EpochPlan,
-    train_step: TrainStep,
-    augment: Augment | None,
-    fetch: Fetch,
+    build: Build,
+    make_fetch: Callable[[bool], Fetch],
+    axis_name: str | None,
     stop_at_nonfinite: bool,
 ) -> Steps:
-    """Build the loop over steps: ``(state, data, order, sums, count) -> (state, sums)``.
+    """Build the loop over steps: ``(state, data, order, sums, count, numbers) -> (state, sums)``.
 
-    `fetch` makes the batches from `data` and `order`; all batches of a program have one size.
+    Args:
+        make_fetch: makes the function that brings the batches from `data` and `order`; it is told
+            whether they are augmented. All batches of a program have one size.
     """
 
     def steps(
-        state: TrainState, data: Data, order: jax.Array, sums: Metrics, count: jax.Array
+        state: TrainState,
+        data: Data,
+        order: jax.Array,
+        sums: Metrics,
+        count: jax.Array,
+        numbers: Numbers,
     ) -> tuple[TrainState, Metrics]:
+        train_step, augment = build(numbers, axis_name)
+        fetch = make_fetch(augment is not None)
         epoch = state.step // plan.epoch_steps
         view = epoch if plan.views is None else epoch % plan.views
         augment_key = draw_key(state.key, Draw.AUGMENT, view)
@@ -110,7 +140,7 @@ def make_steps(
             images, label, index = fetch(data, order, state.step % plan.epoch_steps, view)
             if augment is not None:
                 keys = jax.vmap(lambda i: jax.random.fold_in(augment_key, i))(index)
-                images = augment(keys, images)
+                images, label = augment(keys, images, label)
             state, measured = train_step(state, {"image": images, "label": label})
             return i + 1, state, metrics.add(sums, measured)
 

@@ -1,13 +1,18 @@
 """The spine: a run from its recipe to its figures. Read `fit` from top to bottom."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import flax.linen as nn
 
 from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions
+from jaxcifar.recipes.parts import Transformation, make_parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.history import History, Row
+from jaxcifar.step.metrics import ExampleMetric
 from jaxcifar.step.state import TrainState
+from jaxcifar.step.steps import BatchAugment, Loss
 from jaxcifar.training.console import Console
 from jaxcifar.training.plan import plan_run
 from jaxcifar.training.run import open_run
@@ -26,12 +31,18 @@ def fit(
     overwrite: bool = False,
     verbose: bool = False,
     devices: DeviceOptions | None = None,
+    model: nn.Module | None = None,
+    tx: Transformation | None = None,
+    loss: Loss | None = None,
+    augment: BatchAugment | None = None,
+    metrics: Mapping[str, ExampleMetric] | None = None,
 ) -> tuple[TrainState, History]:
-    """Train by a recipe.
+    """Train by a recipe, with parts of your own where you give them.
 
     Args:
         recipe: every setting.
-        splits: the data, from `data.load_dataset`, of the sizes the recipe says.
+        splits: the data, from `data.load_dataset`, of the sizes the recipe says; or from
+            `Splits.from_arrays`, to which the recipe is adapted, see `Recipe.on`.
         workdir: the run directory; without one nothing is written.
         on_epoch: called after every epoch with its row of metrics.
         experiment: a name for titles and config.json.
@@ -41,6 +52,23 @@ def fit(
         verbose: print a line an epoch and, on a terminal, draw progress bars.
         devices: what runs where, see `DeviceOptions`; by default on all devices that divide the
             batch. Of several processes all call `fit`, and the first one writes.
+        model: a network of your own: a linen module ``(images, *, train) -> logits``, with
+            BatchNorms or without. It gets the recipe's preprocessed images, float32 [n, h, w, 3],
+            and returns [n, classes].
+        tx: an optax transformation of your own, or a schedule (a function of the step) for the
+            recipe's optimizer.
+        loss: ``(logits float32 [n, classes], labels int32 [n]) -> [n]``, in training and in
+            evaluation; by default the cross-entropy in nats.
+        augment: ``(keys [n], images [n, h, w, 3], labels int32 [n]) -> (images, labels)``, after
+            the recipe's augmentations and before its preprocessing. The images are uint8, or floats
+            in [0, 1] once something made them so. The labels may become distributions
+            [n, classes], where images are mixed; then the loss gets distributions, in evaluation
+            too.
+        metrics: further metrics ``(logits, labels int32 [n]) -> [n]`` by name. They are summed over
+            the examples and divided once.
+
+        A run with parts of your own is resumed, evaluated and loaded with the same arguments; what
+        can be compared of them is stored in config.json, and compared.
 
     Returns:
         The state after the last epoch, and the history. Its row for an epoch has "epoch" (from 1),
@@ -49,9 +77,12 @@ def fit(
         "validation_accuracy" (None in epochs without validation, see `validate_every`), "seconds"
         (of training, and of caching features), "validation_seconds", "images_per_second" (of
         training) and, where the recipe asks for them, "gradient_norm" (of the trained parameters)
-        and "skipped_steps". Losses are in nats, accuracies are fractions.
+        and "skipped_steps"; for each of `metrics` also "train_NAME" and "validation_NAME". The
+        learning rate of a `tx` of your own is not known: None. Losses are in nats, accuracies are
+        fractions.
 
     Raises:
+        RecipeError: a part of your own does not fit the data, the recipe or another part.
         RunError: `workdir` holds something that may not be overwritten, or nothing to resume, or
             is in use.
         WeightsError, FeatureError, DeviceError: the recipe's weights are not available or do not
@@ -72,7 +103,9 @@ def fit(
         [2]
     """
     # Refuses with nothing written: data, devices, memory, weights.
-    plan = plan_run(recipe, splits, devices, workdir, resume=resume)
+    parts = make_parts(model, tx, loss, augment, metrics)
+    plan = plan_run(recipe, splits, devices, workdir, resume=resume, parts=parts)
+    recipe = plan.recipe
     console = Console(plan, enabled=verbose and plan.layout.is_main)
     name = experiment or recipe.dataset
     with open_run(plan, name, resume=resume, overwrite=overwrite) as run:

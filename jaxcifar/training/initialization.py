@@ -18,6 +18,7 @@ from jaxcifar.models.names import is_kernel, path_name
 from jaxcifar.recipes.settings import Init
 
 PyTree = Any
+Filters = NDArray[np.float32] | jax.Array
 WHITENED_IMAGES = 5_000
 # Added to the variances. On grey images two thirds of them are zero.
 WHITENING_EPSILON = 5e-4
@@ -25,20 +26,15 @@ _SIZE = 3  # of the first layer's patches, which have three colours
 _IMAGES_AT_ONCE = 100  # 10 MB of patches at 32x32
 
 
-def make_adjust(
-    init: Init, whitened: Source | None, normalize: Callable[[jax.Array], jax.Array]
-) -> Callable[[PyTree], PyTree] | None:
+def make_adjust(init: Init, filters: Filters | None) -> Callable[[PyTree], PyTree] | None:
     """Build ``random params -> initial params``, or None where the random ones stay.
 
     Args:
         init: "dirac" is `begin_as_identity`, "kaiming" the random weights.
-        whitened: the images whose patches the first layer whitens, see `whitening_filters`; None
-            leaves the layer random.
-        normalize: of the images, as in training.
+        filters: those of the first layer, see `whitening_filters`; None leaves them random.
     """
-    if init == "kaiming" and whitened is None:
+    if init == "kaiming" and filters is None:
         return None
-    filters = None if whitened is None else whitening_filters(whitened, normalize)
 
     def adjust(params: PyTree) -> PyTree:
         if init == "dirac":
@@ -69,7 +65,7 @@ def _begin_one_as_identity(kernel: jax.Array) -> jax.Array:
     return kernel.at[size // 2, size // 2, channel, channel].set(1)
 
 
-def begin_whitening(params: PyTree, filters: NDArray[np.float32]) -> PyTree:
+def begin_whitening(params: PyTree, filters: Filters) -> PyTree:
     """Set the first filters of `conv1` [3, 3, 3, width].
 
     A layer too narrow for all of them takes the first ones; the filters of a wider one that are

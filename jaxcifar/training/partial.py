@@ -41,13 +41,15 @@ class PartialEpoch:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; float32 and int32 survive JSON exactly."""
-        sums = {name: value.item() for name, value in jax.device_get(self.known_sums).items()}
+        sums = jax.tree.map(lambda value: value.item(), jax.device_get(self.known_sums))
         return {"epoch": self.epoch, "sums": sums, "seconds": self.seconds}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PartialEpoch":
         """What `to_dict` made."""
-        zeros = metrics.zeros()
-        stored = dict.fromkeys(zeros, 0) | values["sums"]  # an older version has fewer
+        zeros = metrics.zeros(own=values["sums"].get("own", ()))
+        stored = (
+            dict.fromkeys(zeros, 0) | {"own": {}} | values["sums"]
+        )  # an older version has fewer
         sums = jax.tree.map(lambda zero, value: np.asarray(value, zero.dtype), zeros, stored)
         return cls(int(values["epoch"]), sums, float(values["seconds"]))

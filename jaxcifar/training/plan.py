@@ -5,9 +5,13 @@ from pathlib import Path
 
 from jaxcifar.common.errors import DeviceError
 from jaxcifar.data import Splits
+from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
 from jaxcifar.devices.processes import DeviceOptions, explain_lost_process, make_layout
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.own import with_parts
+from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.directory import RunDirectory
@@ -29,6 +33,7 @@ class RunPlan:
         input: whether the images are kept on the devices ("resident") or read from the host.
         weights: those the run starts from; None for random ones, and for a run that is resumed.
         run_dir: where it is written, or None.
+        parts: the user's own.
     """
 
     recipe: Recipe
@@ -37,6 +42,7 @@ class RunPlan:
     input: Input = "resident"
     weights: StartingWeights | None = None
     run_dir: RunDirectory | None = None
+    parts: Parts = NO_PARTS
 
 
 def plan_run(
@@ -46,6 +52,7 @@ def plan_run(
     workdir: str | Path | None = None,
     *,
     resume: bool = False,
+    parts: Parts = NO_PARTS,
 ) -> RunPlan:
     """Check everything that can be checked before anything is written, in this order.
 
@@ -55,8 +62,12 @@ def plan_run(
         RunError, WeightsError, RecipeError: weights that are not available or do not fit.
     """
     devices = devices or DeviceOptions()
+    enable_compilation_cache()
+    recipe = recipe.on(splits)
     check_splits(recipe, splits)
+    recipe, parts = with_parts(recipe, parts)
     layout = make_layout(devices, recipe.batch_size)
+    check_pmap(layout, parts)
     with explain_lost_process():
         input = choose_input(recipe, splits, devices.input, layout)
     check_stages(recipe, splits, layout)
@@ -65,7 +76,7 @@ def plan_run(
     if run_dir is not None:
         check_origin(run_dir, recipe)
     weights = None if recipe.weights is None or resume else starting_weights(recipe, splits)
-    return RunPlan(recipe, splits, layout, input, weights, run_dir)
+    return RunPlan(recipe, splits, layout, input, weights, run_dir, parts)
 
 
 def check_splits(recipe: Recipe, splits: Splits) -> None:
@@ -104,6 +115,7 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
     epoch = 1
     while recipe.cache_features and epoch <= recipe.epochs:
         stage = make_stage(recipe, epoch)
+        assert isinstance(stage.model, ResNet)  # which alone can be cut
         cut = cut_point(stage.model, stage.labels)
         if cut is not None:
             shapes = state_shapes(stage.model, stage.tx, image_size=recipe.image_size)
@@ -116,6 +128,26 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
                 image_size=recipe.image_size,
             )
         epoch = stage.last_epoch + 1
+
+
+def check_pmap(layout: Layout, parts: Parts) -> None:
+    """Refuse own parts that would see a device's share of a batch as the whole.
+
+    Raises:
+        DeviceError: naming the part.
+    """
+    if layout.axis_name is None:
+        return
+    if parts.augment is not None:
+        raise DeviceError(
+            "under pmap an own augmentation would mix each device's images among themselves: use "
+            "--parallel jit"
+        )
+    if parts.model is not None and not hasattr(parts.model, "axis_name"):
+        raise DeviceError(
+            f"under pmap the model {name_of(parts.model)} needs a field axis_name, over which its "
+            "BatchNorms and dropout see the whole batch: use --parallel jit"
+        )
 
 
 def choose_input(recipe: Recipe, splits: Splits, asked: Input, layout: Layout) -> Input:

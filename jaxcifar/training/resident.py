@@ -3,7 +3,8 @@
 The programs are built without data, so that runs over other data share them; `over` binds them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,24 +20,82 @@ from jaxcifar.step.schedules import steps_per_epoch
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import EvalStep, TrainStep
 from jaxcifar.training.epoch import (
+    Build,
     Data,
     Epoch,
     EpochPlan,
     Fetch,
+    Numbers,
     Scoring,
     Steps,
+    constant,
     make_draw_order,
     make_steps,
 )
 from jaxcifar.training.pieces import Allow, OnPiece, always, in_pieces
 
 
-class TrainEpoch(NamedTuple):
-    """The functions of an `epoch.Epoch`, with the data as their second argument."""
+@dataclass(frozen=True)
+class TrainEpoch:
+    """The functions of an `epoch.Epoch`, with the data as their second argument.
 
-    compile: Callable[[TrainState, Data], TrainState]
-    run: Callable[..., tuple[TrainState, Metrics]]
-    lower: Callable[[TrainState, Data], jax.stages.Lowered]
+    Attributes:
+        plan: how the epoch divides into steps.
+        draw_order: compiled, see `epoch.make_draw_order`.
+        whole: the compiled loop over full batches.
+        last: the same for a smaller last batch, or None.
+        numbers: the arguments of the programs, see `recipes.numbers`.
+        own: names of the user's metrics.
+    """
+
+    plan: EpochPlan
+    draw_order: Callable[[TrainState], jax.Array]
+    whole: Steps
+    last: Steps | None
+    numbers: Numbers
+    own: tuple[str, ...] = ()
+
+    def _zeros(self, state: TrainState) -> Metrics:
+        return metrics.zeros(state.step.shape, self.own)
+
+    def lower(self, state: TrainState, data: Data) -> jax.stages.Lowered:
+        """See `epoch.Epoch`."""
+        order = jax.eval_shape(self.draw_order, state)
+        return self.whole.lower(  # type: ignore[attr-defined]
+            state, data, order, self._zeros(state), 0, self.numbers
+        )
+
+    def compile(self, state: TrainState, data: Data) -> TrainState:
+        """See `epoch.Epoch`."""
+        order = self.draw_order(state)
+        for steps in (self.whole, self.last):
+            if steps is not None:
+                state, _ = steps(state, data, order, self._zeros(state), 0, self.numbers)
+        return jax.block_until_ready(state)
+
+    def run(
+        self,
+        state: TrainState,
+        data: Data,
+        on_piece: OnPiece | None = None,
+        *,
+        sums: Metrics | None = None,
+        allow: Allow = always,
+    ) -> tuple[TrainState, Metrics]:
+        """See `epoch.Epoch`."""
+        plan, last, order = self.plan, self.last, self.draw_order(state)
+        carry = (state, self._zeros(state) if sums is None else sums)
+
+        def advance(count: int, steps: Steps = self.whole) -> Metrics:
+            nonlocal carry
+            carry = steps(carry[0], data, order, carry[1], count, self.numbers)
+            return carry[1]
+
+        done = int(np.max(state.step)) % plan.epoch_steps
+        ended = in_pieces(advance, plan.whole_steps - done, plan.batch_size, on_piece, allow=allow)
+        if last is not None and ended:
+            in_pieces(lambda n: advance(n, last), 1, plan.rest, on_piece, allow=allow)
+        return carry
 
     def over(self, data: Data) -> Epoch:
         """The epoch over these data."""
@@ -112,56 +171,86 @@ def make_train_epoch(
         >>> int(state.step)
         3
     """
+    build = constant(train_step, augment, axis_step)
+    return make_built_epoch(
+        build,
+        {},
+        size=size,
+        batch_size=batch_size,
+        views=views,
+        layout=layout,
+        stop_at_nonfinite=stop_at_nonfinite,
+    )
+
+
+def make_built_epoch(
+    build: Build,
+    numbers: Numbers,
+    *,
+    size: int,
+    batch_size: int,
+    views: int | None = None,
+    layout: Layout = ONE_DEVICE,
+    stop_at_nonfinite: bool = True,
+    own: tuple[str, ...] = (),
+) -> TrainEpoch:
+    """Build `make_train_epoch`'s program of a step that depends on numbers.
+
+    `dataclasses.replace(epoch, numbers=...)` is the same program with other numbers.
+
+    Args:
+        build: makes the step and the augmentation from numbers, inside the program.
+        numbers: the first ones.
+        own: names of the user's metrics, which the step measures.
+    """
     plan = EpochPlan(size, batch_size, views)
 
     def compile_steps(length: int) -> Steps:
-        shared = layout.axis_name is not None and layout.divides(length)
-        step = axis_step if shared and axis_step is not None else train_step
-        fetch = _make_fetch(plan, length, augment, layout)
+        axis_name = layout.axis_name if layout.divides(length) else None
+        make_fetch = partial(_make_fetch, plan, length, layout)
         return layout.compile(
-            make_steps(plan, step, augment, fetch, stop_at_nonfinite),
+            make_steps(plan, build, make_fetch, axis_name, stop_at_nonfinite),
             shared=(1,),
             donate=(0,),
         )
 
-    return _compiled_epoch(plan, compile_steps, make_draw_order(plan))
+    return _compiled_epoch(plan, compile_steps, make_draw_order(plan), numbers, own)
 
 
 def make_epoch_of_members(
-    build: Callable[[jax.Array], tuple[TrainStep, Augment | None]],
-    values: jax.Array,
+    build: Build,
+    numbers: Numbers,
     *,
     size: int,
     batch_size: int,
     views: int | None = None,
 ) -> TrainEpoch:
-    """Build `make_train_epoch`'s program for several runs that differ in one number.
+    """Build `make_built_epoch`'s program for several runs that differ in numbers.
 
     Every leaf of the state and of the sums has the members in front, [m, ...]; all members are at
     the same step. They share the data; each draws its own order, augmentation and dropout, from its
     own key. A member whose numbers are no longer finite continues, like the others.
 
     Args:
-        build: a member's train step and augmentation, from its value (traced, []).
-        values: [m].
+        build: a member's train step and augmentation, from its numbers.
+        numbers: of all members, [m].
     """
     plan = EpochPlan(size, batch_size, views)
 
     def compile_steps(length: int) -> Steps:
-        def of_member(value: jax.Array, *arguments: Any) -> tuple[TrainState, Metrics]:
-            step, augment = build(value)
-            fetch = _make_fetch(plan, length, augment, ONE_DEVICE)
-            return make_steps(plan, step, augment, fetch, False)(*arguments)
+        make_fetch = partial(_make_fetch, plan, length, ONE_DEVICE)
+        steps = make_steps(plan, build, make_fetch, None, False)
+        return jax.jit(jax.vmap(steps, in_axes=(0, None, 0, 0, None, 0)), donate_argnums=(0,))
 
-        program = partial(jax.vmap(of_member, in_axes=(0, 0, None, 0, 0, None)), values)
-        return jax.jit(program, donate_argnums=(0,))
-
-    return _compiled_epoch(plan, compile_steps, jax.vmap(make_draw_order(plan)))
+    return _compiled_epoch(plan, compile_steps, jax.vmap(make_draw_order(plan)), numbers)
 
 
-def _make_fetch(plan: EpochPlan, length: int, augment: Augment | None, layout: Layout) -> Fetch:
-    """Batches of `length` images of the data on the devices, in the epoch's order."""
-    stored = plan.views if augment is None and plan.views is not None else 1
+def _make_fetch(plan: EpochPlan, length: int, layout: Layout, augmented: bool) -> Fetch:
+    """Batches of `length` images of the data on the devices, in the epoch's order.
+
+    Where they are not augmented, the data hold all views.
+    """
+    stored = plan.views if not augmented and plan.views is not None else 1
 
     def fetch(
         data: Data, order: jax.Array, position: jax.Array, view: jax.Array
@@ -178,57 +267,35 @@ def _compiled_epoch(
     plan: EpochPlan,
     compile_steps: Callable[[int], Steps],
     draw_order: Callable[[TrainState], jax.Array],
+    numbers: Numbers,
+    own: tuple[str, ...] = (),
 ) -> TrainEpoch:
-    # Not in the steps' program: it took 25 ms for 40,000 images on the CPU, in every piece again.
-    draw_order = jax.jit(draw_order)
+    # The order is not drawn in the steps' program: it took 25 ms for 40,000 images on the CPU, in
+    # every piece again.
     whole = compile_steps(plan.batch_size)
     last = compile_steps(plan.rest) if plan.rest else None
-
-    def lower(state: TrainState, data: Data) -> jax.stages.Lowered:
-        order = jax.eval_shape(draw_order, state)
-        return whole.lower(  # type: ignore[attr-defined]
-            state, data, order, metrics.zeros(state.step.shape), 0
-        )
-
-    def compile(state: TrainState, data: Data) -> TrainState:
-        order = draw_order(state)
-        for steps in (whole, last):
-            if steps is not None:
-                state, _ = steps(state, data, order, metrics.zeros(state.step.shape), 0)
-        return jax.block_until_ready(state)
-
-    def run(
-        state: TrainState,
-        data: Data,
-        on_piece: OnPiece | None = None,
-        *,
-        sums: Metrics | None = None,
-        allow: Allow = always,
-    ) -> tuple[TrainState, Metrics]:
-        order = draw_order(state)
-        carry = (state, metrics.zeros(state.step.shape) if sums is None else sums)
-
-        def advance(count: int, steps: Steps = whole) -> Metrics:
-            nonlocal carry
-            carry = steps(carry[0], data, order, carry[1], count)
-            return carry[1]
-
-        done = int(np.max(state.step)) % plan.epoch_steps
-        ended = in_pieces(advance, plan.whole_steps - done, plan.batch_size, on_piece, allow=allow)
-        if last is not None and ended:
-            in_pieces(lambda n: advance(n, last), 1, plan.rest, on_piece, allow=allow)
-        return carry
-
-    return TrainEpoch(compile, run, lower)
+    return TrainEpoch(plan, jax.jit(draw_order), whole, last, numbers, own)
 
 
 def make_evaluation(
-    eval_step: EvalStep, *, size: int, batch_size: int, layout: Layout = ONE_DEVICE
+    eval_step: EvalStep,
+    *,
+    size: int,
+    batch_size: int,
+    layout: Layout = ONE_DEVICE,
+    own: Sequence[str] = (),
 ) -> Evaluation:
     """Build the program that evaluates variables on every image exactly once.
 
     Each device scores the images it holds. Its last batch is padded with the last image, which is
     masked out of the sums.
+
+    Args:
+        eval_step: see `steps.make_eval_step`.
+        size: images in the data.
+        batch_size: of all devices together.
+        layout: the devices.
+        own: names of the user's metrics, which the step measures.
 
     Example:
         >>> import jax.numpy as jnp
@@ -244,6 +311,7 @@ def make_evaluation(
     share = layout.share(size)
     own_batch = min(layout.share(batch_size), share)
     batches = steps_per_epoch(share, own_batch)
+    zeros = partial(metrics.zeros, own=own)
 
     def steps(
         variables: Mapping[str, Any], data: Data, sums: Metrics, start: jax.Array, count: jax.Array
@@ -261,12 +329,12 @@ def make_evaluation(
 
         if layout.size == 1:
             return jax.lax.fori_loop(0, count, body, sums)
-        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, metrics.zeros())))
+        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, zeros())))
 
     program = layout.on_each(steps, shared=(1,))
 
     def compile(variables: Mapping[str, Any], data: Data) -> None:
-        jax.block_until_ready(program(variables, data, metrics.zeros(), 0, 0))
+        jax.block_until_ready(program(variables, data, zeros(), 0, 0))
 
     def run(
         variables: Mapping[str, Any],
@@ -275,7 +343,7 @@ def make_evaluation(
         *,
         allow: Allow = always,
     ) -> Metrics:
-        sums = metrics.zeros()
+        sums = zeros()
         start = 0
 
         def advance(count: int) -> Metrics:

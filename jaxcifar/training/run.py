@@ -2,12 +2,13 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import optax
 
 from jaxcifar.devices.layout import Layout
 from jaxcifar.devices.processes import explain_lost_process
@@ -39,6 +40,7 @@ class Validated(NamedTuple):
     loss: float | None
     accuracy: float | None
     seconds: float
+    own: Mapping[str, float | None]  # the user's metrics
 
 
 class Heard(NamedTuple):
@@ -113,7 +115,7 @@ class Run:
         self.history = History()
         self._signals = signals
         self.allow = make_allow(plan.layout, signals)
-        self._schedule = plan.recipe.make_schedule()
+        self._schedule = None if plan.parts.transformation else make_schedule(plan)
 
     def remaining_epochs(self) -> Iterator[int]:
         """The epochs that are left, the first perhaps only in part.
@@ -163,13 +165,16 @@ class Run:
         """
         started = time.perf_counter()
         if not self.plan.recipe.validates(self.partial.epoch):
-            return Validated(None, None, time.perf_counter() - started)
+            own = dict.fromkeys(self.plan.parts.metric_names)
+            return Validated(None, None, time.perf_counter() - started, own)
         with bar or nullcontext():
             advance = None if bar is None else bar.advance
             sums = stage.validate(self.state.variables, advance, allow=self.allow)
         self._check_not_stopped()
         scores = metrics.compute(sums)
-        return Validated(scores["loss"], scores["accuracy"], time.perf_counter() - started)
+        own = {name: scores[name] for name in self.plan.parts.metric_names}
+        seconds = time.perf_counter() - started
+        return Validated(scores["loss"], scores["accuracy"], seconds, own)
 
     def record(self, validated: Validated) -> Row:
         """Keep the epoch: its row, then its checkpoint.
@@ -201,6 +206,9 @@ class Run:
             "validation_seconds": validated.seconds,
             "images_per_second": recipe.split_sizes[0] / self.partial.seconds,
         }
+        for metric in self.plan.parts.metric_names:
+            row[f"train_{metric}"] = trained[metric]
+            row[f"validation_{metric}"] = validated.own[metric]
         if recipe.log_gradient_norm:
             row["gradient_norm"] = metrics.mean_gradient_norm(sums)
         if recipe.on_nonfinite == "skip":
@@ -268,14 +276,16 @@ class Run:
         advice = "try a lower learning rate, a warm-up or --clip-norm"
         if not skips and broken != ["weights"]:
             advice += ", or skip such steps by --on-nonfinite skip"
+        known = self._rate_before(step)
+        rate = "" if known is None else f", learning rate {known:.3g}"
         raise FloatingPointError(
-            f"the {', '.join(broken)} are not finite after step {step} (epoch {epoch}, learning "
-            f"rate {self._rate_before(step):.3g}){kept}: {advice}"
+            f"the {', '.join(broken)} are not finite after step {step} (epoch {epoch}{rate})"
+            f"{kept}: {advice}"
         )
 
-    def _rate_before(self, step: int) -> float:
-        """The learning rate of the step that led to `step`."""
-        return float(self._schedule(step - 1))
+    def _rate_before(self, step: int) -> float | None:
+        """The learning rate of the step that led to `step`; an own optimizer's is not known."""
+        return None if self._schedule is None else float(self._schedule(step - 1))
 
     def _check_not_stopped(self) -> None:
         if self._signals.agreed:
@@ -297,6 +307,11 @@ class Run:
         if self.plan.layout.is_main:
             self.disk.curves.finish("what was trained is saved; continuing with --resume draws it")
         return Interrupted(f"{where}, which is saved; --resume continues from there", number)
+
+
+def make_schedule(plan: RunPlan) -> optax.Schedule:
+    """The learning rate by step: the recipe's, or the user's."""
+    return plan.parts.schedule or plan.recipe.make_schedule()
 
 
 def make_allow(layout: Layout, signals: Interruption) -> Allow:

@@ -15,18 +15,31 @@ import jax
 from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
+from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.numbers import numbers_of
+from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.stage import StageRecipe, make_stage
+from jaxcifar.recipes.stage import ProgramKey, StageRecipe, make_stage, program_key
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.optimizer import carry_over
 from jaxcifar.step.state import TrainState
-from jaxcifar.step.steps import TrainStep
-from jaxcifar.training.epoch import Data, Epoch, Scoring
+from jaxcifar.step.steps import BatchAugment, TrainStep
+from jaxcifar.training.epoch import Build, Data, Epoch, Numbers, Scoring
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.features import cache_features, cut_point
 from jaxcifar.training.plan import RunPlan, count_views, stored_views
-from jaxcifar.training.resident import Evaluation, TrainEpoch, make_evaluation, make_train_epoch
-from jaxcifar.training.streamed import make_streamed_epoch, make_streamed_evaluation
+from jaxcifar.training.resident import (
+    Evaluation,
+    TrainEpoch,
+    make_built_epoch,
+    make_evaluation,
+)
+from jaxcifar.training.streamed import (
+    StreamedPrograms,
+    make_streamed_evaluation,
+    make_streamed_programs,
+    stream,
+)
 
 
 class Stage(NamedTuple):
@@ -54,7 +67,7 @@ def begin_stage(
 
     The state is donated: use the returned one.
     """
-    stage = make_stage(plan.recipe, epoch)
+    stage = make_stage(plan.recipe, epoch, plan.parts)
     data = None
     if plan.input != "stream":
         data = stage_data(stage, plan.splits, state, layout=plan.layout, verbose=verbose)
@@ -77,12 +90,12 @@ def _programs(plan: RunPlan, stage: StageRecipe, data: StageData | None) -> tupl
     """The stage's training and validation, on its data on the devices or read from the host."""
     if data is None:
         return streamed_programs(stage, plan.splits, plan.layout)
-    train_epoch, evaluation = resident_programs(
-        replace(plan.recipe, seed=0),  # is not in the program: the state holds the run's key
+    train_epoch = resident_epoch(stage, len(plan.splits.train), cut=data.cut, layout=plan.layout)
+    evaluation = evaluation_programs(
+        program_key(plan.recipe, plan.parts),
         stage.first_epoch,
         data.cut,
         plan.layout,
-        len(plan.splits.train),
         len(plan.splits.validation),
     )
     return train_epoch.over(data.train), evaluation.over(data.validation)
@@ -98,7 +111,10 @@ def stage_data(
 ) -> StageData:
     """The stage's images on the devices, or their features where the recipe caches them."""
     train, validation = (to_device(split, layout) for split in (splits.train, splits.validation))
-    cut = cut_point(stage.model, stage.labels) if stage.recipe.cache_features else None
+    if not stage.recipe.cache_features:
+        return StageData(train, validation, None, 0.0)
+    assert isinstance(stage.model, ResNet)  # which alone can be cut
+    cut = cut_point(stage.model, stage.labels)
     if cut is None:
         return StageData(train, validation, None, 0.0)
     if verbose:
@@ -132,33 +148,75 @@ def stage_data(
     return StageData(train, validation, cut, seconds)
 
 
-@lru_cache(maxsize=4)
-def resident_programs(
-    recipe: Recipe,
-    epoch: int,
-    cut: str | None,
-    layout: Layout,
-    train_size: int,
-    validation_size: int,
-) -> tuple[TrainEpoch, Evaluation]:
-    """The programs over data on the devices.
+def make_build(recipe: Recipe, epoch: int, cut: str | None, parts: Parts = NO_PARTS) -> Build:
+    """The step of the stage that `epoch` lies in as a function of its numbers.
 
-    Runs that differ only in the seed share them: the later ones of a sweep, or a run that is
-    resumed, start without tracing them again.
+    Args:
+        recipe: any with these programs, see `numbers.without_numbers`.
+        epoch: from 1.
+        cut: the batches are the features after this child of the network, not images.
+        parts: the user's own.
     """
-    stage = make_stage(recipe, epoch)
-    return (
-        resident_epoch(stage, train_size, cut=cut, layout=layout),
-        resident_evaluation(stage, validation_size, cut=cut, layout=layout),
+
+    def build(numbers: Numbers, axis_name: str | None) -> tuple[TrainStep, BatchAugment | None]:
+        stage = make_stage(recipe.with_traced(**numbers), epoch, parts)
+        step = stage.make_train_step(cut, axis_name=axis_name)
+        return step, stage.augment_batch if cut is None else None
+
+    return build
+
+
+@lru_cache(maxsize=8)
+def training_programs(
+    key: ProgramKey, epoch: int, cut: str | None, layout: Layout, size: int
+) -> TrainEpoch:
+    """The training over data on the devices, with no numbers yet.
+
+    Runs that differ only in numbers share it: the later ones of a sweep or in a notebook, or a run
+    that is resumed, start without tracing it again.
+    """
+    return make_built_epoch(
+        make_build(key.recipe, epoch, cut, key.parts),
+        {},
+        size=size,
+        own=key.parts.metric_names,
+        **_epoch_settings(key.recipe, layout),
     )
+
+
+@lru_cache(maxsize=8)
+def _streamed_programs(key: ProgramKey, epoch: int, layout: Layout, size: int) -> StreamedPrograms:
+    """The same for images read from the host."""
+    return make_streamed_programs(
+        make_build(key.recipe, epoch, None, key.parts),
+        size=size,
+        **_epoch_settings(key.recipe, layout),
+    )
+
+
+@lru_cache(maxsize=8)
+def evaluation_programs(
+    key: ProgramKey, epoch: int, cut: str | None, layout: Layout, size: int
+) -> Evaluation:
+    """The scoring of data on the devices, shared in the same way."""
+    stage = make_stage(key.recipe, epoch, key.parts)
+    return resident_evaluation(stage, size, cut=cut, layout=layout)
+
+
+def forget_programs() -> None:
+    """Let go of every compiled program that later runs would share."""
+    for programs in (training_programs, _streamed_programs, evaluation_programs):
+        programs.cache_clear()
 
 
 def resident_epoch(
     stage: StageRecipe, size: int, *, cut: str | None = None, layout: Layout = ONE_DEVICE
 ) -> TrainEpoch:
     """The stage's training on `size` images on the devices, or on their features after `cut`."""
-    train_step, settings = _train_settings(stage, cut, layout)
-    return make_train_epoch(train_step, size=size, **settings)
+    programs = training_programs(
+        program_key(stage.recipe, stage.parts), stage.first_epoch, cut, layout, size
+    )
+    return replace(programs, numbers=numbers_of(stage.recipe))
 
 
 def resident_evaluation(
@@ -170,6 +228,7 @@ def resident_evaluation(
         size=size,
         batch_size=stage.recipe.eval_batch_size,
         layout=layout,
+        own=stage.parts.metric_names,
     )
 
 
@@ -177,26 +236,25 @@ def streamed_programs(
     stage: StageRecipe, splits: Splits, layout: Layout = ONE_DEVICE
 ) -> tuple[Epoch, Scoring]:
     """The stage's training and validation on images read from the host."""
-    train_step, settings = _train_settings(stage, None, layout)
+    own = stage.parts.metric_names
+    key = program_key(stage.recipe, stage.parts)
+    programs = _streamed_programs(key, stage.first_epoch, layout, len(splits.train))
     scoring = make_streamed_evaluation(
         stage.make_eval_step(),
         splits.validation,
         batch_size=stage.recipe.eval_batch_size,
         layout=layout,
+        own=own,
     )
-    return make_streamed_epoch(train_step, splits.train, **settings), scoring
+    numbers = numbers_of(stage.recipe)
+    return stream(programs, splits.train, numbers, layout=layout, own=own), scoring
 
 
-def _train_settings(
-    stage: StageRecipe, cut: str | None, layout: Layout
-) -> tuple[TrainStep, dict[str, Any]]:
-    """The train step, and the other arguments of an epoch wherever its images come from."""
-    axis = layout.axis_name
-    return stage.make_train_step(cut), {
-        "batch_size": stage.recipe.batch_size,
-        "augment": stage.augment if cut is None else None,
-        "views": stored_views(stage.recipe),
+def _epoch_settings(recipe: Recipe, layout: Layout) -> dict[str, Any]:
+    """The arguments of an epoch wherever its images come from."""
+    return {
+        "batch_size": recipe.batch_size,
+        "views": stored_views(recipe),
         "layout": layout,
-        "axis_step": None if axis is None else stage.make_train_step(cut, axis_name=axis),
-        "stop_at_nonfinite": stage.recipe.on_nonfinite == "stop",
+        "stop_at_nonfinite": recipe.on_nonfinite == "stop",
     }

@@ -7,7 +7,8 @@ batches go to the device at once, as one chunk, and one program loops over them.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,11 +24,14 @@ from jaxcifar.step.schedules import steps_per_epoch
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import EvalStep, TrainStep
 from jaxcifar.training.epoch import (
+    Build,
     Data,
     Epoch,
     EpochPlan,
+    Numbers,
     Scoring,
     Steps,
+    constant,
     make_draw_order,
     make_steps,
 )
@@ -68,25 +72,67 @@ def make_streamed_epoch(
         >>> int(state.step)
         3
     """
-    plan = EpochPlan(len(source), batch_size, views)
-    chunk_steps = _chunk_steps(source, batch_size, plan.whole_steps)
-    draw_order = jax.jit(make_draw_order(plan))
+    build = constant(train_step, augment, axis_step)
+    programs = make_streamed_programs(
+        build,
+        size=len(source),
+        batch_size=batch_size,
+        views=views,
+        layout=layout,
+        stop_at_nonfinite=stop_at_nonfinite,
+    )
+    return stream(programs, source, {}, layout=layout)
+
+
+class StreamedPrograms(NamedTuple):
+    """The compiled programs of an epoch whose chunks come from the host."""
+
+    plan: EpochPlan
+    draw_order: Callable[[TrainState], jax.Array]
+    whole: Steps
+    last: Steps | None
+
+
+def make_streamed_programs(
+    build: Build,
+    *,
+    size: int,
+    batch_size: int,
+    views: int | None,
+    layout: Layout,
+    stop_at_nonfinite: bool,
+) -> StreamedPrograms:
+    """Build the programs without the images; see `resident.make_built_epoch`."""
+    plan = EpochPlan(size, batch_size, views)
 
     def compile_steps(length: int) -> Steps:
         shared = layout.divides(length)
-        use_axis = shared and layout.axis_name is not None
-        step = axis_step if use_axis and axis_step is not None else train_step
-        steps = make_steps(plan, step, augment, _from_chunk, stop_at_nonfinite)
+        axis_name = layout.axis_name if shared else None
+        steps = make_steps(plan, build, lambda _: _from_chunk, axis_name, stop_at_nonfinite)
         return layout.compile(steps, shared=(1,) if shared else (), donate=(0,))
 
-    whole = compile_steps(batch_size)
     last = compile_steps(plan.rest) if plan.rest else None
+    return StreamedPrograms(plan, jax.jit(make_draw_order(plan)), compile_steps(batch_size), last)
+
+
+def stream(
+    programs: StreamedPrograms,
+    source: Source,
+    numbers: Numbers,
+    *,
+    layout: Layout = ONE_DEVICE,
+    own: tuple[str, ...] = (),
+) -> Epoch:
+    """The epoch of these programs over a source; for the arguments, see `resident`."""
+    plan, draw_order, whole, last = programs
+    batch_size, zeros = plan.batch_size, partial(metrics.zeros, own=own)
+    chunk_steps = _chunk_steps(source, batch_size, plan.whole_steps)
 
     def compile(state: TrainState) -> TrainState:
         for steps, length, count in ((whole, batch_size, chunk_steps), (last, plan.rest, 1)):
             if steps is not None:
                 empty = _empty_chunk(source, layout, count, length)
-                state, _ = steps(state, empty, 0, metrics.zeros(), 0)
+                state, _ = steps(state, empty, 0, zeros(), 0, numbers)
         return jax.block_until_ready(state)
 
     def run(
@@ -97,14 +143,14 @@ def make_streamed_epoch(
         allow: Allow = always,
     ) -> tuple[TrainState, Metrics]:
         order = np.asarray(draw_order(state), np.int64)
-        carry = (state, metrics.zeros() if sums is None else sums)
+        carry = (state, zeros() if sums is None else sums)
         done = int(state.step) % plan.epoch_steps
         index = order[done * batch_size : plan.whole_steps * batch_size].reshape(-1, batch_size)
 
         def train(steps: Steps, index: NDArray[np.int64], first: int, chunk_steps: int) -> bool:
             def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
                 nonlocal carry
-                carry = steps(carry[0], chunk, first + begin, carry[1], count)
+                carry = steps(carry[0], chunk, first + begin, carry[1], count, numbers)
                 return carry[1]
 
             return _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
@@ -115,16 +161,23 @@ def make_streamed_epoch(
 
     def lower(state: TrainState) -> jax.stages.Lowered:
         empty = _empty_chunk(source, layout, chunk_steps, batch_size)
-        return whole.lower(state, empty, 0, metrics.zeros(), 0)  # type: ignore[attr-defined]
+        return whole.lower(  # type: ignore[attr-defined]
+            state, empty, 0, zeros(), 0, numbers
+        )
 
     return Epoch(compile, run, lower)
 
 
 def make_streamed_evaluation(
-    eval_step: EvalStep, source: Source, *, batch_size: int, layout: Layout = ONE_DEVICE
+    eval_step: EvalStep,
+    source: Source,
+    *,
+    batch_size: int,
+    layout: Layout = ONE_DEVICE,
+    own: Sequence[str] = (),
 ) -> Scoring:
     """Build `resident.make_evaluation`'s scoring of a source that is read while it runs."""
-    size = len(source)
+    size, zeros = len(source), partial(metrics.zeros, own=own)
     batch_size = layout.share(min(batch_size, size)) * layout.size
     batches = steps_per_epoch(size, batch_size)
     chunk_steps = _chunk_steps(source, batch_size, batches)
@@ -140,13 +193,13 @@ def make_streamed_evaluation(
 
         if layout.axis_name is None:
             return jax.lax.fori_loop(0, count, body, sums)
-        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, metrics.zeros())))
+        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, zeros())))
 
     program = layout.compile(steps, shared=(1,))
 
     def compile(variables: Mapping[str, Any]) -> None:
         chunk = _empty_chunk(source, layout, chunk_steps, batch_size)
-        jax.block_until_ready(program(variables, chunk, metrics.zeros(), 0, 0))
+        jax.block_until_ready(program(variables, chunk, zeros(), 0, 0))
 
     def run(
         variables: Mapping[str, Any],
@@ -155,7 +208,7 @@ def make_streamed_evaluation(
         allow: Allow = always,
     ) -> Metrics:
         index = np.arange(batches * batch_size).reshape(-1, batch_size)
-        sums = metrics.zeros()
+        sums = zeros()
 
         def advance(chunk: Data, begin: int, at: int, count: int) -> Metrics:
             nonlocal sums

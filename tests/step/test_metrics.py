@@ -118,6 +118,7 @@ def test_no_label_is_among_the_largest_of_what_is_no_number():
 
 def test_the_sums_keep_their_types():
     sums = metrics.add(metrics.zeros(), measured(*example(4)))
+    assert sums.pop("own") == {}
     assert {k: (v.dtype.name, v.shape) for k, v in sums.items()} == {
         "loss_sum": ("float32", ()),
         "correct": ("int32", ()),

@@ -92,18 +92,18 @@ def test_the_filters_of_grey_images_are_finite(digits):
 @pytest.mark.parametrize("width", [8, 64])
 def test_the_first_layer_takes_as_many_filters_as_fit(pictures, width):
     params = random_variables(ResNet(stage_sizes=(1,), width=width, stem="cifar"))["params"]
-    adjusted = make_adjust("kaiming", pictures, normalize)(params)
+    filters = whitening_filters(pictures, normalize)
+    adjusted = make_adjust("kaiming", filters)(params)
     before, after = named_leaves(params), named_leaves(adjusted)
     count = min(width, 54)
     kernel = after.pop("conv1.kernel")
-    filters = whitening_filters(pictures, normalize)
     np.testing.assert_array_equal(kernel[..., :count], filters[..., :count])
     np.testing.assert_array_equal(kernel[..., count:], before["conv1.kernel"][..., count:])
     assert all(np.array_equal(leaf, before[name]) for name, leaf in after.items())
 
 
 def test_random_weights_are_not_adjusted_by_default():
-    assert make_adjust("kaiming", None, normalize) is None
+    assert make_adjust("kaiming", None) is None
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from jaxcifar.step.state import state_shapes
 from jaxcifar.training import features, run
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import check_stages, plan_run
-from jaxcifar.training.stage import begin_stage, resident_programs
+from jaxcifar.training.stage import begin_stage, forget_programs, training_programs
 from tests.conftest import assert_trees_identical
 from tests.training.test_fit import Stop, numbers, stop_after
 
@@ -44,13 +44,13 @@ def assert_same_run(a, b, tolerance):
 def test_runs_that_differ_only_in_the_seed_share_programs_and_keep_their_numbers(recipe, digits):
     other = changed(recipe, seed=recipe.seed + 1)
     alone, _ = fit(other, digits)
-    resident_programs.cache_clear()
+    forget_programs()
     fit(recipe, digits)
     shared, _ = fit(other, digits)
     assert_trees_identical(shared, alone)
-    assert resident_programs.cache_info().hits == 1
-    fit(changed(other, learning_rate=2 * other.learning_rate), digits)
-    assert resident_programs.cache_info().misses == 2
+    assert training_programs.cache_info().hits == 1
+    fit(changed(other, batch_size=30), digits)
+    assert training_programs.cache_info().misses == 2
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])

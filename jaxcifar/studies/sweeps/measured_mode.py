@@ -12,17 +12,16 @@ import numpy as np
 
 from jaxcifar.data import Splits
 from jaxcifar.devices.memory import free_memory, memory_excess
+from jaxcifar.recipes.numbers import numbers_of, without_numbers
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step import metrics
-from jaxcifar.step.augment import Augment
 from jaxcifar.step.state import TrainState, state_shapes
-from jaxcifar.step.steps import TrainStep
 from jaxcifar.studies.sweeps.members import Member
 from jaxcifar.training.epoch import Data
 from jaxcifar.training.features import USABLE_SHARE
 from jaxcifar.training.plan import stored_views
 from jaxcifar.training.resident import TrainEpoch, make_epoch_of_members
-from jaxcifar.training.stage import resident_epoch, stage_data
+from jaxcifar.training.stage import make_build, resident_epoch, stage_data
 from jaxcifar.training.start import first_state
 
 Mode = Literal["auto", "vmap", "sequential"]
@@ -59,16 +58,12 @@ def build_members(
 ) -> TrainEpoch:
     """The epoch of all members as one program; see `resident.make_epoch_of_members`."""
     recipe = members[0].recipe
-
-    def build(value: jax.Array) -> tuple[TrainStep, Augment | None]:
-        # The seed is in the state, as its key.
-        stage = make_stage(recipe if field == "seed" else recipe.with_traced(field, value))
-        return stage.make_train_step(cut), stage.augment if cut is None else None
-
-    kind = int if field == "seed" else float
+    # The seed is in the state, as its key. A member's zero is a number like the others'.
+    varied = () if field == "seed" else (field,)
+    each = [numbers_of(member.recipe, varied) for member in members]
     return make_epoch_of_members(
-        build,
-        jnp.asarray([member.value for member in members], kind),
+        make_build(without_numbers(recipe), 1, cut),
+        {name: np.stack([numbers[name] for numbers in each]) for name in each[0]},
         size=size,
         batch_size=recipe.batch_size,
         views=stored_views(recipe),
@@ -187,7 +182,7 @@ def _program(epoch: TrainEpoch, state: TrainState, data: Data, size: int, *, cal
 
     def advance(count: int) -> None:
         for _ in range(calls):
-            holder[0], _ = compiled(holder[0], data, order, sums, count)
+            holder[0], _ = compiled(holder[0], data, order, sums, count, epoch.numbers)
         jax.block_until_ready(holder[0])
 
     return Program(advance, compile_seconds, needed)

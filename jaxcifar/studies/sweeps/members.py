@@ -10,28 +10,18 @@ import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.recipes.numbers import TRACED_SETTINGS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import stage_epochs
 from jaxcifar.step.state import state_shapes
 
 Number = int | float
 # Fields that change neither a shape nor the program, so that one program can take any value.
-PLAIN_FIELDS = (
-    "seed",
-    "dropout_rate",
-    "learning_rate",
-    "final_scale",
-    "momentum",
-    "weight_decay",
-    "label_smoothing",
-    "clip_norm",
-    "flip_rate",
-    "rotate_degrees",
-)
+PLAIN_FIELDS = ("seed", *TRACED_SETTINGS)
 # Fields that choose the images.
 DATA_FIELDS = ("train_size", "validation_size", "split_seed")
 # Fields on which cached features depend.
-_FEATURE_FIELDS = ("seed", "flip_rate", "rotate_degrees")
+_FEATURE_FIELDS = ("seed", "flip_rate", "rotate_degrees", "translate_pixels", "cutout_pixels")
 
 
 class Member(NamedTuple):

@@ -1,0 +1,233 @@
+"""Checks of the parts that are given to `fit`, before anything is compiled or written.
+
+Everything is tried on shapes alone: a model, a loss or an augmentation that does not fit fails here
+with one error, and not minutes later inside a compiled program.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcifar.common.errors import RecipeError, message_lines
+from jaxcifar.common.messages import shown
+from jaxcifar.recipes.checks import SCHEDULE_SETTINGS, changed_settings, check_late_labels
+from jaxcifar.recipes.parts import Parts, name_of, named_shapes, own_variables
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.settings import OWN
+from jaxcifar.recipes.stage import make_labels, make_stage
+from jaxcifar.step.metrics import per_example
+from jaxcifar.step.state import TrainState, state_shapes
+
+COLLECTIONS = {"params", "batch_stats"}
+# A row of the history has "validation_seconds", and scores have these.
+RESERVED_METRICS = ("loss", "accuracy", "examples", "seconds", "top5_accuracy")
+
+
+def with_parts(recipe: Recipe, parts: Parts) -> tuple[Recipe, Parts]:
+    """The recipe and the parts of a run that uses these parts.
+
+    The recipe's `architecture` and `optimizer` become "own" where they are, and the parts know
+    whether labels are mixed.
+
+    Raises:
+        RecipeError: a part does not fit the data, the recipe or another part; naming it.
+    """
+    _check_given(recipe, parts)
+    changes: dict[str, Any] = {}
+    if parts.model is not None:
+        changes["architecture"] = OWN
+    if parts.transformation is not None:
+        changes["optimizer"] = OWN
+    if any(getattr(recipe, name) != value for name, value in changes.items()):
+        recipe = replace(recipe, **changes)
+    if parts.model is not None:
+        _check_model(parts.model, recipe)
+        check_late_labels(recipe, make_labels(recipe, parts))
+    if parts.tx is not None:
+        _check_tx(recipe, parts)
+    if parts.augment is not None:
+        parts = replace(parts, mixes=_check_augment(recipe, parts))
+    _check_functions(recipe, parts)
+    return recipe, parts
+
+
+def _check_given(recipe: Recipe, parts: Parts) -> None:
+    """What is given is of the right kind, and what the recipe says to be own is given."""
+    if parts.model is not None and not isinstance(parts.model, nn.Module):
+        instance = ", not the class: call it" if isinstance(parts.model, type) else ""
+        raise RecipeError(f"model must be a flax.linen module{instance}, not {shown(parts.model)}")
+    if parts.tx is not None and parts.transformation is None and not callable(parts.tx):
+        raise RecipeError(
+            "tx must be an optax transformation, or a schedule (a function of the step), not "
+            f"{shown(parts.tx)}"
+        )
+    functions = {"loss": parts.loss, "augment": parts.augment, **dict(parts.metrics)}
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise RecipeError(f"{name} must be a function, not {shown(function)}")
+    for name, _ in parts.metrics:
+        if not (isinstance(name, str) and name.isidentifier()) or name in RESERVED_METRICS:
+            raise RecipeError(
+                f"a metric cannot be called {shown(name)}: use a Python name that is none of "
+                f"{', '.join(RESERVED_METRICS)}"
+            )
+    if recipe.architecture == OWN and parts.model is None:
+        raise RecipeError("architecture own: give your network as the argument model")
+    if recipe.optimizer == OWN and parts.transformation is None:
+        raise RecipeError("optimizer own: give your optax transformation as the argument tx")
+    if parts.loss is not None and recipe.label_smoothing:
+        raise RecipeError(
+            f"label_smoothing {recipe.label_smoothing} is of the recipe's cross-entropy: with a "
+            "loss of your own leave it at 0, and smooth in your loss"
+        )
+    if parts.augment is not None and recipe.cache_features:
+        raise RecipeError(
+            "cache_features: only the recipe's own augmentations can be stored with the features; "
+            "leave out augment, or use --no-cache-features"
+        )
+
+
+def _check_model(model: nn.Module, recipe: Recipe) -> None:
+    """The model takes `train`, and turns images into logits."""
+    name, classes, side = name_of(model), recipe.dataset_info.num_classes, recipe.image_size
+    parameters = inspect.signature(type(model).__call__).parameters.values()
+    if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise RecipeError(
+            f"the model {name} takes no argument train: define __call__(self, images, *, train), "
+            "where train is True in training and False in evaluation"
+        )
+    variables = _try(f"the model {name}", side, lambda: own_variables(model, side))
+    others = sorted(set(variables) - COLLECTIONS)
+    if others:
+        raise RecipeError(
+            f"the model {name} has variables in {', '.join(others)}: only params and batch_stats "
+            "are trained and saved"
+        )
+    if not jax.tree.leaves(variables["params"]):
+        raise RecipeError(f"the model {name} has no parameters: there is nothing to train")
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+
+    def logits_of(train: bool) -> Any:
+        def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+            if not train:
+                return model.apply(variables, images, train=False)
+            rngs = {"dropout": key}
+            output = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+            return output[0]
+
+        return jax.eval_shape(apply, variables, images, jax.random.key(0))
+
+    for train in (False, True):
+        logits = _try(f"the model {name} with train={train}", side, partial(logits_of, train))
+        is_array = hasattr(logits, "shape")
+        if not is_array or logits.shape != (2, classes) or not _is_float(logits):
+            found = f"{logits.dtype} {list(logits.shape)}" if is_array else type(logits).__name__
+            raise RecipeError(
+                f"the model {name} must return logits [n, {classes}], one for each class of "
+                f"{recipe.dataset}, but for 2 images of {side}x{side} it returns {found}"
+            )
+
+
+def _check_tx(recipe: Recipe, parts: Parts) -> None:
+    """The transformation gives updates for the parameters that are trained; a schedule, a rate."""
+    name = name_of(parts.tx)
+    if parts.schedule is not None:
+        schedule = parts.schedule
+        rate = _try(f"the schedule {name}", None, lambda: jax.eval_shape(schedule, jnp.int32(0)))
+        if getattr(rate, "shape", ()) != ():
+            raise RecipeError(f"the schedule {name} must return one rate, not {rate.shape}")
+        changed = changed_settings(recipe, SCHEDULE_SETTINGS)
+        if changed:
+            raise RecipeError(
+                f"{changed[0]} {shown(getattr(recipe, changed[0]))} is of the recipe's own "
+                "schedule: leave it at its default if tx is a schedule"
+            )
+    stage = make_stage(recipe, 1, parts)
+
+    def update() -> Any:
+        state = state_shapes(stage.model, stage.tx, image_size=recipe.image_size)
+        return jax.eval_shape(stage.tx.update, state.params, state.opt_state, state.params), state
+
+    (updates, opt_state), state = _try(f"the transformation {name}", None, update)
+    assert isinstance(state, TrainState)
+    for what, new, old in (
+        ("updates", updates, state.params),
+        ("state", opt_state, state.opt_state),
+    ):
+        if named_shapes(new) != named_shapes(old):
+            raise RecipeError(
+                f"the {what} of the transformation {name} have other shapes than before the step"
+            )
+
+
+def _check_augment(recipe: Recipe, parts: Parts) -> bool:
+    """Whether the labels become distributions."""
+    assert parts.augment is not None
+    name, classes, n = name_of(parts.augment), recipe.dataset_info.num_classes, 4
+    own, first, preprocess = parts.augment, recipe.make_augment(), recipe.make_preprocess()
+    side = recipe.dataset_info.side or recipe.image_size
+
+    def call(images: jax.Array) -> Any:
+        keys = jax.random.split(jax.random.key(0), n)
+        images = images if first is None else first(keys, images)
+        return own(keys, images, jnp.zeros(n, jnp.int32))
+
+    stored = jax.ShapeDtypeStruct((n, side, side, 3), jnp.uint8)
+    result = _try(f"augment {name}", side, lambda: jax.eval_shape(call, stored))
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise RecipeError(
+            f"augment {name} must return (images, labels), not {type(result).__name__}"
+        )
+    images, labels = result
+    seen = _try(f"augment {name}", side, lambda: jax.eval_shape(preprocess, images))
+    expected = (n, recipe.image_size, recipe.image_size, 3)
+    if seen.shape != expected or not (images.dtype == jnp.uint8 or _is_float(images)):
+        raise RecipeError(
+            f"augment {name} must keep the images {list(stored.shape)}, uint8 or floats in [0, 1], "
+            f"but returns {images.dtype} {list(images.shape)}"
+        )
+    mixes = labels.shape == (n, classes) and _is_float(labels)
+    if not mixes and not (labels.shape == (n,) and labels.dtype == jnp.int32):
+        raise RecipeError(
+            f"augment {name} must return the labels as they are, int32 [n], or as distributions "
+            f"[n, {classes}] of floats; for {n} images it returns {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    return mixes
+
+
+def _check_functions(recipe: Recipe, parts: Parts) -> None:
+    """The loss and the metrics return a number for each example."""
+    classes = recipe.dataset_info.num_classes
+    n = 3 if classes != 3 else 5  # so that [n] and [classes] differ
+    logits, labels = jnp.zeros((n, classes)), jnp.zeros(n, jnp.int32)
+    target = jax.nn.one_hot(labels, classes) if parts.mixes else labels
+    functions = [(f"metric {name}", function, labels) for name, function in parts.metrics]
+    if parts.loss is not None:
+        functions.append(("the loss", parts.loss, target))
+    for name, function, of_labels in functions:
+        call = partial(per_example, function, name)
+        _try(name_of(function), None, partial(jax.eval_shape, call, logits, of_labels))
+
+
+def _is_float(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def _try(what: str, side: int | None, call: Callable[[], Any]) -> Any:
+    """The result of the user's code on shapes, or what is wrong with it."""
+    try:
+        return call()
+    except RecipeError:
+        raise
+    except Exception as error:
+        on = "" if side is None else f" on images of {side}x{side} pixels"
+        raise RecipeError(
+            f"{what} fails{on}: {type(error).__name__}: {' '.join(message_lines(error))[:500]}"
+        ) from error
