@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from jaxcifar.common.messages import did_you_mean
@@ -18,15 +19,15 @@ KERAS_NAMES = {
 }
 
 
-def torchvision_name(model: ResNet, layer: str) -> str:
+def torchvision_name(model: nn.Module, layer: str) -> str:
     """The torchvision name of a layer, which may be given by its Keras name (`KERAS_NAMES`)."""
-    if layer not in KERAS_NAMES:
+    if layer not in KERAS_NAMES or not isinstance(model, ResNet):
         return layer
     return KERAS_NAMES[layer].format(last=3 if model.bottleneck else 2)
 
 
 def capture(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array, layers: Sequence[str]
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, layers: Sequence[str]
 ) -> dict[str, jax.Array]:
     """The outputs of `layers` in evaluation mode.
 
@@ -38,7 +39,8 @@ def capture(
             after its last ReLU), "layer1", "avgpool", "fc". The inner ReLUs are "relu" (of the
             stem), "layer1.0.relu1" and so on. "bn1" is the output before the ReLU; a torch hook
             would see the output after it, because that ReLU works in place. The names in
-            `KERAS_NAMES` are accepted, too.
+            `KERAS_NAMES` are accepted, too. Of a module of your own: the linen paths of its
+            modules, such as "Block_0.Conv_1", and what it sows under a name.
 
     Returns:
         Name -> [n, h, w, channels] ([n, features] from "avgpool" on), in the order of `layers`.
@@ -47,7 +49,8 @@ def capture(
         ValueError: an unknown layer; the message has the nearest names.
 
     Example:
-        >>> import jax
+        >>> import flax.linen as nn
+    import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import capture, resnet18
         >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))
@@ -63,7 +66,9 @@ def capture(
         if path not in known:
             hint = f": the network has no {path}"
             if path == name:
-                hint = did_you_mean(name, [*known, *KERAS_NAMES], others=model.children, count=3)
+                children = model.children if isinstance(model, ResNet) else list(known)
+            names_known = [*known, *KERAS_NAMES] if isinstance(model, ResNet) else known
+            hint = did_you_mean(name, names_known, others=children, count=3)
             raise ValueError(f"unknown layer {name!r}{hint}")
 
     captured = _capture(model, tuple(names.values()), variables, images)
@@ -72,14 +77,14 @@ def capture(
 
 @partial(jax.jit, static_argnums=(0, 1))  # at module level: a second call compiles nothing
 def _capture(
-    model: ResNet, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module, layers: tuple[str, ...], variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     outputs = _outputs(model, variables, images)
     return {name: outputs[name] for name in layers}
 
 
 def list_layers(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Every layer that `capture` knows, with the shape of its output; nothing is computed."""
     return _all_outputs.eval_shape(model, variables, images)
@@ -87,24 +92,31 @@ def list_layers(
 
 @partial(jax.jit, static_argnums=0)  # at module level: a second call traces nothing
 def _all_outputs(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     return _outputs(model, variables, images)
 
 
 def _outputs(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
-    _, updates = model.apply(variables, images, train=False, mutable=["intermediates"])
+    # The built-in networks sow what has a name in torchvision; of others every module's output is
+    # captured.
+    own = not isinstance(model, ResNet)
+    _, updates = model.apply(
+        variables, images, train=False, mutable=["intermediates"], capture_intermediates=own
+    )
     outputs: dict[str, jax.Array] = {}
 
     def walk(prefix: tuple[str, ...], tree: Mapping[str, Any]) -> None:
         for name, value in tree.items():
-            if isinstance(value, tuple):  # flax's `sow` stores a tuple of values
-                path = prefix if name == "output" else (*prefix, name)
-                outputs[".".join(path)] = value[0]
-            else:
+            if not isinstance(value, tuple):
                 walk((*prefix, name), value)
+                continue
+            # flax's `sow` stores a tuple of values, one for each call.
+            path = prefix if name in ("output", "__call__") else (*prefix, name)
+            if path and isinstance(value[0], jax.Array):  # the whole network's are the logits
+                outputs[".".join(path)] = value[0]
 
     walk((), updates["intermediates"])
     return outputs

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.resnet import ResNet
@@ -17,7 +19,7 @@ SMALLEST_MAP = 4
 
 
 def grad_cam(
-    model: ResNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     images: jax.Array,
     classes: jax.Array,
@@ -41,7 +43,7 @@ def grad_cam(
         0 everywhere if no value is positive.
 
     Raises:
-        ValueError: the layer is not such a child.
+        ValueError: the layer is not such a child, or the network is not a built-in one.
 
     Example:
         >>> import jax
@@ -61,20 +63,40 @@ def grad_cam(
             f"Grad-CAM needs a child of the network whose output is maps, not {layer!r}"
             f"{did_you_mean(layer, children)}"
         )
-    return _grad_cam(model, layer, variables, images, jnp.asarray(classes, jnp.int32))
+    return _grad_cam(built_in(model), layer, variables, images, jnp.asarray(classes, jnp.int32))
 
 
-def map_children(model: ResNet) -> tuple[str, ...]:
-    """The children of the network whose output is maps, in order: conv1 to the last stage."""
+def map_children(model: nn.Module) -> tuple[str, ...]:
+    """The children of the network whose output is maps, in order: conv1 to the last stage.
+
+    Raises:
+        RecipeError: the network is not a built-in one.
+    """
+    model = built_in(model)
     return model.children[: model.children.index("avgpool")]
 
 
-def default_layer(model: ResNet, image_size: int) -> str:
+def built_in(model: nn.Module) -> ResNet:
+    """The network, where it is one that this library makes.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if not isinstance(model, ResNet):
+        raise RecipeError(
+            f"{type(model).__name__} is a model of your own: only the built-in networks can be "
+            "split at a layer for Grad-CAM, and be saved under torchvision's names"
+        )
+    return model
+
+
+def default_layer(model: nn.Module, image_size: int) -> str:
     """The last stage whose map is at least 4x4, for an image of `image_size` pixels per side.
 
     Raises:
         ValueError: there is no such stage.
     """
+    model = built_in(model)
     side, layer = image_size, None
     for child in map_children(model):
         if child == "maxpool" or (child == "conv1" and model.stem == "imagenet"):

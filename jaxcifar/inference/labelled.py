@@ -26,6 +26,7 @@ class RunData:
     dataset: str | None
     data_dir: str | Path | None
     follow_links: bool
+    splits: Splits | None = None
 
     def split(self, name: SplitName) -> LabelledSource:
         """See `TrainedNetwork.split`.
@@ -34,6 +35,10 @@ class RunData:
             DataError: the data are not there, or have other classes.
             RunError: train and validation images of other data than those it was trained on.
         """
+        if self.splits is not None:
+            check_same_data(self.run_dir, self.run_dir.read_config(), self.splits)
+            source: LabelledSource = getattr(self.splits, name)
+            return source
         try:
             return self._test() if name == "test" else getattr(self._own_splits(), name)
         except DataError as error:

@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError, WeightsError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import (
     DatasetInfo,
+    Splits,
     dataset_info,
     located,
 )
@@ -42,6 +44,8 @@ def load(
     normalization: str | None = None,
     size: int | None = None,
     class_names: Sequence[str] | None = None,
+    model: nn.Module | None = None,
+    splits: Splits | None = None,
 ) -> TrainedNetwork:
     """A trained network from a run, a weights file, or a name on the hub.
 
@@ -55,6 +59,8 @@ def load(
             one of `resnet.ARCHITECTURES` (by default that of its keys), one of
             `augment.NORMALIZATIONS`, height and width of the input in pixels, and the names of its
             classes in order (by default numbers).
+        model: the own network of a run, which was given to `fit`.
+        splits: the data of a run that was trained on arrays; only `split` needs them.
 
     Raises:
         RunError, RecipeError, CheckpointError: the run cannot be used; or an option contradicts
@@ -89,7 +95,10 @@ def load(
             raise RecipeError(
                 f"{given[0]} is for a file of weights: the run {source} knows its own"
             )
-        return network_of_run(source, which)
+        return network_of_run(source, which, model=model, splits=splits)
+    for name, given_value in (("model", model), ("splits", splits)):
+        if given_value is not None:
+            raise RecipeError(f"{name} is for a run: {source} is a file of weights")
     if which != "best":
         raise RecipeError(f"which={which!r} is for a run: a file of weights holds only one network")
     try:
@@ -108,6 +117,8 @@ def network_of_run(
     *,
     dataset: str | None = None,
     follow_links: bool = False,
+    model: nn.Module | None = None,
+    splits: Splits | None = None,
 ) -> TrainedNetwork:
     """The network of a run's checkpoint.
 
@@ -118,6 +129,7 @@ def network_of_run(
         dataset: where its data are now, or other data of the same classes; by default the data that
             the recipe names. They are looked for only when they are needed.
         follow_links: follow links in the folder of that dataset.
+        model, splits: see `load`.
 
     Raises:
         RunError, RecipeError, CheckpointError: naming the part of the run that cannot be used, and
@@ -126,7 +138,7 @@ def network_of_run(
     run_dir = RunDirectory(Path(run))
     config = run_dir.read_config()
     find_devices()
-    recipe, model, variables = restore_run(run, which, dataset=dataset)
+    recipe, network, variables = restore_run(run, which, dataset=dataset, model=model)
     info = recipe.dataset_info
     name = f"step {which}" if isinstance(which, int) else f"{which} checkpoint"
     suffix = "" if which == "best" else f"_{which}"
@@ -136,10 +148,10 @@ def network_of_run(
     links = recipe.follow_links or follow_links
     if dataset is None:
         data_dir = data_dir or stored_data_dir(config)
-    data = RunData(run_dir, recipe, dataset, data_dir, links)
+    data = RunData(run_dir, recipe, dataset, data_dir, links, splits)
     return TrainedNetwork(
         name=f"run {run_dir.path.resolve().name}, {name}",
-        model=model,
+        model=network,
         variables=variables,
         class_names=info.class_names,
         preprocessing=preprocessing_of(recipe),

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +17,11 @@ from jaxcifar.common.messages import did_you_mean, escaped, shown
 from jaxcifar.data import DatasetInfo, LabelledSource
 from jaxcifar.inference.activations import capture
 from jaxcifar.inference.batches import in_batches
-from jaxcifar.inference.gradcam import default_layer, grad_cam, upsample
+from jaxcifar.inference.gradcam import built_in, default_layer, grad_cam, upsample
 from jaxcifar.inference.photos import Photo, Photos, collect
 from jaxcifar.inference.predictions import class_logits, map_source
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights
-from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.augment import resize, unit_range
 from jaxcifar.training.evaluation import SplitName
 
@@ -86,7 +86,7 @@ class TrainedNetwork:
     """
 
     name: str
-    model: ResNet
+    model: nn.Module
     variables: Mapping[str, Any]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
@@ -208,7 +208,7 @@ class TrainedNetwork:
 
         Raises:
             RecipeError: an unknown class.
-            ValueError: a layer without maps.
+            ValueError: a layer without maps, or a network that is not a built-in one.
             ImageFileError, DataError: as `predict`.
         """
         layer = layer or default_layer(self.model, self.image_size)
@@ -230,7 +230,9 @@ class TrainedNetwork:
 
         Raises:
             WeightsError: the file exists, is not called .safetensors, or cannot be written.
+            RecipeError: the network is an own one.
         """
+        built_in(self.model)
         export_weights(
             jax.device_get(dict(self.variables)),
             path,

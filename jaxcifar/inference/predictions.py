@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,6 @@ from jaxcifar.data import Source
 from jaxcifar.data.progress import progress_bar
 from jaxcifar.data.reading import open_stream
 from jaxcifar.devices.memory import on_host
-from jaxcifar.models.resnet import ResNet
 from jaxcifar.step.steps import Normalize, evaluation_logits
 
 _AHEAD = 2  # batches that are computed before the first is fetched
@@ -21,7 +21,7 @@ _PARTS, _MANY = 5, 100  # parts of a batch of at least so many images
 
 
 def predict(
-    model: ResNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     dataset: Source,
     *,
@@ -60,7 +60,7 @@ def predict(
 
 
 def predict_logits(
-    model: ResNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     dataset: Source,
     *,
@@ -121,7 +121,7 @@ def map_source(
 
 
 def class_logits(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
     """The logits of one batch, in evaluation mode: float32 [n, classes].
 
@@ -139,7 +139,7 @@ def class_logits(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))  # at module level: a second call compiles nothing
 def _class_logits(
-    model: ResNet, parts: int, mirror: bool, variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module, parts: int, mirror: bool, variables: Mapping[str, Any], images: jax.Array
 ) -> jax.Array:
     def score(images: jax.Array) -> jax.Array:
         return evaluation_logits(model, variables, images, mirror=mirror).astype(jnp.float32)
@@ -151,7 +151,7 @@ def _class_logits(
 
 
 def class_probabilities(
-    model: ResNet, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
 ) -> jax.Array:
     """The probabilities of one batch, in evaluation mode: float32 [n, classes]."""
     return jax.nn.softmax(class_logits(model, variables, images, mirror))

@@ -1,20 +1,27 @@
 """Scores of a trained network on labelled images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.data import LabelledSource
+from jaxcifar.data import LabelledSource, Splits
 from jaxcifar.data.class_names import difference_lines
 from jaxcifar.inference.load import network_of_run
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.inference.predictions import confusion_matrix, per_class_accuracy, predict_logits
+from jaxcifar.recipes.parts import make_parts
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.step import metrics
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.own_parts import check_scored_alike, mixes_labels
+from jaxcifar.step import metrics as step_metrics
+from jaxcifar.step.metrics import ExampleMetric
+from jaxcifar.step.steps import Loss
 from jaxcifar.training.evaluation import SplitName, evaluation_sums
 
 TOP = 5
@@ -31,6 +38,10 @@ def evaluate_run(
     mirror: bool | None = None,
     per_class: bool = False,
     progress: bool = False,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    metrics: Mapping[str, ExampleMetric] | None = None,
+    splits: Splits | None = None,
 ) -> dict[str, Any]:
     """The scores of a run's checkpoint on a split of its data, or on other data of its classes.
 
@@ -47,22 +58,36 @@ def evaluate_run(
             "accuracy" (the share of its images that is recognised), "precision" and "f1" (null
             where they are not defined).
         progress: draw a bar, on a terminal.
+        model, loss: those of your own that the run was given, see `fit`.
+        metrics: as in `fit`, by name; not only those of the run.
+        splits: the data of a run that was trained on arrays.
 
     Returns:
         "split", "examples", "accuracy" and "loss" (nats); "top5_accuracy" where there are more than
-        five classes; "dataset" where another one was named.
+        five classes; "dataset" where another one was named; and `metrics` by their names.
 
     Raises:
-        RunError: not a run; or train or validation images are asked for, and the data found are not
-            those it was trained on.
+        RunError: not a run; a part of its own is missing or another; or train or validation images
+            are asked for, and the data found are not those it was trained on.
         RecipeError, CheckpointError, DataError: the run or its data cannot be used.
 
     Example:
         >>> from jaxcifar import evaluate_run
         >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
     """
-    network = network_of_run(run, which, data_dir, dataset=dataset, follow_links=follow_links)
+    network = network_of_run(
+        run,
+        which,
+        data_dir,
+        dataset=dataset,
+        follow_links=follow_links,
+        model=model,
+        splits=splits,
+    )
     check_classes(network)
+    config = RunDirectory(Path(run)).read_config()
+    parts = replace(make_parts(loss=loss, metrics=metrics), mixes=mixes_labels(config))
+    check_scored_alike(Path(run), config, parts)
     sums = evaluation_sums(
         network.model,
         network.variables,
@@ -70,15 +95,17 @@ def evaluate_run(
         normalize=network.preprocess,
         batch_size=network.batch_size,
         mirror=network.mirror if mirror is None else mirror,
+        parts=parts,
         progress=progress,
     )
-    means = metrics.compute(sums)
+    means = step_metrics.compute(sums)
     scores: dict[str, Any] = {"split": split}
     if dataset is not None:
         scores["dataset"] = dataset
     scores |= {name: means[name] for name in ("examples", "accuracy", "loss")}
     if len(network.class_names) > TOP:
-        scores["top5_accuracy"] = metrics.top5_accuracy(sums)
+        scores["top5_accuracy"] = step_metrics.top5_accuracy(sums)
+    scores |= {name: means[name] for name in parts.metric_names}
     if per_class:
         source, logits = split_logits(network, split, mirror=mirror, progress=progress)
         scores |= class_scores(network.class_names, source.labels, logits.argmax(axis=1))

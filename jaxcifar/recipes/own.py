@@ -48,6 +48,7 @@ def with_parts(recipe: Recipe, parts: Parts) -> tuple[Recipe, Parts]:
         recipe = replace(recipe, **changes)
     if parts.model is not None:
         _check_model(parts.model, recipe)
+        _check_rules(recipe)
         check_late_labels(recipe, make_labels(recipe, parts))
     if parts.tx is not None:
         _check_tx(recipe, parts)
@@ -96,6 +97,13 @@ def _check_given(recipe: Recipe, parts: Parts) -> None:
 def _check_model(model: nn.Module, recipe: Recipe) -> None:
     """The model takes `train`, and turns images into logits."""
     name, classes, side = name_of(model), recipe.dataset_info.num_classes, recipe.image_size
+    try:
+        hash(model)
+    except TypeError as error:
+        raise RecipeError(
+            f"the model {name} has a field without a hash ({error}): use tuples instead of lists "
+            "and arrays"
+        ) from None
     parameters = inspect.signature(type(model).__call__).parameters.values()
     if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise RecipeError(
@@ -132,6 +140,19 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
                 f"the model {name} must return logits [n, {classes}], one for each class of "
                 f"{recipe.dataset}, but for 2 images of {side}x{side} it returns {found}"
             )
+
+
+def _check_rules(recipe: Recipe) -> None:
+    """Rules that follow the order of the layers are for networks whose order is known."""
+    words = recipe.freeze.replace(",", " ").split()
+    if any(word in ("freeze_a", "freeze_b") for word in words) or any(
+        word.startswith(("up_to:", "layer_decay:")) for word in words
+    ):
+        raise RecipeError(
+            f"freeze {shown(recipe.freeze)} is for the built-in networks, whose layers and their "
+            "order are known: name the modules of yours, as in 'Conv_0=frozen *=trained' or "
+            "all_but:Dense_0"
+        )
 
 
 def _check_tx(recipe: Recipe, parts: Parts) -> None:

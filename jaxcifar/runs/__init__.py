@@ -10,6 +10,7 @@ __all__ = [
     "directory",
     "history",
     "opening",
+    "own_parts",
     "restore",
     "shapes",
     "transfer",

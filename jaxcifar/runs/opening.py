@@ -10,9 +10,11 @@ from jaxcifar.common.errors import CheckpointError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import Splits, class_names
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.description import describe_data
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.own_parts import check_same_parts, describe_parts
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import StartingWeights
 
@@ -24,6 +26,7 @@ def hold_directory(
     splits: Splits,
     name: str,
     weights: StartingWeights | None,
+    parts: Parts = NO_PARTS,
     *,
     resume: bool,
     overwrite: bool,
@@ -37,7 +40,7 @@ def hold_directory(
         run_dir.check_free(overwrite=overwrite)
     with run_dir.lock():
         prepare_directory(
-            run_dir, recipe, splits, name, weights, resume=resume, overwrite=overwrite
+            run_dir, recipe, splits, name, weights, parts, resume=resume, overwrite=overwrite
         )
         yield
 
@@ -48,6 +51,7 @@ def prepare_directory(
     splits: Splits,
     name: str,
     weights: StartingWeights | None,
+    parts: Parts = NO_PARTS,
     *,
     resume: bool,
     overwrite: bool,
@@ -57,6 +61,7 @@ def prepare_directory(
     Args:
         name: of the experiment.
         weights: those the run starts from, for config.json.
+        parts: the user's own.
 
     Raises:
         RunError: it cannot be written, or holds another run.
@@ -71,12 +76,16 @@ def prepare_directory(
         "weights": None if weights is None else weights.report.to_dict(),
         "machine": describe_machine(),
     }
+    own = describe_parts(recipe, parts)
+    if own is not None:
+        config["parts"] = own
     if not resume:
         run_dir.check_free(overwrite=overwrite)
         run_dir.create(config)
         return
     before = read_recipe(run_dir, dataset=recipe.dataset)
     stored = run_dir.read_config()
+    check_same_parts(run_dir.path, stored, recipe, parts)
     _check_same_run(run_dir, stored, recipe, before, splits, name)
     if recipe.epochs > before.epochs:
         run_dir.summary.unlink(missing_ok=True)

@@ -4,41 +4,49 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
-from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.common.errors import DataError, RecipeError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import DATASETS, DatasetInfo
-from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.settings import OWN
 from jaxcifar.runs.checkpoints import Checkpoints, Which
 from jaxcifar.runs.description import described_info
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.own_parts import check_same_model, named_model
 from jaxcifar.step.state import init_variables
 
 
 def restore_run(
-    run: str | Path, which: Which = "best", *, dataset: str | None = None
-) -> tuple[Recipe, ResNet, dict[str, Any]]:
+    run: str | Path,
+    which: Which = "best",
+    *,
+    dataset: str | None = None,
+    model: nn.Module | None = None,
+) -> tuple[Recipe, nn.Module, dict[str, Any]]:
     """Restore a run's recipe, model and weights; its optimizer is neither needed nor built.
 
     Args:
         run: the run directory.
         which: the checkpoint: "best", "last" or a step.
         dataset: where the data of the run are now; only a run that does not describe them needs it.
+        model: the run's own network, which was given to `fit`.
 
     Returns:
         The recipe, the model, and its variables ``{"params", "batch_stats"}``.
 
     Raises:
         RunError, RecipeError, CheckpointError: naming the part of the run that cannot be used, and
-            why.
+            why; or a model of its own that is not given, or is another.
 
     Example:
         The run here was never trained: all its parameters are zero.
 
         >>> import json, os, tempfile
-        >>> import jax
+        >>> import flax.linen as nn
+    import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import Checkpoints, Recipe, restore_run, start_state
         >>> recipe = Recipe(dataset="digits", width=4)
@@ -63,12 +71,32 @@ def restore_run(
             f"{run_dir.path} was written before runs described their data: its class names are not "
             f"known, and are taken from {recipe.dataset} as it is now"
         )
-    model = recipe.make_model()
+    model = _network(run_dir, recipe, model)
     shapes = jax.eval_shape(
         lambda key: init_variables(model, key, recipe.image_size), jax.random.key(0)
     )
     with Checkpoints(run_dir.checkpoints, read_only=True) as checkpoints:
         return recipe, model, checkpoints.restore_weights(shapes, which)
+
+
+def _network(run_dir: RunDirectory, recipe: Recipe, given: nn.Module | None) -> nn.Module:
+    """The recipe's network, or the run's own one, which must be the same as it was."""
+    config = run_dir.read_config()
+    if recipe.architecture != OWN:
+        if given is not None:
+            raise RunError(
+                f"{run_dir.path} was trained with the built-in {recipe.architecture}, not with a "
+                "model of your own: leave out the model"
+            )
+        return recipe.make_model()
+    if given is None:
+        name = named_model(config)
+        raise RunError(
+            f"{run_dir.path} was trained with a model of your own ({name}), which is not stored: "
+            "give it from Python, as in jaxcifar.load(run, model=...)"
+        )
+    check_same_model(run_dir.path, config, given, recipe.image_size)
+    return given
 
 
 def read_recipe(run_dir: RunDirectory, *, dataset: str | None = None) -> Recipe:

@@ -33,6 +33,7 @@ CONFIG: Shape = {
     "recipe": dict,
     "experiment?": AnyText,
     "data_fingerprint?": str,
+    "parts?": (None, dict),
     "weights?": (None, {"source": AnyText, "sha256": str}),
 }
 SCORE: Shape = {

@@ -251,7 +251,7 @@ def _check_batch_norms(labels: dict[str, str]) -> None:
     for name, label in labels.items():
         if name.endswith(".scale"):
             module = name.removesuffix(".scale")
-            other = labels[module + ".bias"]
+            other = labels.get(module + ".bias", label)  # a module of the user's may have none
             scale, bias = treatment(label), treatment(other)
             if (scale.scale > 0, scale.start_epoch) != (bias.scale > 0, bias.start_epoch):
                 raise FreezeError(

@@ -1,8 +1,9 @@
 """Score variables on a dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import flax.linen as nn
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,10 +11,11 @@ from jaxcifar.data import Rows, Source
 from jaxcifar.data.reading import nbytes
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
 from jaxcifar.devices.memory import free_memory, memory_excess, on_host
-from jaxcifar.models.resnet import ResNet
-from jaxcifar.step import metrics
+from jaxcifar.recipes.parts import NO_PARTS, Parts, make_parts
+from jaxcifar.step import metrics as step_metrics
 from jaxcifar.step.augment import make_normalize
-from jaxcifar.step.steps import EvalStep, Normalize, make_eval_step
+from jaxcifar.step.metrics import ExampleMetric
+from jaxcifar.step.steps import EvalStep, Loss, Normalize, make_eval_step
 from jaxcifar.training.epoch import Data, Scoring
 from jaxcifar.training.progress import ProgressBar
 from jaxcifar.training.resident import make_evaluation
@@ -50,23 +52,25 @@ def make_scoring(
     *,
     batch_size: int,
     streamed: bool,
-    layout: Layout = ONE_DEVICE,
+    own: Sequence[str] = (),
 ) -> Scoring:
     """The scoring of a source: put on the devices, or streamed from the host."""
     if streamed:
-        return make_streamed_evaluation(step, source, batch_size=batch_size, layout=layout)
-    evaluation = make_evaluation(step, size=len(source), batch_size=batch_size, layout=layout)
-    return evaluation.over(to_device(source, layout))
+        return make_streamed_evaluation(step, source, batch_size=batch_size, own=own)
+    evaluation = make_evaluation(step, size=len(source), batch_size=batch_size, own=own)
+    return evaluation.over(to_device(source))
 
 
 def evaluate(
-    model: ResNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     dataset: Source,
     *,
     normalize: str | Normalize = "cifar10",
     batch_size: int = 500,
     mirror: bool = False,
+    loss: Loss | None = None,
+    metrics: Mapping[str, ExampleMetric] | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
     """``{"loss", "accuracy", "examples"}`` over every image exactly once, in evaluation mode.
@@ -74,10 +78,13 @@ def evaluate(
     Images that do not fit on the device are streamed.
 
     Args:
+        model: ``(images, *, train) -> logits``.
         variables: ``{"params", "batch_stats"}``.
+        dataset: the images.
         normalize: as in training: a name in `augment.NORMALIZATIONS`, or a function.
         batch_size: changes the time, and the loss only by rounding.
         mirror: score the mean logits of an image and its mirror image.
+        loss, metrics: as in `fit`; the metrics are in the result by their names.
         progress: draw a bar, on a terminal.
 
     Example:
@@ -98,26 +105,41 @@ def evaluate(
         normalize=normalize,
         batch_size=batch_size,
         mirror=mirror,
+        parts=make_parts(loss=loss, metrics=metrics),
         progress=progress,
     )
-    return metrics.compute(sums)
+    return step_metrics.compute(sums)
 
 
 def evaluation_sums(
-    model: ResNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     dataset: Source,
     *,
     normalize: str | Normalize,
     batch_size: int,
     mirror: bool = False,
+    parts: Parts = NO_PARTS,
     progress: bool = False,
-) -> metrics.Metrics:
+) -> step_metrics.Metrics:
     """What `evaluate` computes its scores from."""
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
-    eval_step = make_eval_step(model, normalize=normalize, mirror=mirror)
+    eval_step = make_eval_step(
+        model,
+        normalize=normalize,
+        mirror=mirror,
+        loss=parts.loss,
+        own_metrics=parts.metrics,
+        one_hot=parts.mixes,
+    )
     streamed = too_large(dataset) is not None
-    scoring = make_scoring(eval_step, dataset, batch_size=batch_size, streamed=streamed)
+    scoring = make_scoring(
+        eval_step,
+        dataset,
+        batch_size=batch_size,
+        streamed=streamed,
+        own=parts.metric_names,
+    )
     with ProgressBar("evaluate", len(dataset), progress) as bar:
         return scoring.run(variables, bar.advance)

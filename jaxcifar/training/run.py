@@ -83,7 +83,9 @@ def _open_disk(
     run_dir = plan.run_dir
     if run_dir is None:
         return NoDisk()
-    hold = partial(hold_directory, run_dir, plan.recipe, plan.splits, name, plan.weights)
+    hold = partial(
+        hold_directory, run_dir, plan.recipe, plan.splits, name, plan.weights, plan.parts
+    )
     plan.layout.on_main(lambda: opened.enter_context(hold(resume=resume, overwrite=overwrite)))
     checkpoints = opened.enter_context(Checkpoints(run_dir.checkpoints))
     if resume:
