@@ -2,12 +2,14 @@
 
   python -m benchmarks.warm_start                                    the demo, one epoch
   python -m benchmarks.warm_start --experiment scratch --set train_size=1280 validation_size=500
+  python -m benchmarks.warm_start --experiment scratch --warm-set learning_rate=0.02   see below
 
 Each repeat runs `scripts/train.py` twice, each time in a new process: cold with an empty
 $JAXCIFAR_CACHE_DIR, then warm with the compiled programs and decoded images that the first run left
 there. The times are taken when these lines appear: the opening line (imports, data and the initial
 weights are done), "compiled in" (the first step comes next) and the line of the first epoch (after
-its validation).
+its validation). With --warm-set the second run has other settings than the first: what it changes
+has to be an argument of the compiled programs to start warm.
 """
 
 import os
@@ -68,8 +70,11 @@ def main() -> None:
     parser = make_parser(__doc__, repeats=3, result="warm_start_EXPERIMENT")
     parser.add_argument("--experiment", default="demo", help="default: %(default)s")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parser.add_argument(
+        "--warm-set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the warm run alone"
+    )
     parsed = parser.parse_args()
-    settings = parse_settings(parsed.set)
+    settings, changed = parse_settings(parsed.set), parse_settings(parsed.warm_set)
     seconds: dict[str, list[float]] = {f"{t}, {m}": [] for m in MOMENTS for t in TEMPERATURES}
     # The very first process reads the libraries from the disk: it is not timed.
     help_command = [sys.executable, "scripts/train.py", "--help"]
@@ -77,7 +82,8 @@ def main() -> None:
     for _ in range(parsed.repeats):
         with tempfile.TemporaryDirectory() as cache:
             for temperature in TEMPERATURES:
-                moments = train(parsed.experiment, settings, cache)
+                own = settings | changed if temperature == "warm" else settings
+                moments = train(parsed.experiment, own, cache)
                 print(temperature, {m: round(s, 2) for m, s in moments.items()}, flush=True)
                 for moment, taken in moments.items():
                     seconds[f"{temperature}, {moment}"].append(taken)
@@ -85,7 +91,11 @@ def main() -> None:
     compared = compare(seconds, ratios)
     show(f"{parsed.experiment}: from the command to", compared)
     about = {"experiment": parsed.experiment, "set": without_paths(settings)}
-    save(f"warm_start_{parsed.experiment}", {"settings": about, "to": compared}, out=parsed.out)
+    name = f"warm_start_{parsed.experiment}"
+    if changed:
+        about["warm_set"] = without_paths(changed)
+        name += "_" + "_".join(changed)
+    save(name, {"settings": about, "to": compared}, out=parsed.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Seconds until the first training step of a `fit`, and of the next ones in the same process.
+
+  python -m benchmarks.second_fit                       scratch on random images of CIFAR-10's size
+  python -m benchmarks.second_fit --set width=16        a narrower network
+
+The first `fit` compiles. Each of the others has another learning rate, dropout rate, weight decay
+and flip rate, which are arguments of the compiled programs. "first step" is everything from the
+call to the end of the first step: checks, the data, the initial weights, programs, the step. What
+comes after it (the other steps of the epoch, and its validation) is subtracted by the history's own
+times.
+"""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.harness import compare, make_parser, parse_settings, save, show, without_paths
+from jaxcifar import EXPERIMENTS, Recipe, Splits, fit
+
+TRAIN, VALIDATION = 2_560, 500
+
+
+def make_splits(size: int = TRAIN) -> Splits:
+    """Random images with CIFAR-10's size and number of classes."""
+    rng = np.random.default_rng(0)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n) % 10
+
+    return Splits.from_arrays(train=draw(size), validation=draw(VALIDATION), test=draw(VALIDATION))
+
+
+def seconds_to_first_step(recipe: Recipe, splits: Splits) -> float:
+    """From the call of `fit` to the end of its first step."""
+    ended: list[float] = []
+    started = time.perf_counter()
+    _, history = fit(recipe, splits, on_epoch=lambda row: ended.append(time.perf_counter()))
+    row = history.rows[0]
+    later_steps = row["seconds"] * (1 - 1 / row["step"])
+    return ended[0] - started - later_steps - row["validation_seconds"]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = make_parser(__doc__, repeats=5, result="second_fit")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
+    parsed = parser.parse_args()
+    settings = parse_settings(parsed.set)
+    recipe = replace(
+        EXPERIMENTS["scratch"].recipe,
+        **{"epochs": 1, "optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01}
+        | {"dropout_rate": 0.1, "flip_rate": 0.5}
+        | settings,
+    )
+    splits = make_splits()
+    # JAX's own start, which any program pays, is not timed.
+    seconds = {"first call": [seconds_to_first_step(recipe, splits)], "next calls": []}
+    for i in range(parsed.repeats):
+        other = replace(
+            recipe,
+            learning_rate=0.002 + 0.001 * i,
+            weight_decay=0.02 + 0.01 * i,
+            dropout_rate=0.2 + 0.05 * i,
+            flip_rate=0.4 - 0.05 * i,
+        )
+        seconds["next calls"].append(seconds_to_first_step(other, splits))
+        print({name: [round(s, 2) for s in values] for name, values in seconds.items()}, flush=True)
+    compared = compare(seconds, {"next / first": ("next calls", "first call")})
+    show("from the call of fit to the end of its first step", compared)
+    save(
+        "second_fit", {"settings": {"set": without_paths(settings)}, "to": compared}, out=parsed.out
+    )
+
+
+if __name__ == "__main__":
+    main()
