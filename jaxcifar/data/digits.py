@@ -42,7 +42,7 @@ def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         with np.load(_TABLE, allow_pickle=False) as table:
             images, labels = table["images"], table["labels"].astype(np.int32)
         if images.shape != (TRAIN + TEST, 8, 8) or len(labels) != TRAIN + TEST:
-            raise ValueError(f"it holds images {list(images.shape)} and {len(labels)} labels")
+            raise DataError(f"it holds images {list(images.shape)} and {len(labels)} labels")
     except Exception as error:  # NumPy and zipfile have their own for a damaged file
         raise DataError(
             f"the digits cannot be read from {_TABLE}, which comes with jaxcifar ({error}): "

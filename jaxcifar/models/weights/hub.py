@@ -74,9 +74,9 @@ def fetch(name: str) -> HubFile:
     cache are not downloaded again, and are used if the hub cannot be reached.
 
     Raises:
-        WeightsError: the hub's library cannot be imported, the repository or revision does not exist or has
-            neither file, the hub cannot be reached and the file is not in the cache, or the file's
-            SHA-256 is not the expected one.
+        WeightsError: the hub's library cannot be imported, the repository or revision does not
+            exist or has neither file, the hub cannot be reached and the file is not in the cache,
+            or the file's SHA-256 is not the expected one.
     """
     repository = _open(name)
     file = _find(repository)
