@@ -5,6 +5,7 @@ Nothing here knows JAX, networks or runs. Others import these names, `image_file
 """
 
 from jaxcifar.common.errors import DataError
+from jaxcifar.data.chunks import cores
 from jaxcifar.data.cifar10 import prepare_cifar10
 from jaxcifar.data.dataset import (
     Dataset,
@@ -14,11 +15,10 @@ from jaxcifar.data.dataset import (
     Rows,
     Source,
     Splits,
-    cores,
 )
+from jaxcifar.data.info import DatasetInfo
 from jaxcifar.data.load import (
     DATASETS,
-    DatasetInfo,
     check_split,
     dataset_info,
     load_dataset,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.data.cache import cached_digests
+from jaxcifar.data.chunks import cores
 from jaxcifar.data.damage import damaged
-from jaxcifar.data.dataset import cores
 from jaxcifar.data.progress import progress_bar
 
 

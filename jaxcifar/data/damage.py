@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.data.dataset import Dataset, LabelledSource, in_chunks
+from jaxcifar.data.chunks import in_chunks
+from jaxcifar.data.dataset import Dataset, LabelledSource
 from jaxcifar.data.listing import one_error
 from jaxcifar.data.progress import progress_bar
 

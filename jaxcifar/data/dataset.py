@@ -4,19 +4,17 @@
 anything with its four members; `Rows` selects rows of such a source, and is one itself.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
-
-T = TypeVar("T")
-_READ_AT_ONCE = 256  # rows; a fraction of a second even for photographs
+from jaxcifar.data.arrays import Pair, read_arrays
+from jaxcifar.data.chunks import in_chunks
+from jaxcifar.data.info import DatasetInfo, warn_absent
 
 
 class Source(Protocol):
@@ -208,39 +206,6 @@ def read_all(source: Source) -> Dataset:
     return Dataset(images, labels)
 
 
-def in_chunks(
-    size: int,
-    work: Callable[[NDArray[np.int64]], T],
-    on_done: Callable[[int], object] | None = None,
-    *,
-    at_once: int = _READ_AT_ONCE,
-) -> Iterator[T]:
-    """What `work` returns for rows 0 to `size`, chunk by chunk, with one thread per core.
-
-    Args:
-        size: number of rows.
-        work: called with the row numbers of each chunk, in several threads.
-        on_done: called with the number of rows in each chunk, in order.
-        at_once: rows in a chunk.
-    """
-    pool = ThreadPoolExecutor(max_workers=cores())
-    try:
-        chunks = [np.arange(i, min(i + at_once, size)) for i in range(0, size, at_once)]
-        for rows, done in zip(chunks, pool.map(work, chunks), strict=True):
-            if on_done is not None:
-                on_done(len(rows))
-            yield done
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass(frozen=True, eq=False)
 class Splits:
     """A dataset split into data to train on, to make choices by, and to report.
@@ -254,12 +219,15 @@ class Splits:
         train, validation: disjoint rows of the official training data; or validation of a split of
             its own, if the dataset has one besides train and test.
         test: the official test data, complete.
-        fingerprint: SHA-256 (hex) of the contents of the source data, before any split.
+        fingerprint: SHA-256 (hex) of the contents of the source data, before any split; of arrays,
+            of the three splits as they are.
         seed, stratified: how the rows of train and validation were chosen.
         names_and_sizes: the fingerprint of the user's own data as earlier versions computed it,
             which runs have recorded; None if it is the same as today's, or if earlier versions
             used other images.
         data_dir: absolute path of the folder of TFDS data that it was found in, if it is such data.
+        info: what a recipe must know of the data, if they are arrays (see `from_arrays`); None for
+            data that have a name to look them up by.
 
     Example:
         >>> from jaxcifar import load_dataset
@@ -280,6 +248,83 @@ class Splits:
     stratified: bool = False
     names_and_sizes: str | None = None
     data_dir: str | None = None
+    info: DatasetInfo | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: Pair,
+        validation: Pair | int | None = None,
+        test: Pair | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        name: str | None = None,
+        seed: int = 0,
+        stratified: bool = False,
+    ) -> "Splits":
+        """Splits of images and labels that are in memory, from any source.
+
+        Images are uint8 in 0..255, or floats in [0, 1] that are not normalised (training normalises
+        them): RGB `[n, h, w, 3]`, or gray `[n, h, w]` or `[n, h, w, 1]`; all of one size, and
+        square. They may be whatever `numpy.asarray` takes: NumPy and JAX arrays, torch tensors on
+        the CPU, lists. They are copied, and kept as uint8 `[n, h, w, 3]` as all images are here:
+        floats are rounded to the nearest of 256 levels, gray is repeated three times.
+
+        Args:
+            train: images and labels. Labels are integers `[n]` from 0 on; or class names, if these
+                are given.
+            validation: images and labels; or how many of the training images to take for it; by
+                default a fifth of them.
+            test: images and labels. Without them, the validation images stand for the test data, so
+                the test score is of images by which choices were made.
+            class_names: one name per label, in label order; by default "0", "1", ... up to the
+                largest label.
+            name: what to call the data; the result's name is "arrays", or "arrays:NAME".
+            seed, stratified: how validation images are taken, as in `data.split_indices`.
+
+        Warns of classes that have no image to train or to validate on.
+
+        Returns:
+            Splits with an `info` for the recipe, whose fingerprint is of the images, labels and
+            class names of the three splits: the same for uint8 as for the same images as floats.
+
+        Raises:
+            DataError: naming the split, the first rows and their values, what was expected, and the
+                way out.
+
+        Example:
+            >>> import numpy as np
+            >>> from jaxcifar import Splits
+            >>> images = np.random.default_rng(0).random((50, 8, 8))
+            >>> splits = Splits.from_arrays((images, np.arange(50) % 2), class_names=["cat", "dog"])
+            >>> splits.name, splits.train.images.shape, len(splits.validation)
+            ('arrays', (40, 8, 8, 3), 10)
+        """
+        arrays = read_arrays(
+            {"train": train, "validation": validation, "test": test},
+            class_names=class_names,
+            name=name,
+            seed=seed,
+            stratified=stratified,
+        )
+        sources = {split: Dataset(*part) for split, part in arrays.parts.items()}
+        warn_absent(
+            arrays.info,
+            {"training": sources["train"].labels, "validation": sources["validation"].labels},
+            advice="use more images, or stratified=True",
+            stacklevel=2,
+        )
+        return cls(
+            name=arrays.info.name,
+            class_names=arrays.info.class_names,
+            train=sources["train"],
+            validation=sources["validation"],
+            test=sources.get("test", sources["validation"]),
+            fingerprint=arrays.fingerprint,
+            seed=seed,
+            stratified=stratified,
+            info=arrays.info,
+        )
 
 
 @dataclass(frozen=True, eq=False)

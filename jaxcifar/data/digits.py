@@ -1,12 +1,12 @@
-"""scikit-learn's handwritten digits: 1,797 real images without a download, for demos and tests.
+"""Handwritten digits: 1,797 real images without a download, for demos and tests.
 
-They are 8x8 with values from 0 to 16 and come with scikit-learn's wheel (the test set of UCI ML
-hand-written digits). Here they take CIFAR-10's form: scaled to 0..255, resized to 32x32 with
-bilinear interpolation, and the single channel repeated three times.
+They come with this package in `digits.npz`, 8x8 with values from 0 to 16; `digits.txt` beside it
+has their source and licence (the test set of UCI ML hand-written digits, as scikit-learn ships it).
+Here they take CIFAR-10's form: scaled to 0..255, resized to 32x32 with bilinear interpolation, and
+the single channel repeated three times.
 """
 
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxcifar.data.split import split_indices
 
 TRAIN, TEST, SIDE = 1_437, 360, 32
 CLASS_NAMES = tuple("0123456789")
+_TABLE = Path(__file__).with_name("digits.npz")
 _TEST_SEED = 0  # the test images do not depend on the user's seed
 
 
@@ -25,13 +26,9 @@ def load_digits() -> tuple[Dataset, Dataset, str]:
     """The pool to train on (1,437 images), the test data (360, stratified) and a fingerprint.
 
     Raises:
-        DataError: scikit-learn or Pillow is not installed, or ships other data.
+        DataError: the table of this package is absent or damaged.
     """
     small, labels = _originals()
-    if small.shape != (TRAIN + TEST, 8, 8) or set(labels) != set(range(len(CLASS_NAMES))):
-        raise DataError(
-            f"this scikit-learn ships digits {small.shape}, not {TRAIN + TEST} images of 8x8"
-        )
     images = np.stack([_enlarge(image) for image in np.rint(small * (255 / 16)).astype(np.uint8)])
     digest = hashlib.sha256(images.tobytes() + labels.astype("<i4").tobytes()).hexdigest()
     everything = Dataset(images, labels)
@@ -39,20 +36,19 @@ def load_digits() -> tuple[Dataset, Dataset, str]:
     return everything.take(train), everything.take(test), digest
 
 
-def _originals() -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Images `[n, 8, 8]` in 0 to 16, and labels."""
-    package = find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        raise DataError("the dataset 'digits' comes with scikit-learn: pip install scikit-learn")
-    table = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    if table.is_file():
-        # Read here, as importing scikit-learn takes 1.4 s: a fifth of a warm start.
-        rows = np.loadtxt(table, delimiter=",")
-        return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
-    from sklearn.datasets import load_digits as load
-
-    raw = load()
-    return raw.images, raw.target.astype(np.int32)
+    try:
+        with np.load(_TABLE, allow_pickle=False) as table:
+            images, labels = table["images"], table["labels"].astype(np.int32)
+        if images.shape != (TRAIN + TEST, 8, 8) or len(labels) != TRAIN + TEST:
+            raise DataError(f"it holds images {list(images.shape)} and {len(labels)} labels")
+    except Exception as error:  # NumPy and zipfile have their own for a damaged file
+        raise DataError(
+            f"the digits cannot be read from {_TABLE}, which comes with jaxcifar ({error}): "
+            "install jaxcifar again"
+        ) from error
+    return images, labels
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:

@@ -6,53 +6,24 @@ Two are built in. Names that begin with "folder:" or "tfds:" are the user's own:
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import did_you_mean, warn
+from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import cifar10, digits, folder, tfds_any
 from jaxcifar.data.archive import SIDE
+from jaxcifar.data.arrays import is_arrays, not_by_name
 from jaxcifar.data.dataset import Dataset, LabelledData, LabelledSource, Rows, Splits
 from jaxcifar.data.decoding import decoded
 from jaxcifar.data.folder import located as located
+from jaxcifar.data.info import DatasetInfo as DatasetInfo
+from jaxcifar.data.info import warn_absent
 from jaxcifar.data.listing import warn_unread
 from jaxcifar.data.split import check_seed, check_sizes, choose_indices, split_indices
 from jaxcifar.data.tfds_layout import data_root
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """The facts about a dataset that are known without loading it.
-
-    Attributes:
-        name: as in `load_dataset`.
-        class_names: in label order.
-        pool: number of images to train on; with those to validate on, if `validation` is None.
-        test: number of images in the test split.
-        side: height and width in pixels; there are always three channels. None if the images have
-            several sizes; then `load_dataset` needs the side to scale them to.
-        default_split: (train, validation).
-        validation: number of images of a validation split of its own; None if validation images
-            are taken from the pool, which then holds both.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    pool: int
-    test: int
-    side: int | None
-    default_split: tuple[int, int]
-    validation: int | None = None
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
 
 _BUILT_IN = (
     DatasetInfo(
@@ -106,6 +77,8 @@ def dataset_info(
 
 
 def _unknown(name: str) -> DataError:
+    if is_arrays(name):
+        return not_by_name(name)
     return DataError(
         f"unknown dataset {name!r}{did_you_mean(str(name).lower(), DATASETS)} (name your own data "
         "folder:PATH or tfds:NAME)"
@@ -222,7 +195,7 @@ def load_dataset(
     else:
         sources, fingerprint = _load_own(own, _check_side(name, own.side or side), lazy)
     train, validation, test = _choose_rows(sources, sizes, seed, stratified)
-    _warn_absent(info, {"training": train, "validation": validation})
+    warn_absent(info, {"training": train.labels, "validation": validation.labels}, stacklevel=2)
     return Splits(
         name=name,
         class_names=info.class_names,
@@ -295,24 +268,6 @@ def _choose_rows(
             choose_indices(validation.labels, sizes[1], seed=seed, stratified=stratified),
         )
     return Rows(pool, rows[0]), Rows(validation, rows[1]), Rows(test, np.arange(len(test)))
-
-
-def _warn_absent(info: DatasetInfo, splits: Mapping[str, Rows]) -> None:
-    """One warning about classes without an image, which are not learned or not scored."""
-    if info.num_classes == 1:
-        only = f"{info.name} has one class alone, {info.class_names[0]}: nothing to tell apart"
-        warn(only, stacklevel=3)
-        return
-    problems = []
-    for split, rows in splits.items():
-        present = set(np.unique(rows.labels).tolist())
-        absent = [name for i, name in enumerate(info.class_names) if i not in present]
-        if absent:
-            some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
-            problems.append(f"no image of {some} among the {len(rows):,} {split} images")
-    if problems:
-        advice = "use more images, or --stratified"
-        warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=3)
 
 
 def load_labelled(

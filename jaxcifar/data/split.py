@@ -5,11 +5,24 @@ stream forever (NEP 19), but not `Generator.permutation`, so a split is the same
 version.
 """
 
+from typing import Protocol, Self, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.data.dataset import Dataset
+
+
+class _Labelled(Protocol):
+    """Rows with labels that can be chosen from, such as a `Dataset`."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+
+    def take(self, rows: NDArray[np.int64], /) -> Self: ...
+
+
+_AnyLabelled = TypeVar("_AnyLabelled", bound=_Labelled)
 
 
 def split_indices(
@@ -113,7 +126,7 @@ def check_sizes(
     return train, validation
 
 
-def balanced_subset(dataset: Dataset, size: int, *, seed: int) -> Dataset:
+def balanced_subset(dataset: _AnyLabelled, size: int, *, seed: int) -> _AnyLabelled:
     """A random subset with equally many images of each class, give or take one.
 
     With the same seed, a smaller subset is contained in a larger one. Rows keep their order in

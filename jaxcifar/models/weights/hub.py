@@ -74,9 +74,9 @@ def fetch(name: str) -> HubFile:
     cache are not downloaded again, and are used if the hub cannot be reached.
 
     Raises:
-        WeightsError: the library is missing, the repository or revision does not exist or has
-            neither file, the hub cannot be reached and the file is not in the cache, or the file's
-            SHA-256 is not the expected one.
+        WeightsError: the hub's library cannot be imported, the repository or revision does not
+            exist or has neither file, the hub cannot be reached and the file is not in the cache,
+            or the file's SHA-256 is not the expected one.
     """
     repository = _open(name)
     file = _find(repository)
@@ -98,9 +98,10 @@ def _open(name: str) -> _Repository:
         errors = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise WeightsError(
-            f"{name} is not a file, and reading it from the Hugging Face hub needs the package "
-            f"huggingface_hub ({error}): pip install huggingface-hub, or download a file from "
-            f"https://huggingface.co/{repo} and pass its path."
+            f"{name} is not a file, and huggingface_hub, which is installed with jaxcifar and "
+            f"reads the Hugging Face hub, cannot be imported ({error}): pip install "
+            f"huggingface-hub, or download a file from https://huggingface.co/{repo} and pass its "
+            "path."
         ) from None
     return _Repository(hub, errors, name, repo, revision or None)
 

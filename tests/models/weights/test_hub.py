@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import sys
+import tomllib
 import types
 
 import numpy as np
@@ -276,9 +277,18 @@ def test_a_repository_without_weights_is_an_error_that_names_the_files(hub):
 def test_without_the_library_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        WeightsError, match=r"pip install huggingface-hub, or download a file from https://hugg"
+        WeightsError,
+        match=r"is installed with jaxcifar .* cannot be imported .*: pip install huggingface-hub, "
+        r"or download a file from https://hugg",
     ):
         fetch(NAME)
+
+
+def test_the_library_is_a_dependency_and_the_former_extra_stays(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert any(each.startswith("huggingface-hub") for each in project["dependencies"])
+    assert project["optional-dependencies"]["hub"] == []  # `pip install jaxcifar[hub]` works on
+    assert not any("scikit" in each for each in project["dependencies"])
 
 
 # Through read_weights.
