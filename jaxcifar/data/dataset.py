@@ -260,6 +260,7 @@ class Splits:
             which runs have recorded; None if it is the same as today's, or if earlier versions
             used other images.
         data_dir: absolute path of the folder of TFDS data that it was found in, if it is such data.
+        revision: the commit that it was read from, if it is from the Hugging Face hub.
 
     Example:
         >>> from jaxcifar import load_dataset
@@ -280,6 +281,7 @@ class Splits:
     stratified: bool = False
     names_and_sizes: str | None = None
     data_dir: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

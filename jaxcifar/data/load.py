@@ -1,7 +1,7 @@
 """The datasets by name, and the one function that loads them.
 
-Two are built in. Names that begin with "folder:" or "tfds:" are the user's own: see `folder` and
-`tfds_any`.
+Two are built in. Names that begin with "folder:", "tfds:", "parquet:" or "hf:" are the user's own:
+see `own`.
 """
 
 import os
@@ -79,15 +79,16 @@ def dataset_info(
 ) -> DatasetInfo:
     """Look a dataset up by name.
 
-    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files; again only if
-    one of their folders has changed since.
+    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files, for
+    "parquet:" names the labels; again only if a folder or file has changed since. "hf:" names are
+    looked up on the Hugging Face hub once, and the files of their splits are downloaded.
 
     Args:
         name: the dataset's.
         data_dir: the folder of "tfds:" datasets; else `$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`.
-        follow_links: whether links to folders, and links out of the folder of a "folder:" dataset,
-            are followed.
+        follow_links: whether links to folders, and links out of the folder of a "folder:" or
+            "parquet:" dataset, are followed.
 
     Raises:
         DataError: there is no dataset of that name (the message gives the nearest), or it cannot
@@ -170,7 +171,9 @@ def load_dataset(
     its own, separately from each.
 
     Args:
-        name: a key of `DATASETS`, "folder:PATH", "tfds:NAME" or "tfds:NAME/CONFIG".
+        name: a key of `DATASETS`, "folder:PATH", "tfds:NAME", "tfds:NAME/CONFIG", "parquet:PATH",
+            "hf:OWNER/NAME" or "hf:OWNER/NAME/CONFIG"; the last two perhaps with "@REVISION", the
+            last three with the names of columns, "#image=COLUMN,label=COLUMN".
         split: (train, validation) sizes; they may leave images unused. By default
             `dataset_info(name).default_split`.
         stratified: whether both splits keep the class proportions.
@@ -223,6 +226,7 @@ def load_dataset(
         stratified=stratified,
         names_and_sizes=None if found is None else found.names_and_sizes,
         data_dir=_data_dir(name, data_dir),
+        revision=own.revision_of(found),
     )
 
 
@@ -292,7 +296,8 @@ def load_labelled(
     Args:
         name: as in `load_dataset`.
         split: "train" (all of it, before any split for validation) or "test" of a dataset that is
-            built in; any that a "tfds:" dataset has; of "folder:PATH" a folder in it ("validation"
+            built in; any that a "tfds:", "parquet:" or "hf:" dataset has ("test" of a Parquet file
+            is all of it); of "folder:PATH" a folder in it ("validation"
             may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
             validation and test. Where there is something to train on and no test split, the
             validation split is "test", as in `load_dataset`.

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.data import folder, tfds_any
+from jaxcifar.data import folder, hub_datasets, parquet_any, parquet_name, tfds_any
 from jaxcifar.data.dataset import LabelledSource
 from jaxcifar.data.decoding import decoded
 from jaxcifar.data.listing import warn_unread
 
-WAYS = "folder:PATH or tfds:NAME"  # how messages say that they are named
-Own = folder.Folder | tfds_any.TfdsDataset
+WAYS = (
+    "folder:PATH, tfds:NAME, parquet:PATH or hf:OWNER/NAME"  # how messages say that they are named
+)
+Own = folder.Folder | tfds_any.TfdsDataset | parquet_any.ParquetDataset
 Sources = Mapping[str, LabelledSource]
 
 
@@ -30,6 +32,10 @@ def find_own(
         return folder.find_folder(name, follow_links=follow_links)
     if name.startswith(tfds_any.PREFIX):
         return tfds_any.find_tfds(name, data_dir)
+    if name.startswith(parquet_name.PREFIX):
+        return parquet_any.find_parquet(name, follow_links=follow_links)
+    if name.startswith(hub_datasets.PREFIX):
+        return hub_datasets.find_hub_dataset(name)
     return None
 
 
@@ -41,6 +47,10 @@ def known_own(
         return folder.known_folder(name, follow_links=follow_links)
     if name.startswith(tfds_any.PREFIX):
         return tfds_any.known_tfds(name, data_dir)
+    if name.startswith(parquet_name.PREFIX):
+        return parquet_any.known_parquet(name, follow_links=follow_links)
+    if name.startswith(hub_datasets.PREFIX):
+        return hub_datasets.known_hub_dataset(name)
     return None
 
 
@@ -52,6 +62,10 @@ def find_own_split(
         return folder.find_split(name, split, follow_links=follow_links)
     if name.startswith(tfds_any.PREFIX):
         return tfds_any.find_tfds(name, data_dir, split=split)
+    if name.startswith(parquet_name.PREFIX):
+        return parquet_any.find_parquet(name, split=split, follow_links=follow_links)
+    if name.startswith(hub_datasets.PREFIX):
+        return hub_datasets.find_hub_dataset(name, split=split)
     return None
 
 
@@ -77,8 +91,23 @@ def load_own(own: Own, name: str, side: int | None, *, lazy: bool) -> tuple[Sour
 
 
 def located(name: str) -> str:
-    """A dataset's name that holds in any working directory; see `folder.located`."""
+    """A dataset's name that holds in any working directory.
+
+    Args:
+        name: of any dataset; that of a folder or of Parquet files gets `~` expanded and its path
+            absolute. Links in it are not resolved. Other names are returned as they are.
+
+    Raises:
+        DataError: there is no path, or it leads nowhere; see `files.absolute_path`.
+    """
+    if name.startswith(parquet_name.PREFIX):
+        return parquet_name.located(name)
     return folder.located(name)
+
+
+def revision_of(own: Own | None) -> str | None:
+    """The commit on the Hugging Face hub that the data are of; None if they are not from there."""
+    return own.revision if isinstance(own, parquet_any.ParquetDataset) else None
 
 
 def _check_side(name: str, side: int | None) -> int:
