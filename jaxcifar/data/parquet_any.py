@@ -276,7 +276,7 @@ def _check_same_columns(first: Shard, other: Shard) -> None:
     mine, theirs = first.columns, other.columns
     if mine == theirs:
         return
-    if mine.class_names != theirs.class_names:
+    if mine[:-1] == theirs[:-1]:
         ours, others = (columns.class_names or () for columns in (mine, theirs))
         pairs = zip((*ours, *[None] * len(others)), (*others, *[None] * len(ours)), strict=True)
         at, (one, other_name) = next(

@@ -225,13 +225,13 @@ def _blocks(file: Any, shard: Shard, group: int) -> Iterator[list[Cell]]:
         while len(pending) >= size:
             yield pending[:size]
             pending = pending[size:]
-    if pending:
-        yield pending
     if found != shard.groups[group].rows:
         raise DataError(
             f"{shard.path}: row group {group} declares {shard.groups[group].rows:,} rows, but "
             f"{found:,} can be read: it is damaged; get the file again"
         )
+    if pending:
+        yield pending
 
 
 @dataclass(eq=False)

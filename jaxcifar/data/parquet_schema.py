@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,7 @@ _MAX_METADATA = 16 << 20  # bytes; of 21,000 classes with long names it is 1 MB
 _AGAIN = "get the file again"
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """The two columns that are used.
 
     Attributes:
