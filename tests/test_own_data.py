@@ -115,7 +115,7 @@ def test_weights_without_a_size_are_refused_for_images_of_several_sizes(run, pic
             "error: the images of folder:pictures have several sizes",
         ),
         (["--dataset", "tfds:made", "--data-dir", "."], "error: tfds:made is not prepared under"),
-        (["--dataset", "cifar"], "(name your own data folder:PATH or tfds:NAME)"),
+        (["--dataset", "cifar"], "(name your own data folder:PATH, tfds:NAME, "),
     ],
 )
 def test_an_unusable_dataset_is_one_clear_line(run_here, pictures, arguments, message):

@@ -228,6 +228,7 @@ class Splits:
         data_dir: absolute path of the folder of TFDS data that it was found in, if it is such data.
         info: what a recipe must know of the data, if they are arrays (see `from_arrays`); None for
             data that have a name to look them up by.
+        revision: the commit that it was read from, if it is from the Hugging Face hub.
 
     Example:
         >>> from jaxcifar import load_dataset
@@ -248,6 +249,7 @@ class Splits:
     stratified: bool = False
     names_and_sizes: str | None = None
     data_dir: str | None = None
+    revision: str | None = None
     info: DatasetInfo | None = None
 
     @classmethod

@@ -1,7 +1,7 @@
 """The datasets by name, and the one function that loads them.
 
-Two are built in. Names that begin with "folder:" or "tfds:" are the user's own: see `folder` and
-`tfds_any`.
+Two are built in. Names that begin with "folder:", "tfds:", "parquet:" or "hf:" are the user's own:
+see `own`.
 """
 
 import os
@@ -13,15 +13,14 @@ import numpy as np
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import did_you_mean
-from jaxcifar.data import cifar10, digits, folder, tfds_any
+from jaxcifar.data import cifar10, digits, own, tfds_any
 from jaxcifar.data.archive import SIDE
 from jaxcifar.data.arrays import is_arrays, not_by_name
 from jaxcifar.data.dataset import Dataset, LabelledData, LabelledSource, Rows, Splits
-from jaxcifar.data.decoding import decoded
-from jaxcifar.data.folder import located as located
 from jaxcifar.data.info import DatasetInfo as DatasetInfo
 from jaxcifar.data.info import warn_absent
-from jaxcifar.data.listing import warn_unread
+from jaxcifar.data.own import Own
+from jaxcifar.data.own import located as located
 from jaxcifar.data.split import check_seed, check_sizes, choose_indices, split_indices
 from jaxcifar.data.tfds_layout import data_root
 
@@ -51,15 +50,16 @@ def dataset_info(
 ) -> DatasetInfo:
     """Look a dataset up by name.
 
-    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files; again only if
-    one of their folders has changed since.
+    For "folder:" names it lists the files, for "tfds:" names it reads the JSON files, for
+    "parquet:" names the labels; again only if a folder or file has changed since. "hf:" names are
+    looked up on the Hugging Face hub once, and the files of their splits are downloaded.
 
     Args:
         name: the dataset's.
         data_dir: the folder of "tfds:" datasets; else `$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`.
-        follow_links: whether links to folders, and links out of the folder of a "folder:" dataset,
-            are followed.
+        follow_links: whether links to folders, and links out of the folder of a "folder:" or
+            "parquet:" dataset, are followed.
 
     Raises:
         DataError: there is no dataset of that name (the message gives the nearest), or it cannot
@@ -69,11 +69,10 @@ def dataset_info(
     # and 0.08 ms to look at again.
     if name in DATASETS:
         return DATASETS[name]
-    if name.startswith(folder.PREFIX):
-        return _own_info(name, folder.known_folder(name, follow_links=follow_links))
-    if name.startswith(tfds_any.PREFIX):
-        return _own_info(name, tfds_any.known_tfds(name, data_dir))
-    raise _unknown(name)
+    known = own.known_own(name, data_dir, follow_links=follow_links)
+    if known is None:
+        raise _unknown(name)
+    return _own_info(name, known)
 
 
 def _unknown(name: str) -> DataError:
@@ -81,30 +80,17 @@ def _unknown(name: str) -> DataError:
         return not_by_name(name)
     return DataError(
         f"unknown dataset {name!r}{did_you_mean(str(name).lower(), DATASETS)} (name your own data "
-        "folder:PATH or tfds:NAME)"
+        f"{own.WAYS})"
     )
 
 
-_Own = folder.Folder | tfds_any.TfdsDataset
-
-
-def _find_own(name: str, data_dir: str | Path | None, follow_links: bool) -> _Own | None:
-    """The user's own dataset as it is on disk now; None for one that is built in."""
-    if name in DATASETS:
-        return None
-    if name.startswith(folder.PREFIX):
-        return folder.find_folder(name, follow_links=follow_links)
-    if name.startswith(tfds_any.PREFIX):
-        return tfds_any.find_tfds(name, data_dir)
-    raise _unknown(name)
-
-
-def _own_info(name: str, own: _Own) -> DatasetInfo:
+def _own_info(name: str, found: Own) -> DatasetInfo:
     """Without a validation split of its own, a fifth of the pool is for validation."""
-    pool, test, validation = own.counts["train"], own.counts["test"], own.counts.get("validation")
+    counts = found.counts
+    pool, test, validation = counts["train"], counts["test"], counts.get("validation")
     fifth = max(1, pool // 5)
     split = (pool - fifth, fifth) if validation is None else (pool, validation)
-    return DatasetInfo(name, own.class_names, pool, test, own.side, split, validation)
+    return DatasetInfo(name, found.class_names, pool, test, found.side, split, validation)
 
 
 def check_split(
@@ -158,7 +144,9 @@ def load_dataset(
     its own, separately from each.
 
     Args:
-        name: a key of `DATASETS`, "folder:PATH", "tfds:NAME" or "tfds:NAME/CONFIG".
+        name: a key of `DATASETS`, "folder:PATH", "tfds:NAME", "tfds:NAME/CONFIG", "parquet:PATH",
+            "hf:OWNER/NAME" or "hf:OWNER/NAME/CONFIG"; the last two perhaps with "@REVISION", the
+            last three with the names of columns, "#image=COLUMN,label=COLUMN".
         split: (train, validation) sizes; they may leave images unused. By default
             `dataset_info(name).default_split`.
         stratified: whether both splits keep the class proportions.
@@ -186,14 +174,18 @@ def load_dataset(
         >>> splits.train.images.shape
         (120, 32, 32, 3)
     """
-    own = _find_own(name, data_dir, follow_links)
-    info = DATASETS[name] if own is None else _own_info(name, own)
+    found = None
+    if name not in DATASETS:
+        found = own.find_own(name, data_dir, follow_links=follow_links)
+        if found is None:
+            raise _unknown(name)
+    info = DATASETS[name] if found is None else _own_info(name, found)
     sizes = _check_split(info, split, stratified)
     check_seed(seed)
-    if own is None:
+    if found is None:
         sources, fingerprint = _load_built_in(name, data_dir, download)
     else:
-        sources, fingerprint = _load_own(own, _check_side(name, own.side or side), lazy)
+        sources, fingerprint = own.load_own(found, name, side, lazy=lazy)
     train, validation, test = _choose_rows(sources, sizes, seed, stratified)
     warn_absent(info, {"training": train.labels, "validation": validation.labels}, stacklevel=2)
     return Splits(
@@ -205,8 +197,9 @@ def load_dataset(
         fingerprint=fingerprint,
         seed=seed,
         stratified=stratified,
-        names_and_sizes=None if own is None else own.names_and_sizes,
+        names_and_sizes=None if found is None else found.names_and_sizes,
         data_dir=_data_dir(name, data_dir),
+        revision=own.revision_of(found),
     )
 
 
@@ -227,31 +220,6 @@ def _load_built_in(name: str, data_dir: str | Path | None, download: bool) -> tu
     else:
         train, test, fingerprint = cifar10.load_cifar10(data_dir, download=download)
     return {"train": train, "test": test}, fingerprint
-
-
-def _load_own(own: _Own, side: int, lazy: bool) -> tuple[_Sources, str]:
-    """The splits of the user's own data, and their fingerprint."""
-    _warn_unread(own)
-    sources: _Sources = own.sources(side)
-    if not lazy:
-        sources = decoded(own.name, own.state, sources, check_unchanged=own.check_unchanged)
-    return sources, own.fingerprint()
-
-
-def _warn_unread(own: _Own) -> None:
-    if isinstance(own, folder.Folder):
-        warn_unread(own.name, own.unread, own.loose)
-
-
-def _check_side(name: str, side: int | None) -> int:
-    if side is None:
-        raise DataError(
-            f"the images of {name} have several sizes; give the side to scale them to "
-            "(--resize, Recipe.resize)"
-        )
-    if side < 1:
-        raise DataError(f"the side must be at least one pixel, not {side}")
-    return side
 
 
 def _choose_rows(
@@ -283,7 +251,8 @@ def load_labelled(
     Args:
         name: as in `load_dataset`.
         split: "train" (all of it, before any split for validation) or "test" of a dataset that is
-            built in; any that a "tfds:" dataset has; of "folder:PATH" a folder in it ("validation"
+            built in; any that a "tfds:", "parquet:" or "hf:" dataset has ("test" of a Parquet file
+            is all of it); of "folder:PATH" a folder in it ("validation"
             may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
             validation and test. Where there is something to train on and no test split, the
             validation split is "test", as in `load_dataset`.
@@ -307,12 +276,8 @@ def load_labelled(
             raise DataError(f"{name} has no split {split}; it has the splits train, test")
         sources, fingerprint = _load_built_in(name, data_dir, download=True)
         return LabelledData(name, DATASETS[name].class_names, sources[split], fingerprint)
-    own: _Own
-    if name.startswith(folder.PREFIX):
-        own = folder.find_split(name, split, follow_links=follow_links)
-    elif name.startswith(tfds_any.PREFIX):
-        own = tfds_any.find_tfds(name, data_dir, split=split)
-    else:
+    found = own.find_own_split(name, split, data_dir, follow_links=follow_links)
+    if found is None:
         raise _unknown(name)
-    sources, fingerprint = _load_own(own, _check_side(name, own.side or side), lazy=True)
-    return LabelledData(name, own.class_names, sources[split], fingerprint)
+    sources, fingerprint = own.load_own(found, name, side, lazy=True)
+    return LabelledData(name, found.class_names, sources[split], fingerprint)

@@ -241,7 +241,7 @@ class Recipe(Settings):
         Raises:
             RecipeError: the recipe names other data than the default ones, or other sizes.
         """
-        info = getattr(splits, "info", None)
+        info = splits.info
         if info is None or info == vars(self)["info"]:
             return self
         sizes = (len(splits.train), len(splits.validation))

@@ -32,6 +32,7 @@ DATA: Shape = {
     "resize": (None, int),
     "interpolation": str,
     "data_dir?": (None, AnyText),
+    "revision?": AnyText,
 }
 MAX_CLASSES = 100_000  # names that are read from a file
 
@@ -42,11 +43,13 @@ def describe_data(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     "train", "validation" and "test" are numbers of images, "pool" is what train (and validation, if
     "own_validation" is null) were chosen from. "side" is that of the stored images, null if they
     have several; "image_size" is that of the network's input. Sides are in pixels; "mean" and "std"
-    are of RGB in [0, 1]. "data_dir" is where TFDS data were found, null for other data.
+    are of RGB in [0, 1]. "data_dir" is where TFDS data were found, null for other data. "revision"
+    is the commit of data from the Hugging Face hub; other data have none.
     """
     info = recipe.dataset_info
     mean, std = NORMALIZATIONS[recipe.normalization]
-    return {
+    revision = {} if splits.revision is None else {"revision": splits.revision}
+    return revision | {
         "class_names": list(splits.class_names),
         "num_classes": len(splits.class_names),
         "train": len(splits.train),

@@ -156,10 +156,12 @@ def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Split
         )
         return
     if fingerprint != splits.fingerprint:
+        revision = stored.get("data", {}).get("revision")
+        commit = f", which were those of commit {revision} on the hub" if revision else ""
         raise RunError(
             f"{path} was trained on other data than the {splits.name} found: their contents have "
             f"the fingerprint {splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; name "
-            "the place of the run's data with --dataset"
+            f"the place of the run's data{commit} with --dataset"
         )
 
 

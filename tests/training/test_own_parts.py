@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar import Recipe, evaluate, evaluate_run, fit, load, resnet18
+from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
@@ -68,6 +68,10 @@ def top3(logits, labels):
     return (jnp.argsort(logits)[:, -3:] == labels[:, None]).any(1)
 
 
+def label(logits, labels):
+    return labels
+
+
 def mixup(keys, images, labels):
     order = jax.random.permutation(keys[0], len(images))
     labels, images = jax.nn.one_hot(labels, 10), images / 255.0
@@ -101,7 +105,10 @@ def own():
         {"model": ConvNet(), "tx": TX, "loss": focal, "metrics": {"top3": top3}},
         {"model": Attention(), "tx": TX, "loss": soft_cross_entropy, "augment": mixup},
         {"model": Normalised(), "tx": optax.linear_schedule(0.01, 0.0, 6), "augment": brighten},
-        {"model": resnet18(10, width=1), "metrics": {"top3": top3, "wrong": lambda a, b: 1.0 * b}},
+        {
+            "model": ResNet(stage_sizes=(1,), width=2, stem="cifar"),
+            "metrics": {"top3": top3, "wrong": lambda a, b: 1.0 * b},
+        },
     ],
     ids=["convnet", "transformer", "batch_norm", "resnet"],
 )
@@ -258,8 +265,8 @@ def test_other_parts_are_refused_on_resume(own, digits, tmp_path, change, messag
     recipe = dataclasses.replace(own, epochs=1)
     fit(recipe, digits, workdir=tmp_path / "run", **parts)
     before = (tmp_path / "run" / "config.json").read_bytes()
+    more = dataclasses.replace(own, epochs=1, architecture="own", optimizer="own")
     with pytest.raises((RunError, RecipeError)) as caught:
-        more = dataclasses.replace(own, epochs=1, architecture="own", optimizer="own")
         fit(more, digits, workdir=tmp_path / "run", resume=True, **(parts | change))
     assert caught.match(message) or any(map(message.__contains__, caught.value.args))
     assert (tmp_path / "run" / "config.json").read_bytes() == before
