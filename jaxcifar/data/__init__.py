@@ -49,7 +49,6 @@ __all__ = [
     "located",
     "pictures",
     "prepare_cifar10",
-    "progress",
     "reading",
     "split_indices",
 ]

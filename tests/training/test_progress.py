@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcifar.common.messages import escaped
-from jaxcifar.data.progress import progress_bar
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.step import metrics
 from jaxcifar.training.progress import ProgressBar, duration
 

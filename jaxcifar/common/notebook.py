@@ -1,0 +1,53 @@
+"""A Jupyter kernel, and what is shown in the notebook above it.
+
+IPython is looked for among the modules that are loaded already: a kernel has loaded it, and a
+program that has not is no kernel. So nothing is imported for the question.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+# The shell of every kernel in Python, and the base of Colab's. A terminal's IPython has another.
+_KERNEL_SHELL = "ZMQInteractiveShell"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, of Jupyter or of Colab."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    if get_shell is None:
+        return False
+    return any(base.__name__ == _KERNEL_SHELL for base in type(get_shell()).__mro__)
+
+
+class Display:
+    """One place in a notebook's output, whose contents can be replaced.
+
+    Make one in a kernel only, see `in_notebook`.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is shown yet."""
+        self._handle: Any = None
+
+    def show(self, picture: "Picture") -> None:
+        """Show a picture in place of the last one."""
+        if self._handle is None:
+            display = import_module("IPython.display").display
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)
+
+
+class Picture:
+    """A PNG that a notebook shows."""
+
+    def __init__(self, png: bytes, text: str) -> None:
+        """`text` stands for the picture where none can be shown."""
+        self._png, self._text = png, text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_png_(self) -> bytes:
+        return self._png
