@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.summaries import name_list, shortened, summary
 
 T = TypeVar("T")
 _READ_AT_ONCE = 256  # rows; a fraction of a second even for photographs
@@ -83,6 +84,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        _, height, width, _ = self.images.shape
+        kept = "read from a file" if isinstance(self.images, np.memmap) else "in memory"
+        return summary("Dataset", [f"{len(self):,} images of {height}x{width} pixels", kept])
+
     @property
     def side(self) -> int:
         """Height of the images, pixels; also the width if they are square."""
@@ -113,6 +119,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        chosen = f"{len(self):,} of the {_images(self.source)}"
+        return summary("Rows", [chosen, f"from {_kind(self.source)}"])
 
     @property
     def side(self) -> int:
@@ -169,6 +179,12 @@ class Relabelled:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def __repr__(self) -> str:
+        table = shortened(self.lookup.tolist(), 60)
+        return summary(
+            "Relabelled", [_images(self), f"from {_kind(self.source)}", f"labels become {table}"]
+        )
 
     @property
     def side(self) -> int:
@@ -281,6 +297,20 @@ class Splits:
     names_and_sizes: str | None = None
     data_dir: str | None = None
 
+    def __repr__(self) -> str:
+        train, validation = f"{len(self.train):,} train", f"{len(self.validation):,} validation"
+        rows = f"seed {shortened(self.seed, 20)}" + (", stratified" if self.stratified else "")
+        return summary(
+            "Splits",
+            [
+                f"{train}, {validation}, {_images(self.test, 'test ')}",
+                _classes(self.class_names),
+                rows,
+                _fingerprint(self.fingerprint),
+            ],
+            name=self.name,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
@@ -298,3 +328,33 @@ class LabelledData:
     class_names: tuple[str, ...]
     source: LabelledSource
     fingerprint: str
+
+    def __repr__(self) -> str:
+        return summary(
+            "LabelledData",
+            [
+                _images(self.source),
+                _classes(self.class_names),
+                f"from {_kind(self.source)}",
+                _fingerprint(self.fingerprint),
+            ],
+            name=self.name,
+        )
+
+
+def _images(source: Source, which: str = "") -> str:
+    """How many images of which size a source has, for a repr."""
+    return f"{len(source):,} {which}images of {source.side}x{source.side} pixels"
+
+
+def _kind(source: Source) -> str:
+    """The class of a source, which may be a user's own: its repr could be of any length."""
+    return f"a {shortened(type(source).__name__, 30)}"
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    return f"{len(names):,} classes: {name_list(names, 70)}"
+
+
+def _fingerprint(digest: str) -> str:
+    return f"fingerprint {shortened(digest[:12], 40)}..."
