@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcifar.common.drawing import new_figure, png_of
-from jaxcifar.common.errors import FigureError
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import escaped
 from jaxcifar.common.writing import make_folder, write_atomically
 
@@ -62,13 +62,13 @@ def png_path(out: str | Path) -> Path:
     """The path of a PNG to write.
 
     Raises:
-        FigureError: it does not end in .png, or is a directory.
+        RecipeError: it does not end in .png, or is a directory.
     """
     path = Path(out)
     if path.suffix != ".png":
-        raise FigureError(f"the picture is a PNG file: out must end in .png, not {path.name!r}")
+        raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")
     if path.is_dir():
-        raise FigureError(f"{path} is a directory: name a file in it")
+        raise RecipeError(f"{path} is a directory: name a file with --out")
     return path
 
 

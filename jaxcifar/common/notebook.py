@@ -30,24 +30,37 @@ class Display:
         """Nothing is shown yet."""
         self._handle: Any = None
 
-    def show(self, picture: "Picture") -> None:
-        """Show a picture in place of the last one."""
+    def show(self, thing: object) -> None:
+        """Show something in place of what was shown last."""
         if self._handle is None:
             display = import_module("IPython.display").display
-            self._handle = display(picture, display_id=True)
+            self._handle = display(thing, display_id=True)
         else:
-            self._handle.update(picture)
+            self._handle.update(thing)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.show(Text(""))
 
 
-class Picture:
+class Text:
+    """A text that a notebook shows without quotes."""
+
+    def __init__(self, text: str) -> None:
+        """Keep it."""
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+class Picture(Text):
     """A PNG that a notebook shows."""
 
     def __init__(self, png: bytes, text: str) -> None:
         """`text` stands for the picture where none can be shown."""
-        self._png, self._text = png, text
-
-    def __repr__(self) -> str:
-        return self._text
+        super().__init__(text)
+        self._png = png
 
     def _repr_png_(self) -> bytes:
         return self._png

@@ -2,11 +2,12 @@
 
 import sys
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, cast
 
 from jaxcifar.common.messages import escaped
-from jaxcifar.common.notebook import in_notebook
+from jaxcifar.common.notebook import Display, in_notebook
 
 
 class Bar(Protocol):
@@ -45,8 +46,9 @@ def progress_bar(
         leave: keep the bar when it is done.
         options: of `tqdm`.
     """
-    tqdm = _load_tqdm()
-    notebook = in_notebook()
+    tqdm, notebook = _load_tqdm(), in_notebook()
+    shown = enabled and (notebook or _is_terminal(sys.stderr))
+    in_widget = shown and notebook and _is_widget(tqdm)
     bar = tqdm(
         desc=escaped(label),
         total=total,
@@ -57,10 +59,27 @@ def progress_bar(
         # Of a notebook, the stream of the printed lines: on another, each bar that is cleared
         # leaves an empty box between two of them.
         file=sys.stdout if notebook else sys.stderr,
-        disable=not (enabled and (notebook or _is_terminal(sys.stderr))),
+        disable=not shown,
         **options,
+        **({"display": False} if in_widget else {}),
     )
-    return cast("AbstractContextManager[Bar]", bar)
+    return cast("AbstractContextManager[Bar]", _in_notebook(bar, leave) if in_widget else bar)
+
+
+@contextmanager
+def _in_notebook(bar: Any, leave: bool) -> Iterator[Any]:
+    """Show tqdm's widget, and take it out of the output at the end.
+
+    tqdm only hides it: a notebook that is opened again has an error in place of each.
+    """
+    display = Display()
+    display.show(bar.container)
+    try:
+        with bar:
+            yield bar
+    finally:
+        if not leave:
+            display.clear()
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -78,3 +97,10 @@ def _load_tqdm() -> Any:
         warnings.filterwarnings("ignore", "IProgress not found")
         from tqdm.auto import tqdm
     return tqdm
+
+
+def _is_widget(tqdm: Any) -> bool:
+    """Whether it is tqdm's bar of ipywidgets; Qt's console is a kernel that has none."""
+    from tqdm.notebook import tqdm_notebook
+
+    return issubclass(tqdm, tqdm_notebook)
