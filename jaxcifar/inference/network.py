@@ -102,7 +102,8 @@ class TrainedNetwork:
     def __repr__(self) -> str:
         """One line, not the weights."""
         classes, side = len(self.class_names), self.image_size
-        return f"<TrainedNetwork {shortened(self.name, 60)}: {classes} classes, {side}x{side} pixels>"
+        name = shortened(self.name, 60)
+        return f"<TrainedNetwork {name}: {classes} classes, {side}x{side} pixels>"
 
     @property
     def image_size(self) -> int:
