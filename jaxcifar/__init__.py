@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxcifar.recipes.recipe import Recipe as Recipe
     from jaxcifar.recipes.splits import load_splits as load_splits
     from jaxcifar.runs.checkpoints import Checkpoints as Checkpoints
+    from jaxcifar.runs.curves import draw_curves as draw_curves
     from jaxcifar.runs.restore import restore_run as restore_run
     from jaxcifar.runs.transfer import export_run as export_run
     from jaxcifar.step.freeze import FREEZE_A as FREEZE_A
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
     from jaxcifar.training.resident import make_evaluation as make_evaluation
     from jaxcifar.training.resident import make_train_epoch as make_train_epoch
     from jaxcifar.training.streamed import make_streamed_epoch as make_streamed_epoch
+    from jaxcifar.visualize.pictures import draw_activations as draw_activations
+    from jaxcifar.visualize.pictures import draw_confusion as draw_confusion
+    from jaxcifar.visualize.pictures import draw_grad_cam as draw_grad_cam
+    from jaxcifar.visualize.pictures import draw_mistakes as draw_mistakes
 
 _MODULES = {
     "data": ("Dataset", "Splits", "balanced_subset", "load_dataset"),
@@ -77,6 +82,7 @@ _MODULES = {
     "recipes.recipe": ("Recipe",),
     "recipes.splits": ("load_splits",),
     "runs.checkpoints": ("Checkpoints",),
+    "runs.curves": ("draw_curves",),
     "runs.restore": ("restore_run",),
     "runs.transfer": ("export_run",),
     "step.freeze": (
@@ -99,6 +105,12 @@ _MODULES = {
     "training.interruption": ("Interrupted",),
     "training.resident": ("make_evaluation", "make_train_epoch"),
     "training.streamed": ("make_streamed_epoch",),
+    "visualize.pictures": (
+        "draw_activations",
+        "draw_confusion",
+        "draw_grad_cam",
+        "draw_mistakes",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

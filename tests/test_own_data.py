@@ -18,6 +18,7 @@ from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.training.plan import check_splits
 from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
+from jaxcifar.visualize.saving import save_picture
 from tests.conftest import random_variables, save_random_weights
 
 
@@ -81,17 +82,21 @@ def test_lazy_and_eager_splits_have_the_same_scores(run):
 
 
 def test_test_images_are_chosen_by_class_or_index(run, tmp_path):
-    assert draw_activations(run, image="red", out=tmp_path / "a.png", layers=["conv1"]).is_file()
-    assert draw_activations(run, image=9, out=tmp_path / "b.png", layers=["conv1"]).is_file()
+    assert save_picture(
+        draw_activations, run, image="red", out=tmp_path / "a.png", layers=["conv1"]
+    ).is_file()
+    assert save_picture(
+        draw_activations, run, image=9, out=tmp_path / "b.png", layers=["conv1"]
+    ).is_file()
     with pytest.raises(RecipeError, match="'bleu' is not a class, .*; did you mean 'blue'"):
-        draw_activations(run, image="bleu", layers=["conv1"])
+        save_picture(draw_activations, run, image="bleu", layers=["conv1"])
 
 
 def test_mistakes_and_confusion_are_drawn(run):
-    counts = json.loads(draw_confusion(run).with_suffix(".json").read_text())
+    counts = json.loads(save_picture(draw_confusion, run).with_suffix(".json").read_text())
     assert counts["class_names"] == ["blue", "red"]
     assert np.sum(counts["confusion"], axis=1).tolist() == [5, 5]
-    assert draw_mistakes(run, count=2).is_file()
+    assert save_picture(draw_mistakes, run, count=2).is_file()
 
 
 def test_weights_without_a_size_are_refused_for_images_of_several_sizes(run, pictures, tmp_path):

@@ -32,6 +32,7 @@ from jaxcifar.visualize.pictures import (
     draw_grad_cam,
     draw_mistakes,
 )
+from jaxcifar.visualize.saving import save_picture
 
 # What can be drawn, and the options that apply to it.
 DRAWINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -146,7 +147,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
             parser.error("--list-layers prints and writes nothing: leave out --out")
         say(*describe_layers(network_of(parser, given), **settings).split("\n"))
         return
-    path = draw(network_of(parser, given), **settings, out=given.get("out"))
+    path = save_picture(draw, network_of(parser, given), **settings, out=given.get("out"))
     say(f"wrote {path}")
 
 

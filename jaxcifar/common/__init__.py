@@ -1,4 +1,4 @@
-"""The base of every folder: errors, files and locks, JSON, messages, numbers, digests, figures.
+"""The base of every folder: errors, files and locks, JSON, messages, notebooks, numbers, figures.
 
 Nothing here knows the project: no dataset, no network, no run.
 """
@@ -12,6 +12,10 @@ __all__ = [
     "json_shape",
     "lock",
     "messages",
+    "notebook",
     "numbers",
+    "progress",
+    "summaries",
+    "throttle",
     "writing",
 ]

@@ -6,6 +6,7 @@ matplotlib takes 0.4 s to import, so it is imported when something is first draw
 """
 
 import atexit
+import io
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,21 +58,41 @@ def own_settings() -> Iterator[None]:
 def new_figure(
     width: float, height: float, *, layout: Literal["constrained"] | None = None
 ) -> "Figure":
-    """An empty figure, in inches, drawn by Agg: into memory, without a display."""
+    """An empty figure, in inches, drawn by Agg: into memory, without a display.
+
+    pyplot does not know it: it is freed when nothing holds it. A notebook shows it once, by the
+    method that is added here: it knows matplotlib's own figures only after an import of pyplot.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
+    vars(figure)["_repr_png_"] = partial(png_of, figure)  # a subclass would import matplotlib
     return figure
 
 
-def try_to_draw(path: Path, draw: Callable[[], object], then: str) -> bool:
+def png_of(figure: "Figure") -> bytes:
+    """A figure as a PNG.
+
+    Raises:
+        FigureError: it cannot be drawn.
+    """
+    png = io.BytesIO()
+    with own_settings():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)  # whatever the figure was made for
+        figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def try_to_draw(name: Path | str, draw: Callable[[], object], then: str) -> bool:
     """Draw a picture that may not cost the work it shows: a failure is one warning.
 
     Args:
-        path: of the picture, for the warning.
-        draw: draws and writes it.
+        name: of the picture, or its path, for the warning.
+        draw: draws it, and writes or shows it.
         then: the end of the warning: how things stand without the picture.
 
     Returns:
@@ -80,7 +102,7 @@ def try_to_draw(path: Path, draw: Callable[[], object], then: str) -> bool:
         draw()
     except Exception as error:
         reason = str(error) if isinstance(error, FigureError) else describe_failure(error)
-        warn(f"{path} could not be drawn ({reason}); {then}", stacklevel=2)
+        warn(f"{name} could not be drawn ({reason}); {then}", stacklevel=2)
         return False
     return True
 

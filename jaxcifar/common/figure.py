@@ -3,12 +3,12 @@
 Text with names from outside is drawn through `drawn` or `fitted`.
 """
 
-import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxcifar.common.drawing import new_figure, own_settings
+from jaxcifar.common.drawing import new_figure, png_of
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import escaped
 from jaxcifar.common.writing import make_folder, write_atomically
 
@@ -58,6 +58,20 @@ def shape_of(height: int, width: int) -> float:
     return min(max(height / width, 0.25), 3.0)
 
 
+def png_path(out: str | Path) -> Path:
+    """The path of a PNG to write.
+
+    Raises:
+        RecipeError: it does not end in .png, or is a directory.
+    """
+    path = Path(out)
+    if path.suffix != ".png":
+        raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")
+    if path.is_dir():
+        raise RecipeError(f"{path} is a directory: name a file with --out")
+    return path
+
+
 def save_figure(figure: "Figure", path: Path) -> Path:
     """Write a PNG in one step, creating its folder.
 
@@ -65,12 +79,7 @@ def save_figure(figure: "Figure", path: Path) -> Path:
         FigureError: it cannot be drawn.
         OSError: it cannot be written.
     """
-    png = io.BytesIO()
-    with own_settings():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        FigureCanvasAgg(figure)  # whatever the figure was made for
-        figure.savefig(png, format="png")
+    png = png_of(figure)
     make_folder(path.parent)
-    write_atomically(path, png.getvalue())
+    write_atomically(path, png)
     return path

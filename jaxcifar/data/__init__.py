@@ -9,12 +9,10 @@ from jaxcifar.data.chunks import cores
 from jaxcifar.data.cifar10 import prepare_cifar10
 from jaxcifar.data.dataset import (
     Dataset,
-    LabelledData,
     LabelledSource,
     Relabelled,
     Rows,
     Source,
-    Splits,
 )
 from jaxcifar.data.info import DatasetInfo
 from jaxcifar.data.load import (
@@ -26,6 +24,7 @@ from jaxcifar.data.load import (
     located,
 )
 from jaxcifar.data.split import balanced_subset, split_indices
+from jaxcifar.data.splits import LabelledData, Splits
 
 __all__ = [
     "DATASETS",
@@ -49,7 +48,6 @@ __all__ = [
     "located",
     "pictures",
     "prepare_cifar10",
-    "progress",
     "reading",
     "split_indices",
 ]

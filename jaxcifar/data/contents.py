@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.digest import sha256_of
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data.cache import cached_digests
 from jaxcifar.data.chunks import cores
 from jaxcifar.data.damage import damaged
-from jaxcifar.data.progress import progress_bar
 
 
 def file_digests(

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data.chunks import in_chunks
 from jaxcifar.data.dataset import Dataset, LabelledSource
 from jaxcifar.data.listing import one_error
-from jaxcifar.data.progress import progress_bar
 
 _CHECKED_AT_ONCE = 64  # pictures; all of them are in memory in each thread
 

@@ -4,10 +4,10 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data.cache import cached
 from jaxcifar.data.damage import decode_all
 from jaxcifar.data.dataset import Dataset, LabelledSource
-from jaxcifar.data.progress import progress_bar
 
 # The decoder of these images; change it whenever a change of the decoder changes pixels.
 _DECODER = "square 2"

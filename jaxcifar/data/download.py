@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import get_logger, printable
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.common.writing import make_folder, open_own, sync_folder
-from jaxcifar.data.progress import progress_bar
 
 _log = get_logger(__name__)
 _CHUNK = 1 << 16

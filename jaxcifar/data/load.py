@@ -16,12 +16,13 @@ from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import cifar10, digits, own, tfds_any
 from jaxcifar.data.archive import SIDE
 from jaxcifar.data.arrays import is_arrays, not_by_name
-from jaxcifar.data.dataset import Dataset, LabelledData, LabelledSource, Rows, Splits
+from jaxcifar.data.dataset import Dataset, LabelledSource, Rows
 from jaxcifar.data.info import DatasetInfo as DatasetInfo
 from jaxcifar.data.info import warn_absent
 from jaxcifar.data.own import Own
 from jaxcifar.data.own import located as located
 from jaxcifar.data.split import check_seed, check_sizes, choose_indices, split_indices
+from jaxcifar.data.splits import LabelledData, Splits
 from jaxcifar.data.tfds_layout import data_root
 
 _BUILT_IN = (

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError, ImageFileError
 from jaxcifar.common.messages import printable
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import parquet_layout as layout
 from jaxcifar.data.cache import cached_digests
 from jaxcifar.data.damage import PictureSource
@@ -25,7 +26,6 @@ from jaxcifar.data.listing import make_picture
 from jaxcifar.data.parquet_name import OPTIONS, PREFIX, located, parse_name
 from jaxcifar.data.parquet_rows import Pictures, Shard, digest_pictures, read_numbers, read_texts
 from jaxcifar.data.parquet_schema import MAX_CLASSES, Columns, find_columns, read_footer
-from jaxcifar.data.progress import progress_bar
 
 Splits = Mapping[str, Sequence[Path]]  # the files of each split
 

@@ -24,9 +24,9 @@ from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.common.lock import wait_for_turn
 from jaxcifar.common.messages import printable, shown
+from jaxcifar.common.progress import Bar, progress_bar
 from jaxcifar.common.writing import make_folder, sync_folder, sync_tree
 from jaxcifar.data.dataset import Dataset
-from jaxcifar.data.progress import Bar, progress_bar
 from jaxcifar.data.tfds_layout import (
     FEATURES,
     FORMAT,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError, ImageFileError, message_lines
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import cores
-from jaxcifar.data.progress import progress_bar
 from jaxcifar.inference.photos import Photo
 
 # A few images are computed in batches of this size, so that two or twenty share one program.

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.common.messages import did_you_mean, escaped, shown
+from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.common.summaries import shortened
 from jaxcifar.data import DatasetInfo, LabelledSource
 from jaxcifar.inference.activations import capture
 from jaxcifar.inference.batches import in_batches
@@ -101,7 +102,8 @@ class TrainedNetwork:
     def __repr__(self) -> str:
         """One line, not the weights."""
         classes, side = len(self.class_names), self.image_size
-        return f"<TrainedNetwork {escaped(self.name)}: {classes} classes, {side}x{side} pixels>"
+        name = shortened(self.name, 60)
+        return f"<TrainedNetwork {name}: {classes} classes, {side}x{side} pixels>"
 
     @property
     def image_size(self) -> int:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import Source
-from jaxcifar.data.progress import progress_bar
 from jaxcifar.data.reading import open_stream
 from jaxcifar.devices.memory import on_host
 from jaxcifar.step.steps import Normalize, evaluation_logits
@@ -117,7 +117,9 @@ def map_source(
             if count >= _AHEAD:  # it is computed by now; its memory on the device is freed
                 outputs[count - _AHEAD] = np.asarray(outputs[count - _AHEAD], np.float32)
                 bar.update(batch_size)
-    return np.concatenate([np.asarray(output, np.float32) for output in outputs])[:size]
+        outputs = [np.asarray(output, np.float32) for output in outputs]
+        bar.update(size - bar.n)
+    return np.concatenate(outputs)[:size]
 
 
 def class_logits(

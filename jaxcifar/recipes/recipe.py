@@ -13,6 +13,7 @@ import optax
 
 from jaxcifar.common.errors import FreezeError, RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.common.summaries import literal, packed
 from jaxcifar.data import DatasetInfo, Splits, check_split, dataset_info, located
 from jaxcifar.models.resnet import ResNet, make_resnet
 from jaxcifar.recipes.checks import (
@@ -78,6 +79,18 @@ class Recipe(Settings):
         check_own(self)
         check_weights(self)
         check_freezing(self)
+
+    def __repr__(self) -> str:
+        """The settings that are not the default; it can be evaluated unless it ends in "..."."""
+        parts = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            plain = value is None or isinstance(value, str | int | float)
+            if not plain or value != field.default:  # a traced number cannot be compared
+                first, *others = [f"{piece} " for piece in literal(value)]
+                pieces = [f"{field.name}={first}", *others]
+                parts += [*pieces[:-1], f"{pieces[-1].rstrip()}, "]
+        return packed("Recipe(", parts)
 
     @property
     def dataset_info(self) -> DatasetInfo:

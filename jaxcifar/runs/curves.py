@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcifar.common.drawing import new_figure, own_settings, try_to_draw
-from jaxcifar.common.figure import drawn, save_figure
+from jaxcifar.common.errors import RunError
+from jaxcifar.common.figure import drawn, png_path, save_figure
+from jaxcifar.common.throttle import Throttle
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
 
@@ -48,6 +51,46 @@ def plot_curves(history: History, *, title: str) -> "Figure":
     return figure
 
 
+def draw_curves(
+    run: History | str | Path, *, title: str | None = None, out: str | Path | None = None
+) -> "Figure":
+    """Draw loss and accuracy of a run over its epochs, train and validation.
+
+    Args:
+        run: a history, as `fit` returns it, or the directory of a run, complete or not.
+        title: above the figure; by default that of the run's own picture.
+        out: a PNG to write, too.
+
+    Returns:
+        The figure, which a notebook shows. pyplot does not know it, so it need not be closed.
+
+    Raises:
+        RunError: the directory holds no run, or no epoch is complete yet.
+        FigureError: it cannot be drawn.
+
+    Example:
+        >>> from jaxcifar import draw_curves
+        >>> from jaxcifar.runs.history import History
+        >>> row = {"train_loss": 1.5, "train_accuracy": 0.5, "validation_loss": 1.6,
+        ...        "validation_accuracy": 0.4, "epoch": 1}
+        >>> figure = draw_curves(History([row]))
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss (nats)', 'accuracy (fraction)']
+    """
+    if isinstance(run, History):
+        history, default = run, "learning curves"
+    else:
+        run_dir = RunDirectory(Path(run))
+        default = str(run_dir.read_config().get("experiment"))
+        history = run_dir.read_history()
+    if not history.rows:
+        raise RunError("there are no curves before the first epoch is complete")
+    figure = plot_curves(history, title=default if title is None else title)
+    if out:
+        save_figure(figure, png_path(out))
+    return figure
+
+
 class CurvesFile:
     """figures/curves.png of a run, kept up to date while it trains.
 
@@ -56,23 +99,21 @@ class CurvesFile:
 
     def __init__(self, run_dir: RunDirectory, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is drawn yet; `clock` returns seconds."""
-        self._run_dir, self._clock = run_dir, clock
+        self._run_dir = run_dir
         self._path = run_dir.figures / "curves.png"
-        self._last, self._took = clock(), FIRST_SECONDS
+        self._throttle = Throttle(SHARE, FIRST_SECONDS, clock)
         self._failed = False
         self._epochs = 0  # that the picture shows
 
     def update(self) -> None:
         """Draw what is done, unless that is too soon; after a failure, wait for the end."""
-        started = self._clock()
-        if self._failed or (started - self._last) * SHARE < self._took:
+        if self._failed or not self._throttle.is_due():
             return
-        try:
-            self._draw()
-        except Exception:  # `finish` tries once more, and says why
-            self._failed = True
-        self._last = self._clock()
-        self._took = self._last - started
+        with self._throttle.measured():
+            try:
+                self._draw()
+            except Exception:  # `finish` tries once more, and says why
+                self._failed = True
 
     def finish(self, then: str) -> None:
         """Draw all that is done, if the picture does not show it yet.

@@ -1,6 +1,7 @@
 """The state of a run, as arrays: exactly the contents of a checkpoint."""
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
@@ -8,8 +9,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxcifar.common.summaries import summary
 from jaxcifar.models.names import PyTree
 
 Adjust = Callable[[PyTree], PyTree]  # random parameters -> initial parameters
@@ -40,6 +43,18 @@ class TrainState:
     def variables(self) -> dict[str, PyTree]:
         """The variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def __repr__(self) -> str:
+        """Its sizes, not its numbers; the leaves may be anything that a tree can hold."""
+        return summary(
+            "TrainState",
+            [
+                _describe_step(self.step),
+                f"parameters: {_describe_leaves(self.params)}",
+                f"BatchNorm statistics: {_describe_leaves(self.batch_stats)}",
+                f"optimizer: {_describe_leaves(self.opt_state)}",
+            ],
+        )
 
 
 @jax.jit
@@ -170,3 +185,30 @@ def state_of(
 def quickly_compiled(f: Callable[..., TrainState]) -> Callable[..., TrainState]:
     """`f` compiled with little optimisation, as it runs once."""
     return jax.jit(f, compiler_options={"xla_backend_optimization_level": 1})
+
+
+def _describe_step(step: object) -> str:
+    """The step, or what is known of it: in a program it is traced, elsewhere it may be a shape."""
+    known = isinstance(step, int | np.integer | np.ndarray | jax.Array)
+    if known and not isinstance(step, jax.core.Tracer):
+        try:
+            values = np.asarray(step)
+        except RuntimeError:  # training has donated it, or other processes hold parts of it
+            return "step not readable: given to a later state, or held by other processes"
+        if values.ndim == 0:
+            return f"step {int(values):,}"
+        if values.size:
+            return f"steps {np.min(values):,} to {np.max(values):,} of {values.size:,} states"
+    return "step not known" + (" yet" if isinstance(step, jax.core.Tracer) else "")
+
+
+def _describe_leaves(tree: PyTree) -> str:
+    """How many numbers a tree has, in how many leaves, and their memory; shapes have it, too."""
+    leaves = jax.tree.leaves(tree)
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+    numbers = sum(math.prod(leaf.shape) for leaf in arrays)
+    megabytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays) / 1e6
+    if len(arrays) < len(leaves):
+        return f"{len(leaves):,} leaves, {len(arrays):,} of them arrays"
+    word = "leaf" if len(leaves) == 1 else "leaves"
+    return f"{numbers:,} numbers in {len(leaves):,} {word}, {megabytes:,.1f} MB"

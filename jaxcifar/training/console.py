@@ -1,11 +1,15 @@
 """What a run prints."""
 
+from types import TracebackType
+
 from jaxcifar.common.messages import say
+from jaxcifar.common.notebook import in_notebook
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import name_of
 from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
 from jaxcifar.step.summary import summarize
+from jaxcifar.training.live import LiveCurves
 from jaxcifar.training.plan import RunPlan
 from jaxcifar.training.progress import ProgressBar, duration
 from jaxcifar.training.run import Run
@@ -14,11 +18,29 @@ _FROZEN_STATISTICS = {"batch": "of each batch, still moving", "frozen": "frozen,
 
 
 class Console:
-    """A run's lines and progress bars, or none."""
+    """A run's lines and progress bars, and in a notebook its curves; or nothing.
+
+    It is entered for as long as the run lasts.
+    """
 
     def __init__(self, plan: RunPlan, *, enabled: bool) -> None:
         """Print only if `enabled`."""
         self.plan, self.enabled = plan, enabled
+        self._curves: LiveCurves | None = None
+        if enabled and in_notebook():
+            self._curves = LiveCurves(f"{plan.recipe.architecture} on {plan.splits.name}")
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._curves is not None:
+            self._curves.finish()
 
     def bar(self, label: str, images: int) -> ProgressBar:
         """A progress bar over this many images."""
@@ -68,7 +90,9 @@ class Console:
         say(f"resuming {run_dir.path} {where}, of {epochs} epochs", flush=True)
 
     def epoch(self, history: History) -> None:
-        """A line for the last epoch."""
+        """A line for the last epoch; the curves stand above the first one's."""
+        if self._curves is not None:
+            self._curves.update(history)
         if self.enabled:
             say(epoch_line(history, self.plan.recipe.epochs), flush=True)
 

@@ -49,7 +49,8 @@ def fit(
         resume: continue from the last good checkpoint in `workdir`, in the middle of an epoch if it
             was saved there; on a CPU the final state is bit-identical to an uninterrupted run's.
         overwrite: replace the run that `workdir` holds.
-        verbose: print a line an epoch and, on a terminal, draw progress bars.
+        verbose: print a line an epoch and, on a terminal, draw progress bars; in a notebook, too,
+            where the curves are shown and grow with the epochs.
         devices: what runs where, see `DeviceOptions`; by default on all devices that divide the
             batch. Of several processes all call `fit`, and the first one writes.
         model: a network of your own: a linen module ``(images, *, train) -> logits``, with
@@ -108,7 +109,7 @@ def fit(
     recipe = plan.recipe
     console = Console(plan, enabled=verbose and plan.layout.is_main)
     name = experiment or recipe.dataset
-    with open_run(plan, name, resume=resume, overwrite=overwrite) as run:
+    with console, open_run(plan, name, resume=resume, overwrite=overwrite) as run:
         console.opening(run)
         stage = None
         for epoch in run.remaining_epochs():

@@ -1,9 +1,9 @@
 """The progress bar of a pass over images, and durations in words."""
 
-import sys
+from contextlib import ExitStack
 from types import TracebackType
 
-from jaxcifar.common.messages import escaped
+from jaxcifar.common.progress import progress_bar
 from jaxcifar.step import metrics
 from jaxcifar.step.metrics import Metrics
 
@@ -11,8 +11,8 @@ from jaxcifar.step.metrics import Metrics
 class ProgressBar:
     """A bar over the images of one pass: images per second, time left, loss and accuracy so far.
 
-    It is drawn only while it is entered, and only where standard error is a terminal, so that log
-    files stay readable.
+    It is drawn only while it is entered, and only in a notebook or where standard error is a
+    terminal, so that log files stay readable. Nothing of it remains: a line an epoch does.
     """
 
     def __init__(self, label: str, images: int, enabled: bool = True) -> None:
@@ -20,16 +20,17 @@ class ProgressBar:
         self._label, self._images, self._enabled = label, images, enabled
 
     def __enter__(self) -> "ProgressBar":
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=escaped(self._label),
-            total=self._images,
-            unit="img",
-            leave=False,
-            mininterval=0,  # it is moved every few seconds at most
-            dynamic_ncols=True,
-            disable=not (self._enabled and sys.stderr.isatty()),
+        self._opened = ExitStack()
+        self._bar = self._opened.enter_context(
+            progress_bar(
+                self._label,
+                self._images,
+                unit="img",
+                enabled=self._enabled,
+                leave=False,
+                mininterval=0,  # it is moved every few seconds at most
+                dynamic_ncols=True,
+            )
         )
         return self
 
@@ -39,7 +40,7 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        self._opened.close()
 
     def advance(self, images: int, sums: Metrics) -> None:
         """Move by `images` and show the metrics so far, which are computed already: no wait."""

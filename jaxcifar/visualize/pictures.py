@@ -1,9 +1,8 @@
-"""Pictures of a trained network at work. Each is written as a PNG, whose path is returned.
+"""Pictures of a trained network at work, as figures of matplotlib.
 
-All take a run's directory or a `TrainedNetwork` (see `network.network_of_weights` for a file of
-weights). They write into the run's figures unless `out` names another file. The names of pictures
-with other settings than the defaults say so, see `names`; those of another checkpoint than the best
-end in it. Arguments are checked before anything is compiled.
+All take a run's directory or a `TrainedNetwork`, and return the figure, which a notebook shows.
+They write only where `out` names a file; `saving.save_picture` writes into the run's figures.
+Arguments are checked before anything is compiled.
 
 In addition to what each function lists, they raise RunError, CheckpointError or DataError if the
 run or its data cannot be used, and RecipeError for an invalid argument.
@@ -13,7 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.common.figure import save_figure
+from jaxcifar.common.figure import png_path, save_figure
 from jaxcifar.common.messages import did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder, write_atomically
 from jaxcifar.inference.activations import KERAS_NAMES, capture, list_layers, torchvision_name
@@ -35,11 +34,9 @@ from jaxcifar.inference.predictions import (
     per_class_accuracy,
 )
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.directory import refuse_links
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.images import InputImage, Size, load_image
-from jaxcifar.visualize.names import image_word, images_word, picture_name, word
 from jaxcifar.visualize.plots import (
     Overlay,
     plot_activations,
@@ -55,7 +52,9 @@ from jaxcifar.visualize.scoring import (
     score_split,
 )
 
-T = TypeVar("T", str, int)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # An early convolution, the first of the first block, and a later one of the same stage.
 REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
 MAX_IMAGES = 100  # in one picture
@@ -73,8 +72,8 @@ def draw_activations(
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
-) -> Path:
-    """Draw feature maps for one image: activations_IMAGE.png, or activations_IMAGE_size=64.png.
+) -> "Figure":
+    """Draw feature maps for one image.
 
     Args:
         run: a run directory, or a network.
@@ -86,22 +85,22 @@ def draw_activations(
             file as it is.
         channels: how many maps of each layer to draw.
         which: the checkpoint of the run.
-        out: the PNG to write.
+        out: a PNG to write, too.
         data_dir: where TFDS keeps its data.
 
     Raises:
         RecipeError: no such image or layer.
         ImageFileError: the image file cannot be used.
+
+    Example:
+        `load` makes the network.
+
+        >>> from jaxcifar import TrainedNetwork, draw_activations
+        >>> def show(network: TrainedNetwork) -> object:
+        ...     return draw_activations(network, image="ship", layers=["conv1"])
     """
-    network = _network(run, which, data_dir)
-    name = picture_name(
-        "activations",
-        image_word(image, network.dataset.class_names),
-        layers=None if tuple(layers) == REPORT_LAYERS else word(" ".join(layers)),
-        size=size,
-        channels=_other(channels, CHANNELS),
-    )
-    path = _png(network, name, out, [image])
+    network = network_to_draw(run, which, data_dir)
+    path = _png(out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
     loaded = load_image(network, image, size)
@@ -109,7 +108,7 @@ def draw_activations(
     input_size, size_shown = loaded.inputs.shape[1:3], loaded.pixels.shape[:2]
     at = "" if input_size == size_shown else f", seen at {input_size[0]}x{input_size[1]}"
     title = f"{loaded.name}{at}, {describe_prediction(network, probabilities)}; {network.name}"
-    return save_figure(plot_activations(loaded.pixels, maps, title=title, channels=channels), path)
+    return _written(plot_activations(loaded.pixels, maps, title=title, channels=channels), path)
 
 
 def _feature_maps(
@@ -147,8 +146,8 @@ def draw_grad_cam(
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
-) -> Path:
-    """Draw where the network finds the class it predicts, by Grad-CAM: grad_cam.png.
+) -> "Figure":
+    """Draw where the network finds the class it predicts, by Grad-CAM.
 
     Args:
         run, which, out, data_dir: as in `draw_activations`.
@@ -163,17 +162,16 @@ def draw_grad_cam(
     Raises:
         RecipeError: no such image, layer or class, or no test image is predicted like that.
         ImageFileError: an image file cannot be used.
+
+    Example:
+        `load` makes the network.
+
+        >>> from jaxcifar import TrainedNetwork, draw_grad_cam
+        >>> def show(network: TrainedNetwork) -> object:
+        ...     return draw_grad_cam(network, images=["photo.jpg"], target="cat")
     """
-    network = _network(run, which, data_dir)
-    name = picture_name(
-        "grad_cam",
-        image=images_word(images, network.dataset.class_names) if images else None,
-        count=_other(count, CAM_IMAGES) if images is None else None,
-        layer=None if layer is None else word(layer),
-        target=None if target is None else word(target),
-        size=size,
-    )
-    path = _png(network, name, out, images or ())
+    network = network_to_draw(run, which, data_dir)
+    path = _png(out, images or ())
     _check_count(count)
     layer = _grad_cam_layer(network, layer)
     if target is not None and target not in network.class_names:
@@ -190,7 +188,7 @@ def draw_grad_cam(
     layers = list(dict.fromkeys(used_layer for _, used_layer in explained))
     of = "the predicted class" if target is None else f"class {target}"
     title = f"Grad-CAM of {of} at {' and '.join(layers)}, {choice}; {network.name}"
-    return save_figure(plot_grad_cam([overlay for overlay, _ in explained], title=title), path)
+    return _written(plot_grad_cam([overlay for overlay, _ in explained], title=title), path)
 
 
 def _grad_cam_layer(network: TrainedNetwork, layer: str | None) -> str | None:
@@ -237,8 +235,8 @@ def draw_mistakes(
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
-) -> Path:
-    """Draw the wrongly predicted images with the highest probabilities: mistakes.png.
+) -> "Figure":
+    """Draw the wrongly predicted images with the highest probabilities.
 
     Args:
         run, which, out, data_dir: as in `draw_activations`.
@@ -247,10 +245,16 @@ def draw_mistakes(
 
     Raises:
         RecipeError: the network's classes are not the dataset's, or it makes no mistake.
+
+    Example:
+        `load` makes the network.
+
+        >>> from jaxcifar import TrainedNetwork, draw_mistakes
+        >>> def show(network: TrainedNetwork) -> object:
+        ...     return draw_mistakes(network, count=8)
     """
-    network = _network(run, which, data_dir)
-    name = picture_name("mistakes", count=_other(count, MISTAKES), split=_other(split, "test"))
-    path = _png(network, name, out)
+    network = network_to_draw(run, which, data_dir)
+    path = _png(out)
     _check_count(count)
     dataset, probabilities = score_split(network, split)
     predicted = probabilities.argmax(axis=1)
@@ -269,7 +273,7 @@ def draw_mistakes(
         f"The {len(rows)} most confident of {counted(wrong, 'mistake')} on {len(dataset):,} "
         f"{split} images; {describe_scoring(network)}"
     )
-    return save_figure(plot_images(list(dataset.read(rows).images), captions, title=title), path)
+    return _written(plot_images(list(dataset.read(rows).images), captions, title=title), path)
 
 
 def draw_confusion(
@@ -279,11 +283,12 @@ def draw_confusion(
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
-) -> Path:
-    """Draw the confusion matrix and the accuracy of each class: confusion.png.
+) -> "Figure":
+    """Draw the confusion matrix and the accuracy of each class.
 
-    Writes the numbers into a JSON file of the same name: split, examples, accuracy, class_names,
-    confusion ([true][predicted] counts) and per_class_accuracy (null for a class without images).
+    With `out`, the numbers are written into a JSON file of the same name: split, examples,
+    accuracy, class_names, confusion ([true][predicted] counts) and per_class_accuracy (null for a
+    class without images).
 
     Args:
         run, which, out, data_dir: as in `draw_activations`.
@@ -291,14 +296,18 @@ def draw_confusion(
 
     Raises:
         RecipeError: the network's classes are not the dataset's.
+
+    Example:
+        `load` makes the network.
+
+        >>> from jaxcifar import TrainedNetwork, draw_confusion
+        >>> def show(network: TrainedNetwork) -> object:
+        ...     return draw_confusion(network, split="validation")
     """
-    network = _network(run, which, data_dir)
-    path = _png(network, picture_name("confusion", split=_other(split, "test")), out)
-    counts = path.with_suffix(".json")
-    if counts.exists() and "confusion" not in read_object(counts):
-        raise RecipeError(
-            f"{counts} exists and holds no confusion matrix: name another file with --out"
-        )
+    network = network_to_draw(run, which, data_dir)
+    path = _png(out)
+    if path is not None:
+        _check_counts(path.with_suffix(".json"))
     dataset, probabilities = score_split(network, split)
     names = network.class_names
     confusion = confusion_matrix(dataset.labels, probabilities.argmax(axis=1), len(names))
@@ -308,19 +317,21 @@ def draw_confusion(
         f"{split} accuracy {correct / len(dataset):.4f} ({correct:,} of {len(dataset):,} images); "
         f"{describe_scoring(network)}"
     )
-    numbers = {
-        "split": split,
-        "dataset": network.dataset.name,
-        "examples": len(dataset),
-        "accuracy": correct / len(dataset),
-        "class_names": list(names),
-        "confusion": confusion.tolist(),
-        "per_class_accuracy": [None if np.isnan(share) else share for share in accuracy.tolist()],
-    }
-    # The numbers first: where the picture is, both are.
-    make_folder(path.parent)
-    write_atomically(counts, json.dumps(numbers, indent=2) + "\n")
-    return save_figure(plot_confusion(confusion, accuracy, names, title=title), path)
+    if path is not None:  # the numbers first: where the picture is, both are
+        numbers = {
+            "split": split,
+            "dataset": network.dataset.name,
+            "examples": len(dataset),
+            "accuracy": correct / len(dataset),
+            "class_names": list(names),
+            "confusion": confusion.tolist(),
+            "per_class_accuracy": [
+                None if np.isnan(share) else share for share in accuracy.tolist()
+            ],
+        }
+        make_folder(path.parent)
+        write_atomically(path.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
+    return _written(plot_confusion(confusion, accuracy, names, title=title), path)
 
 
 def describe_layers(
@@ -333,7 +344,7 @@ def describe_layers(
         size: of the image, pixels per side; by default that of the network's test images.
         which: the checkpoint of the run.
     """
-    network = _network(run, which, None)
+    network = network_to_draw(run, which, None)
     check_size(size)
     side = size or network.image_size
     image = jnp.zeros((1, side, side, 3), jnp.float32)
@@ -348,32 +359,36 @@ def describe_layers(
     return join_lines(lines)
 
 
-def _other(value: T, default: T) -> T | None:
-    """A value for a picture's name, which does not say the default."""
-    return None if value == default else value
-
-
-def _network(
+def network_to_draw(
     run: str | Path | TrainedNetwork, which: Which, data_dir: str | Path | None
 ) -> TrainedNetwork:
+    """The network of a run, or the one that is given."""
     return run if isinstance(run, TrainedNetwork) else network_of_run(run, which, data_dir)
 
 
-def _png(
-    network: TrainedNetwork, name: str, out: str | Path | None, images: Sequence[str | int] = ()
-) -> Path:
-    """The file for the picture, which must not be one of the images to show."""
+def _png(out: str | Path | None, images: Sequence[str | int] = ()) -> Path | None:
+    """The file for the picture, if any, which must not be one of the images to show."""
     if not out:
-        refuse_links(network.figures)
-    path = Path(out) if out else network.figures / f"{name}{network.file_suffix}.png"
-    if path.suffix != ".png":
-        raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")
-    if path.is_dir():
-        raise RecipeError(f"{path} is a directory: name a file with --out")
+        return None
+    path = png_path(out)
     # Not Path.resolve, which fails on a loop of links.
     if any(os.path.realpath(path) == os.path.realpath(str(image)) for image in images):
         raise RecipeError(f"{path} is an image to show: name another file with --out")
     return path
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse to replace a JSON file of somebody else's."""
+    if path.exists() and "confusion" not in read_object(path):
+        raise RecipeError(
+            f"{path} exists and holds no confusion matrix: name another file with --out"
+        )
+
+
+def _written(figure: "Figure", path: Path | None) -> "Figure":
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
 def _check_count(count: int) -> None:

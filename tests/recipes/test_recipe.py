@@ -221,3 +221,39 @@ def test_fields_missing_from_an_older_config_get_their_defaults():
     for name in ("weights", "freeze", "bn", "views", "cache_features", "clip_norm"):
         del old[name]
     assert Recipe.from_dict(old) == Recipe()
+
+
+def test_a_recipe_is_shown_by_what_is_not_the_default():
+    assert repr(Recipe()) == "Recipe()"
+    recipe = Recipe(dataset="digits", normalization="half", learning_rate=0.1, stratified=True)
+    assert repr(recipe) == (
+        "Recipe(dataset='digits', stratified=True, normalization='half', learning_rate=0.1)"
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_repr_of_a_preset_is_short_and_can_be_evaluated(name):
+    recipe = EXPERIMENTS[name].recipe
+    lines = repr(recipe).split("\n")
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= 100
+    assert eval(repr(recipe)) == recipe
+
+
+@pytest.mark.parametrize("weights", ["/a/long/folder" * 20, "/line\nend/\u202e'\";, "])
+def test_a_long_or_hostile_path_is_shown_on_short_lines(weights):
+    recipe = Recipe(weights=weights)
+    assert all(len(line) <= 100 and line.isprintable() for line in repr(recipe).split("\n"))
+    assert eval(repr(recipe)) == recipe
+    endless = repr(Recipe(weights="x" * 16_000))
+    assert len(endless.split("\n")) == 10
+    assert endless.endswith(" more)")
+
+
+def test_a_traced_number_is_shown_without_being_compared():
+    def see(value):
+        return repr(Recipe().with_traced("learning_rate", value))
+
+    seen = []
+    jax.eval_shape(lambda value: seen.append(see(value)), jax.numpy.float32(0.1))
+    assert "learning_rate=" in seen[0]

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxcifar.models.resnet import ResNet
-from jaxcifar.step.state import Draw, draw_key, init_state, init_variables
+from jaxcifar.step.state import Draw, draw_key, init_state, init_variables, start_state
 
 MODEL = ResNet(stage_sizes=(1,), width=4, stem="cifar")
 TX = optax.sgd(0.1, momentum=0.9)
@@ -68,3 +68,52 @@ def test_a_draw_is_the_same_inside_a_program_and_out():
     outside = draw_key(key, Draw.AUGMENT, 7)
     inside = jax.jit(lambda key, count: draw_key(key, Draw.AUGMENT, count))(key, jnp.int32(7))
     assert outside == inside
+
+
+class TestRepr:
+    """A state is shown by its sizes, whatever its leaves are."""
+
+    @pytest.fixture
+    def state(self):
+        params = {"conv": {"kernel": jnp.zeros((2, 3))}, "fc": {"bias": jnp.zeros(4)}}
+        return start_state(
+            {"params": params, "batch_stats": {"mean": jnp.zeros(5)}}, optax.sgd(0.1, 0.9), seed=0
+        )
+
+    @staticmethod
+    def text(step):
+        return (
+            f"TrainState({step}; parameters: 10 numbers in 2 leaves, 0.0 MB;\n"
+            "  BatchNorm statistics: 5 numbers in 1 leaf, 0.0 MB; "
+            "optimizer: 10 numbers in 2 leaves, 0.0 MB)"
+        )
+
+    def test_of_arrays(self, state):
+        assert repr(state) == self.text("step 0")
+        assert repr(state.replace(step=np.int32(1200))) == self.text("step 1,200")
+
+    def test_of_shapes_and_of_tracers(self, state):
+        seen = []
+        shapes = jax.eval_shape(lambda s: (seen.append(repr(s)), s)[1], state)
+        assert seen == [self.text("step not known yet")]
+        assert repr(shapes) == self.text("step not known")
+
+    def test_of_many_states(self, state):
+        states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+        states = states.replace(step=jnp.array([3, 7]))
+        assert "steps 3 to 7 of 2 states; parameters: 20 numbers" in repr(states)
+
+    def test_of_a_state_that_training_has_consumed(self, state):
+        jax.jit(lambda s: s.replace(step=s.step + 1), donate_argnums=0)(state)
+        assert "step not readable: given to a later state" in repr(state)
+
+    @pytest.mark.parametrize("leaf", [None, object(), "frozen", np.zeros(0)])
+    def test_of_any_tree(self, state, leaf):
+        text = repr(jax.tree.map(lambda _: leaf, state))
+        assert text.startswith("TrainState(step")
+        assert max(map(len, text.split("\n"))) <= 100
+
+    def test_in_an_error_of_jit(self, state):
+        with pytest.raises(ValueError, match="Non-hashable static arguments") as caught:
+            jax.jit(lambda s: s, static_argnums=0)(state)
+        assert self.text("step 0") in str(caught.value)

@@ -4,10 +4,9 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from jaxcifar.common.messages import escaped
-from jaxcifar.data.progress import progress_bar
 from jaxcifar.step import metrics
 from jaxcifar.training.progress import ProgressBar, duration
+from tests import fake_ipython
 
 
 class Terminal(io.StringIO):
@@ -49,15 +48,19 @@ def test_nothing_is_written_to_a_log_file(monkeypatch):
     assert sys.stderr.getvalue() == ""
 
 
-@pytest.mark.parametrize("label", ["digits\x1b[31m\nerror: forged", "a\r\u202eb\udcff"])
-def test_a_label_is_one_printable_line(label, monkeypatch):
+def test_a_bar_is_gone_when_its_line_comes(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with ProgressBar(label, 10) as bar:
+    with ProgressBar("epoch 1/2", 10) as bar:
+        bar.advance(10, sums(5, 10))
+    assert sys.stderr.getvalue().split("\r")[-2].isspace()
+
+
+def test_a_notebook_has_the_bar_that_a_terminal_has(monkeypatch):
+    fake_ipython.kernel(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with ProgressBar("epoch 1/2", 10) as bar:
         bar.advance(4, sums(1, 4))
-    with progress_bar(label, 10, unit="B", enabled=True) as other:
-        other.update(3)
-    shown = sys.stderr.getvalue()
-    assert shown.count(escaped(label)) >= 2
-    # tqdm itself moves the cursor: to the line's start, and to the line above.
-    assert shown.replace("\r", "").replace("\n", "").replace("\x1b[A", "").isprintable()
-    assert label not in shown
+        bar.advance(6, sums(5, 10))
+    assert "accuracy 0.500" in sys.stdout.getvalue()
+    assert sys.stderr.getvalue() == ""

@@ -13,6 +13,7 @@ from jaxcifar.visualize.pictures import (
     draw_grad_cam,
     draw_mistakes,
 )
+from jaxcifar.visualize.saving import save_picture
 
 CLASSES = ("8", "ship", "Ship", "a/b", "8_64", "x" * 300, "猫", "last", "index=8")
 
@@ -77,23 +78,23 @@ def test_no_drawing_replaces_another(stored_run, tmp_path):
     one, other = str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.png")
     layers = ["conv1"]
     drawn = [
-        draw_activations(stored_run, layers, one),
-        draw_activations(stored_run, layers, other),
-        draw_activations(stored_run, layers, "1"),
-        draw_activations(stored_run, layers, 1),
-        draw_activations(stored_run, ["layer1"], "1"),
-        draw_activations(stored_run, layers, "1", size=64),
-        draw_activations(stored_run, layers, "1", channels=2),
-        draw_activations(stored_run, layers, "1", which=0),
-        draw_grad_cam(stored_run, images=["1"]),
-        draw_grad_cam(stored_run, images=["2"]),
-        draw_grad_cam(stored_run, images=[one]),
-        draw_grad_cam(stored_run, images=["1"], target="3"),
-        draw_grad_cam(stored_run, images=["1"], layer="conv1"),
-        draw_mistakes(stored_run),
-        draw_mistakes(stored_run, split="validation"),
-        draw_mistakes(stored_run, count=3),
-        draw_confusion(stored_run),
-        draw_confusion(stored_run, split="train"),
+        save_picture(draw_activations, stored_run, layers, one),
+        save_picture(draw_activations, stored_run, layers, other),
+        save_picture(draw_activations, stored_run, layers, "1"),
+        save_picture(draw_activations, stored_run, layers, 1),
+        save_picture(draw_activations, stored_run, ["layer1"], "1"),
+        save_picture(draw_activations, stored_run, layers, "1", size=64),
+        save_picture(draw_activations, stored_run, layers, "1", channels=2),
+        save_picture(draw_activations, stored_run, layers, "1", which=0),
+        save_picture(draw_grad_cam, stored_run, images=["1"]),
+        save_picture(draw_grad_cam, stored_run, images=["2"]),
+        save_picture(draw_grad_cam, stored_run, images=[one]),
+        save_picture(draw_grad_cam, stored_run, images=["1"], target="3"),
+        save_picture(draw_grad_cam, stored_run, images=["1"], layer="conv1"),
+        save_picture(draw_mistakes, stored_run),
+        save_picture(draw_mistakes, stored_run, split="validation"),
+        save_picture(draw_mistakes, stored_run, count=3),
+        save_picture(draw_confusion, stored_run),
+        save_picture(draw_confusion, stored_run, split="train"),
     ]
     assert len(set(drawn)) == len(drawn) == len(list((stored_run / "figures").glob("*.png")))

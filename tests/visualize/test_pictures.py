@@ -26,6 +26,7 @@ from jaxcifar.visualize.pictures import (
     draw_grad_cam,
     draw_mistakes,
 )
+from jaxcifar.visualize.saving import save_picture
 from tests.conftest import random_variables
 
 LAYERS = ["conv1", "layer1.0.conv2"]
@@ -86,7 +87,7 @@ class TestActivations:
         self, stored_run, digits, drawn, probabilities
     ):
         layers = ["conv1_conv", "layer1"]
-        path = draw_activations(stored_run, layers, "8", channels=2)
+        path = save_picture(draw_activations, stored_run, layers, "8", channels=2)
         assert path.parent == stored_run / "figures"
         assert imread(path).ndim == 3
         ((pixels, maps), settings) = drawn[0]
@@ -107,13 +108,13 @@ class TestActivations:
         photo = tmp_path / "photo.jpg"
         Image.new("RGB", (40, 24), "red").save(photo)
         digest = hashlib.sha256(photo.read_bytes()).hexdigest()[:8]
-        path = draw_activations(stored_run, ["conv1"], str(photo))
+        path = save_picture(draw_activations, stored_run, ["conv1"], str(photo))
         assert path.name == f"activations_photo-{digest}_layers=conv1.png"
-        path = draw_activations(stored_run, ["conv1"], str(photo), size=48)
+        path = save_picture(draw_activations, stored_run, ["conv1"], str(photo), size=48)
         assert path.name == f"activations_photo-{digest}_layers=conv1_size=48.png"
-        path = draw_activations(stored_run, ["conv1"], "8", size=64)
+        path = save_picture(draw_activations, stored_run, ["conv1"], "8", size=64)
         assert path.name == "activations_8_layers=conv1_size=64.png"
-        draw_activations(stored_run, ["conv1"], str(photo), size="own")
+        save_picture(draw_activations, stored_run, ["conv1"], str(photo), size="own")
         shapes = [(pixels.shape, maps["conv1"].shape) for (pixels, maps), _ in drawn]
         assert shapes == [
             ((32, 32, 3), (16, 16, 4)),
@@ -148,10 +149,10 @@ class TestActivations:
             ((["conv1"], "400"), {}, "test image 400 does not exist"),
         ):
             with pytest.raises(RecipeError, match=message):
-                draw_activations(stored_run, *arguments, **{"out": out} | settings)
+                save_picture(draw_activations, stored_run, *arguments, **{"out": out} | settings)
         for image, message in (("text.png", "is not an image"), ("none.png", "no image file none")):
             with pytest.raises(ImageFileError, match=message):
-                draw_activations(stored_run, LAYERS, image, out=out)
+                save_picture(draw_activations, stored_run, LAYERS, image, out=out)
         assert sorted(p.name for p in tmp_path.rglob("*.png")) == before
 
     def test_an_image_file_needs_no_dataset(self, stored_run, tmp_path, monkeypatch):
@@ -159,7 +160,9 @@ class TestActivations:
             "jaxcifar.inference.labelled.load_labelled", lambda *_: pytest.fail("loaded")
         )
         Image.new("RGB", (16, 16), "blue").save(tmp_path / "blue.png")
-        assert draw_activations(stored_run, LAYERS, str(tmp_path / "blue.png")).exists()
+        assert save_picture(
+            draw_activations, stored_run, LAYERS, str(tmp_path / "blue.png")
+        ).exists()
 
 
 class TestGradCam:
@@ -173,7 +176,7 @@ class TestGradCam:
         ]
         confident = np.flatnonzero(own >= 0.9)
         assert 4 <= len(confident) < 99
-        path = draw_grad_cam(confident_network, count=3)
+        path = save_picture(draw_grad_cam, confident_network, count=3)
         assert path == stored_run / "figures" / "grad_cam_count=3.png"
         ((overlays,), settings) = drawn[0]
         assert [o.caption[0].split(":")[0] for o in overlays] == [
@@ -183,14 +186,14 @@ class TestGradCam:
             "Grad-CAM of the predicted class at layer1 (8x8), the first 3 test images, by index, "
             "predicted correctly with a probability of at least 0.9; run run, best checkpoint"
         )
-        draw_grad_cam(confident_network, count=99)
+        save_picture(draw_grad_cam, confident_network, count=99)
         ((overlays,), settings) = drawn[1]
         assert len(overlays) == len(confident)
         assert f"all {len(confident)} test images predicted correctly" in settings["title"]
         assert "(99 were requested)" in settings["title"]
 
     def test_the_map_is_of_the_requested_class_and_layer(self, stored_run, digits, drawn):
-        draw_grad_cam(stored_run, images=["8", "5"], target="3", layer="conv1_conv")
+        save_picture(draw_grad_cam, stored_run, images=["8", "5"], target="3", layer="conv1_conv")
         ((overlays,), settings) = drawn[0]
         network = network_of_run(stored_run)
         for overlay, image in zip(overlays, ("8", "5"), strict=True):
@@ -214,7 +217,7 @@ class TestGradCam:
             ({"images": []}, "no images"),
         ):
             with pytest.raises(RecipeError, match=message):
-                draw_grad_cam(stored_run, **settings)
+                save_picture(draw_grad_cam, stored_run, **settings)
         assert not (stored_run / "figures").exists()
 
 
@@ -222,7 +225,7 @@ class TestScores:
     def test_mistakes_are_the_most_confident_wrong_predictions(
         self, stored_run, digits, drawn, probabilities
     ):
-        path = draw_mistakes(stored_run, count=5)
+        path = save_picture(draw_mistakes, stored_run, count=5)
         assert path == stored_run / "figures" / "mistakes_count=5.png"
         ((images, captions), settings) = drawn[0]
         labels, predicted = digits.test.labels, probabilities.argmax(axis=1)
@@ -238,7 +241,7 @@ class TestScores:
         assert f"The 5 most confident of {len(wrong)} mistakes on 360 test" in settings["title"]
 
     def test_the_confusion_is_counted_drawn_and_written(self, stored_run, digits, probabilities):
-        path = draw_confusion(stored_run, out=stored_run / "new" / "c.png")
+        path = save_picture(draw_confusion, stored_run, out=stored_run / "new" / "c.png")
         assert path.exists()
         numbers = json.loads((stored_run / "new" / "c.json").read_text())
         counts = np.zeros((10, 10), int)
@@ -249,7 +252,9 @@ class TestScores:
         assert numbers["accuracy"] == np.trace(counts) / 360
         assert (numbers["split"], numbers["examples"]) == ("test", 360)
         assert numbers["class_names"] == list("0123456789")
-        draw_confusion(stored_run, out=stored_run / "new" / "c.png")  # its own may be replaced
+        save_picture(
+            draw_confusion, stored_run, out=stored_run / "new" / "c.png"
+        )  # its own may be replaced
 
     def test_a_run_scored_with_mirror_images_is_drawn_with_them(self, stored_run, digits, drawn):
         config = stored_run / "config.json"
@@ -266,7 +271,7 @@ class TestScores:
         plain, mirrored = (probabilities_of(network, x) for x in (images, images[:, :, ::-1]))
         predicted = (plain * mirrored).argmax(axis=1)
         assert (predicted != plain.argmax(axis=1)).any()
-        draw_confusion(network)
+        save_picture(draw_confusion, network)
         ((confusion, *_), titles) = drawn[0]
         counts = np.zeros((10, 10), int)
         np.add.at(counts, (digits.test.labels, predicted), 1)
@@ -276,31 +281,31 @@ class TestScores:
             network.model, network.variables, digits.test, normalize="half", mirror=True
         )
         assert np.trace(counts) / 360 == pytest.approx(scored["accuracy"])
-        draw_mistakes(network, count=1)
+        save_picture(draw_mistakes, network, count=1)
         wrong = np.sum(predicted != digits.test.labels)
         assert f"of {wrong} mistakes on" in drawn[1][1]["title"]
 
     def test_counts_never_replace_another_file(self, stored_run):
         before = (stored_run / "config.json").read_bytes()
         with pytest.raises(RecipeError, match=r"config\.json exists and holds no confusion matrix"):
-            draw_confusion(stored_run, out=stored_run / "config.png")
+            save_picture(draw_confusion, stored_run, out=stored_run / "config.png")
         assert (stored_run / "config.json").read_bytes() == before
         assert not (stored_run / "config.png").exists()
 
     def test_each_checkpoint_has_its_own_pictures(self, stored_run):
-        assert draw_mistakes(stored_run, which="last").name == "mistakes_last.png"
-        path = draw_activations(stored_run, ["conv1"], "8", which=0)
+        assert save_picture(draw_mistakes, stored_run, which="last").name == "mistakes_last.png"
+        path = save_picture(draw_activations, stored_run, ["conv1"], "8", which=0)
         assert path.name == "activations_8_layers=conv1_0.png"
 
     def test_other_splits_need_the_data_the_run_had(self, stored_run, digits):
-        draw_confusion(stored_run, split="validation")
+        save_picture(draw_confusion, stored_run, split="validation")
         numbers = stored_run / "figures" / "confusion_split=validation.json"
         numbers = json.loads(numbers.read_text())
         assert numbers["examples"] == len(digits.validation)
         config = stored_run / "config.json"
         config.write_text(config.read_text().replace(digits.fingerprint, "another"))
         with pytest.raises(RunError, match="use --split test"):
-            draw_confusion(stored_run, split="validation")
+            save_picture(draw_confusion, stored_run, split="validation")
 
 
 @pytest.fixture
@@ -319,12 +324,12 @@ def test_weights_without_a_run_are_drawn_the_same_way(
 ):
     monkeypatch.chdir(tmp_path)
     network = network_of_weights(weights, architecture="tiny", dataset="digits")
-    path = draw_activations(network, ["conv1"], "8")
+    path = save_picture(draw_activations, network, ["conv1"], "8")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
     assert str(path) == f"figures/w-{digest}/activations_8_layers=conv1.png"
     assert path.exists()
     assert "weights w.safetensors" in drawn[0][1]["title"]
-    draw_grad_cam(network, images=["8"], target="6")
+    save_picture(draw_grad_cam, network, images=["8"], target="6")
     for draw in (draw_confusion, draw_mistakes, draw_grad_cam):
         with pytest.raises(RecipeError, match="7 classes, not those of digits"):
             draw(network)
@@ -361,9 +366,11 @@ def test_an_invalid_index_is_one_short_error(digits, image):
 def test_other_data_have_pictures_of_their_own(photo_run, photos, tmp_path):
     (photos / "test").rename(tmp_path / "own")
     own = network_of_run(photo_run, dataset=f"folder:{tmp_path / 'own'}")
-    names = {draw_confusion(own).name}
+    names = {save_picture(draw_confusion, own).name}
     (tmp_path / "own").rename(photos / "test")
-    names.add(draw_confusion(photo_run).name)
-    names.add(draw_confusion(network_of_run(photo_run, dataset=f"folder:{photos}")).name)
+    names.add(save_picture(draw_confusion, photo_run).name)
+    names.add(
+        save_picture(draw_confusion, network_of_run(photo_run, dataset=f"folder:{photos}")).name
+    )
     assert len(names) == 2
     assert "confusion.png" in names
