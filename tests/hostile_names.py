@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from jaxcifar.common.files import read_json
-from jaxcifar.data import dataset_info, load_dataset, prepare_cifar10
+from jaxcifar.data import dataset_info, load_dataset, load_labelled, prepare_cifar10
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.batch_pickle import unpickle
 from jaxcifar.data.cifar10 import CLASS_NAMES
@@ -29,7 +29,7 @@ from jaxcifar.studies.reproduction.directory import ReportDirectory
 from jaxcifar.studies.reproduction.plan import PLAN
 from jaxcifar.studies.sweeps import read_sweep
 from jaxcifar.visualize.pictures import draw_confusion
-from tests.data import made_archives
+from tests.data import made_archives, made_parquet
 from tests.fuzz import test_readers as fuzz
 from tests.models.weights import made_torch
 
@@ -130,6 +130,66 @@ def tfds_name(folder, name):
 @reader
 def tfds_folder_path(folder, name):
     dataset_info("tfds:made", data_dir=folder)
+
+
+@reader
+def parquet_is_missing(folder, name):
+    dataset_info(f"parquet:{folder / name / name}")
+
+
+@reader
+def parquet_is_damaged(folder, name):
+    write(folder / name / "train.parquet", b"no Parquet")
+    write(folder / name / "test.parquet", b"no Parquet")
+    dataset_info(f"parquet:{folder / name}")
+
+
+@reader
+def parquet_has_configurations(folder, name):
+    for config in (name, "other"):
+        write(folder / config / "train.parquet", b"no Parquet")
+    dataset_info(f"parquet:{folder}")
+
+
+@reader
+def parquet_column(folder, name):
+    path = made_parquet.write_hub(folder / "test.parquet", made_parquet.pictures(2), [0, 1])
+    load_labelled(f"parquet:{path}#label={name.replace('#', '')}", side=8)
+
+
+@reader
+def parquet_has_other_columns(folder, name):
+    values = {no_surrogates(name): [1]}
+    load_labelled(f"parquet:{made_parquet.write(folder / 'test.parquet', values)}", side=8)
+
+
+@reader
+def parquet_has_other_classes(folder, name):
+    for split, last in (("train", no_surrogates(name)), ("test", "bee")):
+        images = made_parquet.pictures(2)
+        made_parquet.write_hub(folder / f"{split}.parquet", images, [0, 1], names=["ant", last])
+    dataset_info(f"parquet:{folder}")
+
+
+@reader
+def parquet_has_other_texts(folder, name):
+    for split, last in (("train", "bee"), ("test", no_surrogates(name))):
+        values = {"image": made_parquet.structs([b"x", b"x"]), "label": ["ant", last]}
+        made_parquet.write(folder / f"{split}.parquet", values)
+    dataset_info(f"parquet:{folder}")
+
+
+@reader
+def parquet_has_damaged_pictures_path(folder, name):
+    # pyarrow cannot write to a path that is no text.
+    path = made_parquet.write_hub(folder.parent / "test.parquet", [b"x"], [0])
+    path = path.rename(folder / "test.parquet")
+    load_labelled(f"parquet:{path}", side=8).source.read(np.array([0]))
+
+
+@reader
+def hub_dataset_name(folder, name):
+    dataset_info(f"hf:{name}")
 
 
 @reader

@@ -88,7 +88,7 @@ def test_cifar10_is_loaded_by_name(data_dir, archives, source, images, monkeypat
         (
             "cifar",
             {},
-            "unknown dataset 'cifar'; did you mean 'cifar10'? (name your own data folder:PATH",
+            "unknown dataset 'cifar'; did you mean 'cifar10'? (name your own data folder:PATH, ",
         ),
         ("CIFAR-10", {}, "did you mean 'cifar10'?"),
         ("digit", {}, "did you mean 'digits'?"),

@@ -9,9 +9,11 @@ import io
 import json
 import struct
 import tarfile
+import tempfile
 import time
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ from jaxcifar.data import cache
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.cifar10 import CLASS_NAMES
 from jaxcifar.data.image_file import read_image
+from jaxcifar.data.parquet_any import find_parquet
+from jaxcifar.data.parquet_rows import digest_pictures
 from jaxcifar.data.tfds_store import find_prepared
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.weights import read_weights
@@ -37,7 +41,7 @@ from jaxcifar.studies.reproduction.plan import PLAN
 from jaxcifar.studies.reproduction.report import Entry, Report, build_page
 from jaxcifar.studies.sweeps.directory import SweepDirectory, read_sweep
 from jaxcifar.studies.sweeps.result import COLUMNS as SWEEP_COLUMNS
-from tests.data import made_archives
+from tests.data import made_archives, made_parquet
 from tests.fuzz.mutations import changed_bytes, changed_json
 from tests.models.weights import made_torch
 from tests.studies.reproduction.test_report import MACHINE, REPORTED, write_run
@@ -140,6 +144,18 @@ def prepared(folder, data):
     dataset = find_prepared(folder, CLASS_NAMES, {"train": 100, "test": 20})
     assert dataset is not None
     assert all(file.parent == directory for file in dataset.files)
+
+
+def parquet(folder, data):
+    path = folder / "test.parquet"
+    path.write_bytes(data)
+    found = find_parquet(f"parquet:{path}", split="test")
+    source, labels = found.sources(8)["test"], found.labels["test"]
+    assert 0 <= labels.min() <= labels.max() < len(found.class_names)
+    images, faults = source.try_read(np.arange(len(source)))
+    assert images.images.shape == (len(labels), 8, 8, 3)
+    assert len(faults) <= len(labels)
+    digest_pictures(found.splits["test"], labels, lambda count: None)
 
 
 def decoded_cache(folder, data):
@@ -374,6 +390,15 @@ def named(name, strategy):
     return strategy.map(lambda data: name.encode() + b"\n" + data)
 
 
+def parquet_file():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.parquet"
+        images = made_parquet.pictures(6)
+        made_parquet.write_hub(path, images, [0, 1, 2] * 2, row_group_size=4)
+        return path.read_bytes()
+
+
+PARQUET = parquet_file()
 JSONL = (json.dumps(ROW) + "\n" + json.dumps(ROW | {"epoch": 2, "step": 20}) + "\n").encode()
 CASES = {
     "safetensors": (
@@ -426,6 +451,7 @@ CASES = {
             named("label.labels.txt", changed_bytes(PREPARED["label.labels.txt"])),
         ),
     ),
+    "parquet": (parquet, DataError, changed_bytes(PARQUET)),
     "cache": (
         decoded_cache,
         (),
@@ -502,6 +528,7 @@ def good_files():
         ("plan.json", json.dumps(MARK).encode()),
         ("hub", json.dumps(HUB).encode()),
         ("cache", b"test_labels.npy\n" + CACHED["test_labels.npy"]),
+        ("parquet", PARQUET),
         ("prepared", b"features.json\n" + PREPARED["features.json"]),
     )
     yield from ((kind, picture(kind.upper())) for kind in ("png", "jpeg", "gif", "webp", "tiff"))
