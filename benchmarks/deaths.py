@@ -38,9 +38,9 @@ import numpy as np
 from benchmarks.harness import save
 from benchmarks.kill_and_resume import contents, digest
 from jaxcifar.data import Dataset
-from jaxcifar.data.archive import CifarFormat
 from jaxcifar.data.cache import cached
 from jaxcifar.data.cifar10 import CLASS_NAMES, ArchiveSource, prepare_cifar10
+from jaxcifar.data.cifar_format import CifarFormat
 from jaxcifar.data.tfds_layout import import_tfds
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.models.weights import read_weights, write_safetensors

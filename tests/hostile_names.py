@@ -11,7 +11,6 @@ from jaxcifar.common.files import read_json
 from jaxcifar.data import dataset_info, load_dataset, load_labelled, prepare_cifar10
 from jaxcifar.data.archive import read_archive
 from jaxcifar.data.batch_pickle import unpickle
-from jaxcifar.data.cifar10 import CLASS_NAMES
 from jaxcifar.data.image_file import read_image
 from jaxcifar.data.tfds_store import find_prepared
 from jaxcifar.models.preprocessing import Preprocessing
@@ -228,7 +227,7 @@ def pickled_batch(folder, name):
 def prepared_tfds(folder, name, file, content):
     for each, text in fuzz.PREPARED.items():
         write(folder / "cifar10" / "3.0.2" / each, content if each == file else text)
-    assert find_prepared(folder, CLASS_NAMES, {"train": 100, "test": 20}) is None
+    assert find_prepared(folder, made_archives.FORM) is None
 
 
 @reader
@@ -244,7 +243,7 @@ def tfds_split(folder, name):
 
 @reader
 def tfds_labels(folder, name):
-    labels = "\n".join((one_line(name), *CLASS_NAMES[1:]))
+    labels = "\n".join((one_line(name), *made_archives.FORM.class_names[1:]))
     prepared_tfds(folder, name, "label.labels.txt", os.fsencode(labels))
 
 

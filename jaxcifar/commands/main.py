@@ -29,7 +29,8 @@ _RESUME = "what was saved is intact; --resume continues from it"
 _REPEAT = "what was saved is intact; the same command continues from it"
 COMMANDS = {
     "prepare-data": Command(
-        "download CIFAR-10 and prepare it for training", "run the same command again to continue"
+        "download CIFAR-10 or CIFAR-100 and prepare it for training",
+        "run the same command again to continue",
     ),
     "train": Command("train a network by a named experiment", _RESUME),
     "evaluate": Command("score a run's checkpoint"),

@@ -7,6 +7,7 @@ Nothing here knows JAX, networks or runs. Others import these names, `image_file
 from jaxcifar.common.errors import DataError
 from jaxcifar.data.chunks import cores
 from jaxcifar.data.cifar10 import prepare_cifar10
+from jaxcifar.data.cifar100 import prepare_cifar100
 from jaxcifar.data.dataset import (
     Dataset,
     LabelledSource,
@@ -48,6 +49,7 @@ __all__ = [
     "located",
     "pictures",
     "prepare_cifar10",
+    "prepare_cifar100",
     "reading",
     "split_indices",
 ]

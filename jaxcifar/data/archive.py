@@ -1,4 +1,4 @@
-"""The original CIFAR-10 archives, read from the tar stream without unpacking anything to disk.
+"""The original CIFAR archives, read from the tar stream without unpacking anything to disk.
 
 There are two versions with the same images (https://www.cs.toronto.edu/~kriz/cifar.html):
 
@@ -7,13 +7,17 @@ There are two versions with the same images (https://www.cs.toronto.edu/~kriz/ci
 - python: the same six batches and `batches.meta` as Python 2 pickles of a dictionary with `data`
   (uint8 `[10000, 3072]`) and `labels` (a list).
 
+Those of CIFAR-100 have the batches `train` (50,000 images) and `test` (10,000). A binary record
+begins with the coarse and the fine label, a python batch has the lists `fine_labels` and
+`coarse_labels`; the names are in `fine_label_names.txt` and `coarse_label_names.txt`, or in `meta`.
+
 An archive may come from anywhere, so nothing in it is trusted: sizes are limited before a byte is
 kept, and pickles cannot run code, see `batch_pickle`.
 """
 
 import gzip
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -24,39 +28,13 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import printable, shown
 from jaxcifar.data.batch_pickle import PickledArray, unpickle
+from jaxcifar.data.cifar_format import PIXELS, SIDE, CifarFormat, LabelSet, TwiceLabelled
 from jaxcifar.data.dataset import Dataset
 
-SIDE = 32
-PIXELS = 3 * SIDE * SIDE
 _SMALL_MEMBER = 1 << 16  # readme.html and the class names are 88 and 61 bytes
 _CHUNK = 1 << 16
 _OVERHEAD = 1 << 20  # headers, padding and read-ahead; the originals have 20 kB of them
 _MAX_HEADER = 1 << 12  # of an extended header, such as one for a long name
-
-
-@dataclass(frozen=True)
-class CifarFormat:
-    """How much a CIFAR archive holds; the tests read archives with fewer records.
-
-    Attributes:
-        records: images in one batch.
-        train_batches: training batches; there is always one test batch.
-        class_names: the class names that the archive must give.
-    """
-
-    records: int
-    train_batches: int
-    class_names: tuple[str, ...]
-
-    @property
-    def train_records(self) -> int:
-        """Number of training images."""
-        return self.records * self.train_batches
-
-    def batches(self, suffix: str) -> tuple[str, ...]:
-        """Member names of the training batches in order, then of the test batch."""
-        train = (f"data_batch_{i + 1}{suffix}" for i in range(self.train_batches))
-        return (*train, f"test_batch{suffix}")
 
 
 class _Readable(Protocol):
@@ -68,15 +46,20 @@ class _Kind:
     """One of the two versions of a CIFAR archive."""
 
     suffix: str
-    meta: str
     bytes_per_record: int  # an upper bound: pickles also hold a file name of about 40 bytes
-    read_batch: Callable[[str, bytes, CifarFormat], Dataset]
-    read_meta: Callable[[str, bytes], tuple[str, ...]]
+    read_batch: Callable[[str, bytes, int, CifarFormat], Dataset]
+    names_file: Callable[[CifarFormat, LabelSet], str]
+    read_names: Callable[[str, bytes, LabelSet], tuple[str, ...]]
 
     def limits(self, form: CifarFormat) -> dict[str, int]:
         """The most bytes each expected member may have."""
-        batch = form.records * self.bytes_per_record + (_SMALL_MEMBER if not self.suffix else 0)
-        return dict.fromkeys(form.batches(self.suffix), batch) | {self.meta: _SMALL_MEMBER}
+        small = 0 if self.suffix else _SMALL_MEMBER
+        batches = {
+            name: records * self.bytes_per_record + small
+            for name, records in form.batches(self.suffix).items()
+        }
+        names = (self.names_file(form, label_set) for label_set in form.labels)
+        return batches | dict.fromkeys(names, _SMALL_MEMBER)
 
 
 def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
@@ -84,6 +67,9 @@ def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
 
     Other members are ignored if they are regular files of at most 64 KiB (the originals have a
     `readme.html`); otherwise the archive is refused.
+
+    Returns:
+        The data of both splits; of CIFAR-100 they are `TwiceLabelled`.
 
     Raises:
         DataError: the archive is cut short, or anything in it is not as expected.
@@ -98,21 +84,47 @@ def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
             f"({printable(str(error) or type(error).__name__)}); it is damaged or something else, "
             "so download it again"
         ) from error
-    names = kind.read_meta(f"{kind.meta} in {path}", members.pop(kind.meta))
-    if names != form.class_names:
-        raise DataError(
-            f"{kind.meta} in {path} names the classes {printable(', '.join(names))}; expected "
-            f"{', '.join(form.class_names)}"
-        )
+    _check_names(path, form, kind, members)
     batches = [
-        kind.read_batch(f"{name} in {path}", members.pop(name), form)
-        for name in form.batches(kind.suffix)
+        kind.read_batch(f"{name} in {path}", members.pop(name), records, form)
+        for name, records in form.batches(kind.suffix).items()
     ]
-    train = Dataset(
-        np.concatenate([batch.images for batch in batches[:-1]]),
-        np.concatenate([batch.labels for batch in batches[:-1]]),
+    contents = {"train": _join(batches[:-1]), "test": batches[-1]}
+    _check_hierarchy(path, contents)
+    return contents
+
+
+def _check_names(path: Path, form: CifarFormat, kind: _Kind, members: dict[str, bytes]) -> None:
+    for label_set in form.labels:
+        file = kind.names_file(form, label_set)
+        names = kind.read_names(f"{file} in {path}", members[file], label_set)
+        if names != label_set.class_names:
+            raise DataError(
+                f"{file} in {path} names the classes {printable(', '.join(names))}; expected "
+                f"{printable(', '.join(label_set.class_names))}"
+            )
+
+
+def _join(batches: Sequence[Dataset]) -> Dataset:
+    if len(batches) == 1:
+        return batches[0]
+    return Dataset(
+        np.concatenate([batch.images for batch in batches]),
+        np.concatenate([batch.labels for batch in batches]),
     )
-    return {"train": train, "test": batches[-1]}
+
+
+def _check_hierarchy(path: Path, contents: Mapping[str, Dataset]) -> None:
+    """A fine class belongs to one coarse class, in both splits."""
+    coarse_of: dict[int, int] = {}
+    for split, data in contents.items():
+        if isinstance(data, TwiceLabelled):
+            for fine, coarse in np.unique([data.labels, data.coarse], axis=1).T.tolist():
+                if coarse_of.setdefault(fine, coarse) != coarse:
+                    raise DataError(
+                        f"{path} has images of the fine label {fine} with the coarse labels "
+                        f"{coarse_of[fine]} and {coarse} ({split}); expected one"
+                    )
 
 
 def max_bytes(form: CifarFormat) -> int:
@@ -146,8 +158,8 @@ class _Bounded:
     It stops a decompression bomb, and millions of headers, which tarfile would keep in memory.
     """
 
-    def __init__(self, stream: _Readable, path: Path) -> None:
-        self._stream, self._left, self._path = stream, _OVERHEAD, path
+    def __init__(self, stream: _Readable, path: Path, title: str) -> None:
+        self._stream, self._left, self._path, self._title = stream, _OVERHEAD, path, title
 
     def expect(self, size: int) -> None:
         """Allow the next member to be read."""
@@ -157,7 +169,7 @@ class _Bounded:
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise DataError(f"{self._path} unpacks to more than CIFAR-10 can hold; refused")
+            raise DataError(f"{self._path} unpacks to more than {self._title} can hold; refused")
         return data
 
 
@@ -166,7 +178,7 @@ def _read_members(path: Path, form: CifarFormat) -> tuple[_Kind, dict[str, bytes
     members: dict[str, bytes] = {}
     archive_kind: _Kind | None = None
     with gzip.open(path) as unzipped:
-        stream = _Bounded(unzipped, path)
+        stream = _Bounded(unzipped, path, form.title)
         with tarfile.open(
             # In stream mode it only calls `read`.
             fileobj=stream,  # type: ignore[call-overload]
@@ -185,7 +197,9 @@ def _read_members(path: Path, form: CifarFormat) -> tuple[_Kind, dict[str, bytes
                 if kind is None:
                     continue
                 if archive_kind not in (None, kind):
-                    raise DataError(f"{path} mixes the binary and the python version of CIFAR-10")
+                    raise DataError(
+                        f"{path} mixes the binary and the python version of {form.title}"
+                    )
                 if name in members:
                     raise DataError(f"{path} holds {name} twice; refused")
                 archive_kind = kind
@@ -194,8 +208,8 @@ def _read_members(path: Path, form: CifarFormat) -> tuple[_Kind, dict[str, bytes
                 members[name] = file.read()
     if archive_kind is None:
         raise DataError(
-            f"{path} holds no CIFAR-10 batches; expected the archive cifar-10-binary.tar.gz or "
-            "cifar-10-python.tar.gz"
+            f"{path} holds no {form.title} batches; expected the archive "
+            f"{form.title.lower()}-binary.tar.gz or {form.title.lower()}-python.tar.gz"
         )
     missing = sorted(archive_kind.limits(form).keys() - members.keys())
     if missing:
@@ -226,54 +240,65 @@ def _check_size(member: tarfile.TarInfo, limit: int, path: Path) -> None:
         )
 
 
-def _check_labels(name: str, labels: Sequence[int] | NDArray[np.uint8], form: CifarFormat) -> None:
-    low, high, classes = min(labels), max(labels), len(form.class_names)
+def _check_labels(name: str, labels: Sequence[int] | NDArray[np.uint8], classes: int) -> None:
+    low, high = min(labels), max(labels)
     if not 0 <= low <= high < classes:
         raise DataError(f"{name} has labels from {low} to {high}; expected 0 to {classes - 1}")
 
 
-def _to_dataset(pixels: NDArray[np.uint8], labels: NDArray[np.int32]) -> Dataset:
+def _to_dataset(pixels: NDArray[np.uint8], labels: Sequence[NDArray[np.int32]]) -> Dataset:
     """Pixels `[n, 3072]`, channels first, to images `[n, 32, 32, 3]`."""
     planes = pixels.reshape(-1, 3, SIDE, SIDE)
-    return Dataset(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return Dataset(images, labels[0]) if len(labels) == 1 else TwiceLabelled(images, *labels)
 
 
-def _read_binary_batch(name: str, data: bytes, form: CifarFormat) -> Dataset:
-    size = form.records * (1 + PIXELS)
+def _read_binary_batch(name: str, data: bytes, count: int, form: CifarFormat) -> Dataset:
+    record = len(form.labels) + PIXELS
+    size = count * record
     if len(data) != size:
-        raise DataError(
-            f"{name} has {len(data):,} bytes; {form.records:,} images take exactly {size:,}"
-        )
-    records = np.frombuffer(data, np.uint8).reshape(form.records, 1 + PIXELS)
-    _check_labels(name, records[:, 0], form)
-    return _to_dataset(records[:, 1:], records[:, 0].astype(np.int32))
+        raise DataError(f"{name} has {len(data):,} bytes; {count:,} images take exactly {size:,}")
+    records = np.frombuffer(data, np.uint8).reshape(count, record)
+    labels = []
+    for i, label_set in enumerate(form.labels):
+        column = records[:, len(form.labels) - 1 - i]  # the coarse label comes first
+        _check_labels(name, column, len(label_set.class_names))
+        labels.append(column.astype(np.int32))
+    return _to_dataset(records[:, len(labels) :], labels)
 
 
-def _read_binary_meta(name: str, data: bytes) -> tuple[str, ...]:
+def _read_binary_names(name: str, data: bytes, label_set: LabelSet) -> tuple[str, ...]:
+    del name, label_set  # a file has the names of one kind of label
     return tuple(data.decode("ascii", "replace").split())
 
 
-def _read_python_batch(name: str, data: bytes, form: CifarFormat) -> Dataset:
+def _read_python_batch(name: str, data: bytes, count: int, form: CifarFormat) -> Dataset:
     batch = unpickle(name, data)
-    pixels, labels = batch.get(b"data"), batch.get(b"labels")
-    if not isinstance(pixels, PickledArray) or pixels.shape != (form.records, PIXELS):
-        raise DataError(f"{name} has no uint8 `data` of {form.records:,} x {PIXELS:,} pixels")
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError(f"{name} has no list of whole numbers named `labels`")
-    if len(labels) != form.records:
-        raise DataError(f"{name} has {len(labels):,} labels for {form.records:,} images")
-    _check_labels(name, labels, form)
-    return _to_dataset(pixels.values(), np.array(labels, np.int32))
+    pixels = batch.get(b"data")
+    if not isinstance(pixels, PickledArray) or pixels.shape != (count, PIXELS):
+        raise DataError(f"{name} has no uint8 `data` of {count:,} x {PIXELS:,} pixels")
+    labels = []
+    for label_set in form.labels:
+        values, key = batch.get(label_set.key), label_set.key.decode()
+        if not isinstance(values, list) or not all(type(label) is int for label in values):
+            raise DataError(f"{name} has no list of whole numbers named `{key}`")
+        if len(values) != count:
+            raise DataError(f"{name} has {len(values):,} {key} for {count:,} images")
+        _check_labels(name, values, len(label_set.class_names))
+        labels.append(np.array(values, np.int32))
+    return _to_dataset(pixels.values(), labels)
 
 
-def _read_python_meta(name: str, data: bytes) -> tuple[str, ...]:
-    names = unpickle(name, data).get(b"label_names")
+def _read_python_names(name: str, data: bytes, label_set: LabelSet) -> tuple[str, ...]:
+    names = unpickle(name, data).get(label_set.names_key)
     if not isinstance(names, list) or not all(isinstance(each, bytes) for each in names):
-        raise DataError(f"{name} has no list of strings named `label_names`")
+        raise DataError(f"{name} has no list of strings named `{label_set.names_key.decode()}`")
     return tuple(each.decode("ascii", "replace") for each in names)
 
 
 _KINDS = (
-    _Kind(".bin", "batches.meta.txt", 1 + PIXELS, _read_binary_batch, _read_binary_meta),
-    _Kind("", "batches.meta", PIXELS + 200, _read_python_batch, _read_python_meta),
+    _Kind(
+        ".bin", 2 + PIXELS, _read_binary_batch, lambda _, each: each.names_file, _read_binary_names
+    ),
+    _Kind("", PIXELS + 200, _read_python_batch, lambda form, _: form.meta, _read_python_names),
 )

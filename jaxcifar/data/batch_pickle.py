@@ -36,7 +36,7 @@ def unpickle(name: str, data: bytes) -> dict[Any, Any]:
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a hostile pickle can raise anything
         raise DataError(
-            f"{name} is not the pickle of a CIFAR-10 batch ({printable(str(error))}); refused"
+            f"{name} is not the pickle of a CIFAR batch ({printable(str(error))}); refused"
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{name} is not the pickle of a dictionary; refused")

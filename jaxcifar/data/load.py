@@ -1,6 +1,6 @@
 """The datasets by name, and the one function that loads them.
 
-Two are built in. Names that begin with "folder:", "tfds:", "parquet:" or "hf:" are the user's own:
+Four are built in. Names that begin with "folder:", "tfds:", "parquet:" or "hf:" are the user's own:
 see `own`.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import did_you_mean
-from jaxcifar.data import cifar10, digits, own, tfds_any
-from jaxcifar.data.archive import SIDE
+from jaxcifar.data import cifar10, cifar100, digits, own, tfds_any
 from jaxcifar.data.arrays import is_arrays, not_by_name
+from jaxcifar.data.cifar_format import SIDE, CifarFormat
 from jaxcifar.data.dataset import Dataset, LabelledSource, Rows
 from jaxcifar.data.info import DatasetInfo as DatasetInfo
 from jaxcifar.data.info import warn_absent
@@ -25,15 +25,20 @@ from jaxcifar.data.split import check_seed, check_sizes, choose_indices, split_i
 from jaxcifar.data.splits import LabelledData, Splits
 from jaxcifar.data.tfds_layout import data_root
 
+
+def _cifar_info(name: str, class_names: tuple[str, ...], form: CifarFormat) -> DatasetInfo:
+    pool, test = form.counts["train"], form.counts["test"]
+    return DatasetInfo(name, class_names, pool, test, SIDE, default_split=(40_000, 10_000))
+
+
+COARSE = "cifar100:coarse"
+_CIFAR = (
+    _cifar_info("cifar10", cifar10.CLASS_NAMES, cifar10.CIFAR10.form),
+    _cifar_info("cifar100", cifar100.CLASS_NAMES, cifar100.CIFAR100.form),
+    _cifar_info(COARSE, cifar100.COARSE_NAMES, cifar100.CIFAR100.form),
+)
 _BUILT_IN = (
-    DatasetInfo(
-        "cifar10",
-        cifar10.CLASS_NAMES,
-        pool=cifar10.CIFAR10.counts["train"],
-        test=cifar10.CIFAR10.counts["test"],
-        side=SIDE,
-        default_split=(40_000, 10_000),
-    ),
+    *_CIFAR,
     DatasetInfo(
         "digits",
         digits.CLASS_NAMES,
@@ -138,7 +143,7 @@ def load_dataset(
 ) -> Splits:
     """Load a dataset and split its training data into training and validation.
 
-    CIFAR-10's images are decoded once (14 s) and cached in `$JAXCIFAR_CACHE_DIR`; later loads take
+    CIFAR's images are decoded once (14 s) and cached in `$JAXCIFAR_CACHE_DIR`; later loads take
     well under a second. So are those of the user's own datasets, unless loaded lazily; these are
     listed anew by each load, and their contents are hashed once for each state of the files. The
     rows are chosen by `jaxcifar.data.split.split_indices`; if the dataset has a validation split of
@@ -153,11 +158,11 @@ def load_dataset(
         stratified: whether both splits keep the class proportions.
         seed: chooses the rows. The test split does not depend on it.
         data_dir: the folder of TFDS data; else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-        download: whether to download and prepare CIFAR-10 if it is not there.
+        download: whether to download and prepare CIFAR-10 or CIFAR-100 if it is not there.
         side: height and width, pixels, to which images of several sizes are scaled; ignored if all
             images have one size.
         lazy: return the same images in the same order, but as `Rows` that are not in memory. Each
-            time they are asked for, CIFAR-10's are read from the decoded copy on disk, and those of
+            time they are asked for, CIFAR's are read from the decoded copy on disk, and those of
             the user's own datasets are decoded.
         follow_links: as in `dataset_info`.
 
@@ -206,7 +211,7 @@ def load_dataset(
 
 def _data_dir(name: str, data_dir: str | Path | None) -> str | None:
     """The absolute path of the folder of TFDS data that a dataset lies in; None if in no such."""
-    if name != "cifar10" and not name.startswith(tfds_any.PREFIX):
+    if name not in {info.name for info in _CIFAR} and not name.startswith(tfds_any.PREFIX):
         return None
     return os.path.abspath(data_root(data_dir))
 
@@ -218,8 +223,12 @@ def _load_built_in(name: str, data_dir: str | Path | None, download: bool) -> tu
     """The pool to train on and the test data, and their fingerprint."""
     if name == "digits":
         train, test, fingerprint = digits.load_digits()
-    else:
+    elif name == "cifar10":
         train, test, fingerprint = cifar10.load_cifar10(data_dir, download=download)
+    else:
+        train, test, fingerprint = cifar100.load_cifar100(
+            data_dir, coarse=name == COARSE, download=download
+        )
     return {"train": train, "test": test}, fingerprint
 
 

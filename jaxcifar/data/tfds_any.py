@@ -355,8 +355,8 @@ def _not_found(name: str, config: str | None, root: Path) -> str:
 
 
 def _how_to_prepare(name: str, config: str | None, root: Path) -> str:
-    if name == "cifar10":
-        return f"prepare it: {PREPARE} cifar10 --data-dir {root}"
+    if name in ("cifar10", "cifar100"):
+        return f"prepare it: {PREPARE} {name} --data-dir {root}"
     return (
         "prepare it with TFDS (for most datasets this one step needs TensorFlow): tfds build "
         f"{name}{f'/{config}' if config else ''} --file_format={FORMAT} --data_dir={root}"

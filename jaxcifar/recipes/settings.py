@@ -35,10 +35,10 @@ class Settings:
     dataset: str = setting(
         "data",
         "cifar10",
-        "cifar10, digits (small, shipped), folder:PATH (pictures in PATH/train/CLASS and "
-        "PATH/test/CLASS; needs a resize), tfds:NAME[/CONFIG] (prepared by TFDS as "
-        "array_record), parquet:PATH or hf:OWNER/NAME[/CONFIG][@REVISION] (Parquet files in PATH "
-        "or on the Hugging Face hub; need a resize); see normalization, too",
+        "cifar10, cifar100, cifar100:coarse (20 classes), digits (small, shipped), folder:PATH "
+        "(pictures in PATH/train/CLASS and PATH/test/CLASS; needs a resize), tfds:NAME[/CONFIG] "
+        "(prepared by TFDS as array_record), parquet:PATH or hf:OWNER/NAME[/CONFIG][@REVISION] "
+        "(Parquet files in PATH or on the Hugging Face hub; need a resize); see normalization, too",
     )
     train_size: int | None = setting("data", None, "images trained on", unset="the dataset's split")
     validation_size: int | None = setting("data", None, "images validated on, disjoint from those")

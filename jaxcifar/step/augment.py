@@ -21,6 +21,8 @@ Interpolation = Literal["nearest", "bilinear"]
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     # Measured on CIFAR-10's 50,000 train images.
     "cifar10": ((0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    # Of CIFAR-100's 50,000 train images: the values that are usual in published code.
+    "cifar100": ((0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)),
     # Those of torchvision's ImageNet weights.
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # Maps [0, 1] to [-1, 1]; for data without published values, such as digits.

@@ -45,7 +45,7 @@ def test_subcommands_and_experiments(bash):
     assert bash('jaxcifar ""') == set(COMMANDS)
     assert bash("jaxcifar prep") == {"prepare-data"}
     assert bash('jaxcifar train ""') == set(EXPERIMENTS)
-    assert bash('jaxcifar prepare-data ""') == {"cifar10"}
+    assert bash('jaxcifar prepare-data ""') == {"cifar10", "cifar100"}
 
 
 def test_options_and_their_choices(bash):

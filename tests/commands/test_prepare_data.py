@@ -63,6 +63,6 @@ def test_help_tells_a_new_user_what_to_do(prepare):
 
 
 def test_an_unknown_dataset_is_refused(prepare):
-    status, _, error = prepare("cifar100")
+    status, _, error = prepare("cifar1000")
     assert status == 2
     assert "choose from" in error

@@ -1,5 +1,6 @@
-"""Small archives in the two formats of the CIFAR-10 originals, with made-up images."""
+"""Small archives in the two formats of the CIFAR originals, with made-up images."""
 
+import dataclasses
 import hashlib
 import io
 import struct
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcifar.data.archive import CifarFormat
-from jaxcifar.data.cifar10 import CLASS_NAMES, ArchiveSource
+from jaxcifar.data.cifar import ArchiveSource
+from jaxcifar.data.cifar10 import CLASS_NAMES
+from jaxcifar.data.cifar100 import CIFAR100
+from jaxcifar.data.cifar_format import CifarFormat, TwiceLabelled
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.download import Remote
 
 FORM = CifarFormat(records=20, train_batches=5, class_names=CLASS_NAMES)
+FORM_100 = dataclasses.replace(CIFAR100.form, records=200, test_records=100)
 Members = dict[str, bytes]
 Edit = Callable[[tarfile.TarFile], None]
 
@@ -29,6 +33,18 @@ def made_images(seed: int = 0) -> tuple[Dataset, Dataset]:
         return Dataset(images, labels.astype(np.int32))
 
     return noise(FORM.train_records), noise(FORM.records)
+
+
+def made_images_100(seed: int = 0) -> tuple[TwiceLabelled, TwiceLabelled]:
+    """200 training and 100 test images of noise, equally many of each of the 100 classes."""
+    generator = np.random.default_rng(seed)
+
+    def noise(n: int) -> TwiceLabelled:
+        fine = generator.permutation(np.arange(n) % 100).astype(np.int32)
+        images = generator.integers(0, 256, (n, 32, 32, 3), np.uint8)
+        return TwiceLabelled(images, fine, (fine * 7 + 3) % 20)
+
+    return noise(FORM_100.records), noise(FORM_100.counts["test"])
 
 
 def planes(dataset: Dataset) -> np.ndarray:
@@ -70,14 +86,62 @@ def pickled(batch: Dataset) -> bytes:
 def pickled_batch(
     data: bytes, shape: tuple[int, int], labels: bytes, dtype: bytes = b"u1"
 ) -> bytes:
-    array = (
+    array = _array(data, shape, dtype)
+    return b"\x80\x02}(" + _string(b"data") + array + _string(b"labels") + labels + b"u."
+
+
+def _array(data: bytes, shape: tuple[int, int], dtype: bytes = b"u1") -> bytes:
+    return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + _string(b"b") + b"tR"
         b"(K\x01(" + _int(shape[0]) + _int(shape[1]) + b"t"
         b"cnumpy\ndtype\n(" + _string(dtype) + b"K\x00K\x01tR"
         b"(K\x03" + _string(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         b"\x89" + _long_string(data) + b"tb"
     )
-    return b"\x80\x02}(" + _string(b"data") + array + _string(b"labels") + labels + b"u."
+
+
+def members_100(kind: str, train: TwiceLabelled, test: TwiceLabelled) -> Members:
+    """The members of a CIFAR-100 archive, "binary" or "python"."""
+    batches = {"train": train, "test": test}
+    names = {"coarse": FORM_100.coarse_names, "fine": FORM_100.class_names}
+    if kind == "python":
+        members = {name: pickled_100(batch) for name, batch in batches.items()}
+        lists = b"".join(
+            _string(f"{level}_label_names".encode())
+            + b"]("
+            + b"".join(_string(name.encode()) for name in of_level)
+            + b"e"
+            for level, of_level in names.items()
+        )
+        return members | {"meta": b"\x80\x02}(" + lists + b"u."}
+    members = {
+        f"{name}.bin": np.concatenate(
+            [np.stack([batch.coarse, batch.labels], axis=1).astype(np.uint8), planes(batch)], axis=1
+        ).tobytes()
+        for name, batch in batches.items()
+    }
+    return members | {
+        f"{level}_label_names.txt": ("\n".join(of_level) + "\n").encode()
+        for level, of_level in names.items()
+    }
+
+
+def pickled_100(batch: TwiceLabelled) -> bytes:
+    """As Python 2's cPickle wrote the originals, with their file names."""
+    names = b"](" + b"".join(_string(b"x_s_%06d.png" % i) for i in range(len(batch))) + b"e"
+    return (
+        b"\x80\x02}("
+        + (_string(b"filenames") + names)
+        + (_string(b"batch_label") + _string(b"training batch 1 of 1"))
+        + (_string(b"fine_labels") + _numbers(batch.labels))
+        + (_string(b"coarse_labels") + _numbers(batch.coarse))
+        + (_string(b"data") + _array(planes(batch).tobytes(), (len(batch), 3072)))
+        + b"u."
+    )
+
+
+def _numbers(labels: np.ndarray) -> bytes:
+    return b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
 
 
 def _string(value: bytes) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 
 from jaxcifar.common.digest import fingerprint
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.lock import wait_for_turn
 from jaxcifar.common.messages import escaped
 from jaxcifar.data import cifar10, tfds_store
 from jaxcifar.data.archive import read_archive
@@ -507,9 +508,9 @@ def test_what_a_preparation_left_that_died_after_its_last_step_is_removed(
     data_dir, archives, source
 ):
     prepare(data_dir, archives["binary"], source)
-    left = data_dir / f"{tfds_store._BUILDING}x"
+    left = data_dir / ".cifar10-preparing-x"
     (left / "cifar10").mkdir(parents=True)
-    with cifar10.wait_for_turn(data_dir):  # a living one holds it
+    with wait_for_turn(data_dir):  # a living one holds it
         prepare(data_dir, archives["binary"], source)
         assert left.exists()
     prepare(data_dir, archives["binary"], source)

@@ -192,9 +192,7 @@ def test_the_option_of_a_command_holds_for_recipes(fixed, data_dir, monkeypatch)
 
 
 def test_cifar10_can_be_loaded_by_its_tfds_name(data_dir, images):
-    tfds_store.write(
-        data_dir, dict(zip(("train", "test"), images, strict=True)), made.FORM.class_names
-    )
+    tfds_store.write(data_dir, dict(zip(("train", "test"), images, strict=True)), made.FORM)
     splits = load(data_dir, "tfds:cifar10", split=(60, 40), lazy=True)
     assert splits.class_names == made.FORM.class_names
     assert as_pairs(splits.train.load()) | as_pairs(splits.validation.load()) == as_pairs(images[0])

@@ -141,7 +141,7 @@ def prepared(folder, data):
     directory.mkdir(parents=True, exist_ok=True)
     for file, text in PREPARED.items():
         (directory / file).write_bytes(content if file == name.decode() else text)
-    dataset = find_prepared(folder, CLASS_NAMES, {"train": 100, "test": 20})
+    dataset = find_prepared(folder, made_archives.FORM)
     assert dataset is not None
     assert all(file.parent == directory for file in dataset.files)
 

@@ -56,7 +56,7 @@ def test_normalize_subtracts_the_mean_and_divides_by_the_deviation(name):
 
 
 def test_an_unknown_normalization_is_named():
-    with pytest.raises(ValueError, match="'mnist'.*cifar10, imagenet, half"):
+    with pytest.raises(ValueError, match="'mnist'.*cifar10, cifar100, imagenet, half"):
         make_normalize("mnist")
 
 
