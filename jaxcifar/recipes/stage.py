@@ -1,6 +1,7 @@
 """The parts of a run, built once from its recipe for the epochs in which they stay the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ from jaxcifar.step.steps import EvalStep, TrainStep, make_eval_step, make_train_
 
 
 class StageRecipe(NamedTuple):
-    """What a recipe builds for a stage: the epochs in which the same parameters are trained.
+    """What a recipe builds for a stage: the epochs in which the same program trains.
+
+    That is, the same parameters, and the schedule on one side of its end.
 
     Attributes:
         recipe: that of the run.
@@ -65,6 +68,11 @@ class StageRecipe(NamedTuple):
 def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
     """Build the parts of the stage that `epoch` lies in."""
     first_epoch, last_epoch = stage_epochs(recipe, epoch)
+    end = schedule_end(recipe)
+    if end is not None and last_epoch <= end:
+        # The program of a run that ends there, which may be extended: XLA rounds a rate that has
+        # more terms in another way, in the last bit and before the end, too.
+        recipe = replace(recipe, after_schedule="formula", restart_epochs=None)
     return StageRecipe(
         recipe=recipe,
         first_epoch=first_epoch,
@@ -78,7 +86,19 @@ def make_stage(recipe: Recipe, epoch: int = 1) -> StageRecipe:
 
 
 def stage_epochs(recipe: Recipe, epoch: int) -> tuple[int, int]:
-    """(first, last): the epochs around this one in which the same leaves are trained."""
-    starts = stage_starts(recipe.make_labels())
+    """(first, last): the epochs around this one in which the same program trains."""
+    end = schedule_end(recipe)
+    starts = [*stage_starts(recipe.make_labels()), *([] if end is None else [end + 1])]
     first = max(start for start in starts if start <= max(epoch, 1))
     return first, min([start - 1 for start in starts if start > first], default=recipe.epochs)
+
+
+def schedule_end(recipe: Recipe) -> int | None:
+    """The last whole epoch before the schedule's end, if something else than its formula follows.
+
+    From 0; None where the end is not reached.
+    """
+    end = recipe.t_max
+    if recipe.after_schedule == "formula" or end is None or end >= recipe.epochs:
+        return None
+    return int(end)

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxcifar.data import Source
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import count_params
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
+from jaxcifar.runs.patience import Stopped
 from jaxcifar.step.freeze import split_params
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import make_eval_step
@@ -18,15 +20,15 @@ from jaxcifar.training.evaluation import make_scoring
 from jaxcifar.training.plan import RunPlan
 
 
-def make_test_scoring(plan: RunPlan) -> Scoring:
-    """The scoring of the test images, as `evaluation.evaluate_run` scores them."""
+def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
+    """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them."""
     recipe = plan.recipe
     step = make_eval_step(
         recipe.make_model(), normalize=recipe.make_preprocess(), mirror=recipe.test_mirror
     )
     return make_scoring(
         step,
-        plan.splits.test,
+        source,
         batch_size=recipe.eval_batch_size,
         streamed=plan.input == "stream",
         layout=plan.layout,
@@ -40,9 +42,14 @@ def write_closing(
     state: TrainState,
     history: History,
     scores: Mapping[str, Any],
+    stopped: Stopped | None = None,
 ) -> None:
     """Write summary.json, with which the run is complete; `scores` are of "best" and "last"."""
     summary = _summarize(plan.recipe, name, state, history, run_dir)
+    if stopped is not None:
+        summary |= {"stopped_after_epoch": stopped.epoch, "stopped_by": stopped.reason}
+    if plan.recipe.limit_batches is not None:
+        summary["limit_batches"] = plan.recipe.limit_batches
     run_dir.write_summary(summary | dict(scores))
 
 
@@ -50,7 +57,7 @@ def _summarize(
     recipe: Recipe, name: str, state: TrainState, history: History, run_dir: RunDirectory
 ) -> dict[str, Any]:
     """The summary without the scores of its checkpoints."""
-    trained, _ = split_params(state.params, recipe.make_labels(recipe.epochs))
+    trained, _ = split_params(state.params, recipe.make_labels(len(history.rows)))
     return {
         "experiment": name,
         "epochs": recipe.epochs,
