@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +22,18 @@ AUTO = "--resume=auto"
 class ExperimentParser(Parser):
     """Lists the experiments where EXPERIMENT is missing."""
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """As `Parser.parse`; "auto" after --resume belongs to it, and an EXPERIMENT does not."""
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; "auto" after --resume belongs to it, and an EXPERIMENT does not."""
         takes_auto = AUTO in self._option_string_actions
         words: list[str] = []
-        for word in arguments:
+        for word in sys.argv[1:] if args is None else args:
             if takes_auto and [*words[-1:], word] == ["--resume", "auto"]:
                 words[-1] = AUTO
             else:
                 words.append(word)
-        return super().parse(words)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """As `Parser.error`."""
