@@ -123,6 +123,31 @@ def test_a_run_killed_in_mid_epoch_and_resumed_is_bit_identical_to_an_undisturbe
     assert metrics.read_text().count("\n") == 8
 
 
+@pytest.mark.slow  # a minute; tests/training/test_resume.py begins and continues in one process
+def test_one_command_serves_a_queue_that_kills(run_script, tiny, tmp_path):
+    """Killed when there is only a config.json, and in mid-epoch; then complete."""
+    command = ("train.py", *TINY, "--epochs", "8", "--workdir", "killed", "--resume", "auto")
+    run_script(*[w for w in command if w not in ("--resume", "auto")][:-1], "whole")
+    config = tmp_path / "killed" / "config.json"
+    second_epoch = tmp_path / "killed" / "checkpoints" / str(2 * 64)
+    for there in (config, second_epoch):
+        process = run_script(*command, wait=False)
+        deadline = time.monotonic() + 120
+        while not there.exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "summary.json").exists()
+    for said in ("resuming killed", "killed is complete: 8 epochs"):
+        assert said in run_script(*command).stdout  # with status 0
+    assert_bit_identical(tmp_path / "whole", tmp_path / "killed")
+    wrong = run_script(*command, "--lr", "0.5", check=False)
+    assert wrong.returncode == 2
+    assert "another recipe (learning_rate: 0.5, not" in wrong.stderr.splitlines()[-1]
+
+
 def assert_bit_identical(run, other):
     for which in ("best", "last"):
         assert_trees_identical(*(restore_run(path, which)[2] for path in (run, other)))

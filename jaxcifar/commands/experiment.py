@@ -1,6 +1,8 @@
 """The parser of a command that trains an EXPERIMENT, with every setting of its recipe an option."""
 
+import argparse
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +16,24 @@ from jaxcifar.recipes.recipe import Recipe
 ALIASES = {"batch_size": "--bs", "learning_rate": "--lr"}
 
 
+AUTO = "--resume=auto"
+
+
 class ExperimentParser(Parser):
     """Lists the experiments where EXPERIMENT is missing."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; "auto" after --resume belongs to it, and an EXPERIMENT does not."""
+        takes_auto = AUTO in self._option_string_actions
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if takes_auto and [*words[-1:], word] == ["--resume", "auto"]:
+                words[-1] = AUTO
+            else:
+                words.append(word)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """As `Parser.error`."""
@@ -25,7 +43,13 @@ class ExperimentParser(Parser):
 
 
 def experiment_parser(
-    prog: str, arguments: Sequence[str], *, usage: str, text: str, workdir: str
+    prog: str,
+    arguments: Sequence[str],
+    *,
+    usage: str,
+    text: str,
+    workdir: str,
+    resume_auto: bool = False,
 ) -> ExperimentParser:
     """The parser of a command that trains an EXPERIMENT.
 
@@ -35,6 +59,7 @@ def experiment_parser(
         usage: the command's own options in the usage line.
         text: what the command does.
         workdir: the default directory, in words.
+        resume_auto: whether --resume may be followed by "auto".
     """
     named = arguments and arguments[0].replace("-", "_") in EXPERIMENTS
     defaults = get_experiment(arguments[0]).recipe if named else Recipe()
@@ -54,6 +79,15 @@ def experiment_parser(
     )
     add_data_dir_option(run)
     run.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    if resume_auto:
+        # An option by itself: --resume with an optional value would take an EXPERIMENT for it.
+        run.add_argument(
+            AUTO,
+            dest="resume",
+            action="store_const",
+            const="auto",
+            help="begin, or continue from the last checkpoint if there is one",
+        )
     run.add_argument("--overwrite", action="store_true", help="replace what is in the workdir")
     add_options(parser, defaults, ALIASES)
     return parser

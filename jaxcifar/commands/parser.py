@@ -109,7 +109,8 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
         type=_checkpoint_choice,
         default="best",
         metavar="best|last|STEP",
-        help="best has the highest validation accuracy (default: %(default)s)",
+        help="best has the highest validation accuracy, or is best by the run's --patience-metric "
+        "(default: %(default)s)",
     )
 
 

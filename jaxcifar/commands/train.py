@@ -4,6 +4,8 @@ jaxcifar train demo                                        minutes on two CPU co
 jaxcifar train scratch --data-dir ~/tensorflow_datasets
 jaxcifar train scratch --epochs 5 --optimizer sgd --lr 0.1
 jaxcifar train scratch --resume                            after an interruption
+jaxcifar train scratch --resume auto                       begins or continues: for a batch queue
+jaxcifar train scratch --resume --epochs 300               further than it was to go
 jaxcifar train scratch --dataset folder:pets --resize 64 --normalization imagenet
 jaxcifar train finetune --weights resnet18.safetensors
 jaxcifar train finetune --weights runs/freeze_a --no-new-head --workdir runs/further
@@ -30,7 +32,14 @@ from jaxcifar.training.fit import fit
 
 def make_parser(prog: str, arguments: Sequence[str] = ()) -> Parser:
     """See `experiment_parser`."""
-    parser = experiment_parser(prog, arguments, usage="", text=__doc__, workdir="runs/EXPERIMENT")
+    parser = experiment_parser(
+        prog,
+        arguments,
+        usage="",
+        text=__doc__,
+        workdir="runs/EXPERIMENT",
+        resume_auto=True,
+    )
     add_options(parser, DeviceOptions())
     return parser
 
@@ -45,7 +54,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment
     run_dir, data_dir = RunDirectory(workdir), parsed.data_dir
-    if parsed.resume:
+    if parsed.resume is True or (parsed.resume == "auto" and run_dir.holds_training()):
         recipe = read_recipe(run_dir, dataset=getattr(parsed, "dataset", None))
         data_dir = data_dir or stored_data_dir(run_dir.read_config())
     else:

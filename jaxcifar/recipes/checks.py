@@ -100,7 +100,14 @@ CHECKS = (
         "must be at least 1",
     ),
     Check(
-        ("translate_pixels", "cutout_pixels", "weight_decay", "warmup_epochs", "final_scale"),
+        (
+            "translate_pixels",
+            "cutout_pixels",
+            "weight_decay",
+            "warmup_epochs",
+            "final_scale",
+            "patience_min_delta",
+        ),
         lambda value, recipe: value >= 0,
         "must not be negative",
     ),
@@ -130,6 +137,31 @@ CHECKS = (
         f"is for --lookahead-steps: without them it must be {LOOKAHEAD_SHARE}",
     ),
     Check(("rotate_degrees",), lambda value, recipe: 0 <= value <= 180, "must lie in 0 to 180"),
+    Check(
+        ("after_schedule",),
+        lambda value, recipe: value == "formula" or recipe.schedule != "constant",
+        "is for a schedule that ends: with --schedule constant it must be formula",
+    ),
+    Check(
+        ("restart_epochs",),
+        lambda value, recipe: value is None or recipe.after_schedule == "restart",
+        "is for --after-schedule restart: without it it must not be set",
+    ),
+    Check(
+        ("patience_metric",),
+        lambda value, recipe: value == "validation_accuracy" or recipe.patience is not None,
+        "is for --patience: without it it must be validation_accuracy",
+    ),
+    Check(
+        ("patience_mode",),
+        lambda value, recipe: value == "auto" or recipe.patience is not None,
+        "is for --patience: without it it must be auto",
+    ),
+    Check(
+        ("patience_min_delta",),
+        lambda value, recipe: value == 0 or recipe.patience is not None,
+        "is for --patience: without it it must be 0",
+    ),
     Check(("learning_rate", "bias_scale"), lambda value, recipe: value > 0, "must be positive"),
     Check(
         ("lookahead_share",),
@@ -137,7 +169,16 @@ CHECKS = (
         "must be above 0 and at most 1",
     ),
     Check(
-        ("clip_norm", "views", "t_max", "resize", "lookahead_steps"),
+        (
+            "clip_norm",
+            "views",
+            "t_max",
+            "resize",
+            "lookahead_steps",
+            "restart_epochs",
+            "patience",
+            "limit_batches",
+        ),
         lambda value, recipe: value is None or value > 0,
         "must be positive",
     ),
@@ -166,7 +207,7 @@ def check_values(recipe: Recipe) -> None:
 
 def check_batches(recipe: Recipe) -> None:
     """Refuse batches that the data or BatchNorm cannot give."""
-    size, (train_size, _) = recipe.batch_size, recipe.split_sizes
+    size, train_size = recipe.batch_size, recipe.train_images
     if size > train_size:
         raise RecipeError(
             f"batch_size {size} is larger than the train split of {train_size} images: lower "
@@ -251,6 +292,8 @@ SCHEDULE_SETTINGS = (
     "warmup_epochs",
     "start_scale",
     "final_scale",
+    "after_schedule",
+    "restart_epochs",
 )
 _OPTIMIZER_SETTINGS = (
     *SCHEDULE_SETTINGS,

@@ -109,10 +109,21 @@ class Recipe(Settings):
         )
         return check_split(info, sizes, stratified=self.stratified)
 
+    def limited(self, images: int) -> int:
+        """How many of a split's images are used, by `limit_batches`."""
+        if self.limit_batches is None:
+            return images
+        return min(images, self.limit_batches * self.batch_size)
+
+    @property
+    def train_images(self) -> int:
+        """Images trained on in an epoch."""
+        return self.limited(self.split_sizes[0])
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return steps_per_epoch(self.split_sizes[0], self.batch_size)
+        return steps_per_epoch(self.train_images, self.batch_size)
 
     @property
     def image_size(self) -> int:
@@ -184,6 +195,8 @@ class Recipe(Settings):
             warmup_epochs=self.warmup_epochs,
             final_scale=self.final_scale,
             start_scale=self.start_scale,
+            after=self.after_schedule,
+            restart_epochs=self.restart_epochs,
         )
 
     def make_optimizer(

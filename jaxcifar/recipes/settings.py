@@ -10,10 +10,12 @@ from typing import Any, Literal
 from jaxcifar.models.resnet import ARCHITECTURES, Head, Stem
 from jaxcifar.step.augment import NORMALIZATIONS, Interpolation
 from jaxcifar.step.optimizer import OptimizerName
-from jaxcifar.step.schedules import ScheduleName, ScheduleUnit
+from jaxcifar.step.schedules import AfterSchedule, ScheduleName, ScheduleUnit
 
 Init = Literal["kaiming", "dirac"]
 BatchNormMode = Literal["batch", "frozen"]
+PatienceMetric = Literal["validation_accuracy", "validation_loss"]
+PatienceMode = Literal["auto", "max", "min"]
 LOOKAHEAD_SHARE = 0.25  # the default
 OWN = "own"  # a network or an optimizer that is given to `fit`
 
@@ -175,7 +177,38 @@ class Settings:
     final_scale: float = setting(
         "training", 0.0, "rate at the schedule's end, as a share of the peak"
     )
+    after_schedule: AfterSchedule = setting(
+        "training",
+        "formula",
+        "the rate after the schedule's end: its formula goes on (cosine rises again, as torch's; "
+        "triangular stays), it stays at the final rate (final), or it begins again at the peak "
+        "(restart)",
+    )
+    restart_epochs: float | None = setting(
+        "training", None, "epochs from one restart to the next", unset="t_max"
+    )
 
+    patience: int | None = setting(
+        "training",
+        None,
+        "stop when N validations in a row have not improved the best one",
+        unset="train all epochs",
+    )
+    patience_metric: PatienceMetric = setting(
+        "training", "validation_accuracy", "what patience watches; it chooses the best checkpoint"
+    )
+    patience_mode: PatienceMode = setting(
+        "training", "auto", "whether more (max) or less (min) of it is better; auto: by its name"
+    )
+    patience_min_delta: float = setting(
+        "training", 0.0, "an improvement is more than this, in the metric's unit"
+    )
+    limit_batches: int | None = setting(
+        "training",
+        None,
+        "smoke run: at most N batches of batch_size images of each split, evenly chosen",
+        unset="all images",
+    )
     validate_every: int = setting("training", 1, "validate every N epochs, and after the last one")
     eval_batch_size: int = setting(
         "training", 500, "images per step in evaluation; changes no result"

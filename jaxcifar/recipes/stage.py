@@ -19,7 +19,9 @@ from jaxcifar.step.steps import BatchAugment, EvalStep, TrainStep, make_eval_ste
 
 
 class StageRecipe(NamedTuple):
-    """What a recipe builds for a stage: the epochs in which the same parameters are trained.
+    """What a recipe builds for a stage: the epochs in which the same program trains.
+
+    That is, the same parameters, and the schedule on one side of its end.
 
     Attributes:
         recipe: that of the run.
@@ -101,7 +103,12 @@ def _other(keys: jax.Array) -> jax.Array:
 def make_stage(recipe: Recipe, epoch: int = 1, parts: Parts = NO_PARTS) -> StageRecipe:
     """Build the parts of the stage that `epoch` lies in."""
     all_labels = make_labels(recipe, parts)
-    first_epoch, last_epoch = _around(epoch, all_labels, recipe.epochs)
+    first_epoch, last_epoch = _around(epoch, all_labels, recipe)
+    end = schedule_end(recipe)
+    if end is not None and last_epoch <= end:
+        # The program of a run that ends there, which may be extended: XLA rounds a rate that has
+        # more terms in another way, in the last bit and before the end, too.
+        recipe = recipe.with_traced(after_schedule="formula", restart_epochs=None)
     labels = labels_at(all_labels, epoch)
     return StageRecipe(
         recipe=recipe,
@@ -129,14 +136,15 @@ def make_labels(recipe: Recipe, parts: Parts = NO_PARTS) -> Labels:
 
 
 def stage_epochs(recipe: Recipe, epoch: int, parts: Parts = NO_PARTS) -> tuple[int, int]:
-    """(first, last): the epochs around this one in which the same leaves are trained."""
-    return _around(epoch, make_labels(recipe, parts), recipe.epochs)
+    """(first, last): the epochs around this one in which the same program trains."""
+    return _around(epoch, make_labels(recipe, parts), recipe)
 
 
-def _around(epoch: int, labels: Labels, epochs: int) -> tuple[int, int]:
-    starts = stage_starts(labels)
+def _around(epoch: int, labels: Labels, recipe: Recipe) -> tuple[int, int]:
+    end = schedule_end(recipe)
+    starts = [*stage_starts(labels), *([] if end is None else [end + 1])]
     first = max(start for start in starts if start <= max(epoch, 1))
-    return first, min([start - 1 for start in starts if start > first], default=epochs)
+    return first, min([start - 1 for start in starts if start > first], default=recipe.epochs)
 
 
 class ProgramKey(NamedTuple):
@@ -156,3 +164,14 @@ def program_key(recipe: Recipe, parts: Parts = NO_PARTS) -> ProgramKey:
     """The key under which compiled programs are shared, see `numbers.without_numbers`."""
     info = recipe.dataset_info
     return ProgramKey(without_numbers(recipe), parts, info.num_classes, info.side)
+
+
+def schedule_end(recipe: Recipe) -> int | None:
+    """The last whole epoch before the schedule's end, if something else than its formula follows.
+
+    From 0; None where the end is not reached.
+    """
+    end = recipe.t_max
+    if recipe.after_schedule == "formula" or end is None or end >= recipe.epochs:
+        return None
+    return int(end)

@@ -5,6 +5,7 @@ manifest of its files. Nothing that differs from its manifest is restored.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,15 @@ from jaxcifar.runs import manifest
 from jaxcifar.runs.checkpoint_items import PyTree, restore_items, train_item
 from jaxcifar.runs.disk_errors import reason, way_out
 from jaxcifar.runs.failed_saves import save_begins, save_ended
-from jaxcifar.runs.stored_steps import MARK, METRIC, PROGRESS, TEMPORARY, StoredSteps, either
+from jaxcifar.runs.stored_steps import (
+    MARK,
+    METRIC,
+    PROGRESS,
+    SCORE,
+    TEMPORARY,
+    StoredSteps,
+    either,
+)
 from jaxcifar.runs.stored_steps import CheckpointWarning as CheckpointWarning
 from jaxcifar.step.state import TrainState
 
@@ -38,7 +47,8 @@ class Checkpoints:
 
         DIRECTORY/STEP/model/           {"params", "batch_stats"}: all that evaluation needs
         DIRECTORY/STEP/train/           {"step", "opt_state", "key"}: needed to resume, too
-        DIRECTORY/STEP/metrics/metrics  JSON: "validation_accuracy", "progress", "manifest"
+        DIRECTORY/STEP/metrics/metrics  JSON: "validation_accuracy", "progress", "manifest",
+                                        perhaps "best_score"
         DIRECTORY/STEP/manifest.json    size and SHA-256 of every file, see `manifest`
 
     `model` and `train` are items of an Orbax `CompositeCheckpointHandler`, each written by a
@@ -131,6 +141,7 @@ class Checkpoints:
         *,
         validation_accuracy: float | None,
         progress: Mapping[str, Any] | None = None,
+        best_score: float | None = None,
     ) -> None:
         """Start to save `state` under its step number; return when it has been copied.
 
@@ -141,6 +152,8 @@ class Checkpoints:
             progress: the position in an unfinished epoch, as plain JSON (floats are restored
                 bit-identically). Such a checkpoint is never the best, and a later save of the same
                 step replaces it. A complete checkpoint of the same step is kept unchanged.
+            best_score: chooses the best checkpoint instead of the validation accuracy, higher is
+                better; one that is not finite loses against all others.
 
         Raises:
             CheckpointError: this checkpoint, or the one before (saved in the background), cannot be
@@ -148,7 +161,10 @@ class Checkpoints:
         """
         step = int(state.step)
         metrics = json.loads(  # a copy; raises if it is not JSON
-            json.dumps({METRIC: validation_accuracy, PROGRESS: progress, MARK: True})
+            json.dumps(
+                {METRIC: validation_accuracy, PROGRESS: progress, MARK: True}
+                | ({} if best_score is None else {SCORE: _finite_or_none(best_score)})
+            )
         )
         self.wait()
         if self._is_saved(step):
@@ -333,3 +349,8 @@ class Checkpoints:
                 f"checkpoint {step} could not be written to {self.directory} ({reason(error)}); "
                 f"{others}: {way_out(error)}"
             ) from error
+
+
+def _finite_or_none(score: float) -> float | None:
+    """What JSON can hold of a score."""
+    return score if math.isfinite(score) else None

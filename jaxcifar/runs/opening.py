@@ -14,6 +14,7 @@ from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.description import describe_data
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.extending import allowed_changes, remove_old_summary
 from jaxcifar.runs.own_parts import check_same_parts, describe_parts
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import StartingWeights
@@ -87,10 +88,9 @@ def prepare_directory(
     stored = run_dir.read_config()
     check_same_parts(run_dir.path, stored, recipe, parts)
     _check_same_run(run_dir, stored, recipe, before, splits, name)
-    if recipe.epochs > before.epochs:
-        run_dir.summary.unlink(missing_ok=True)
+    remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
-    # More epochs, another place of the data, or data that were not described before.
+    # More epochs or patience, another place of the data, or data that were not described before.
     if config | {"machine": stored.get("machine")} != stored:
         run_dir.write_config(config)
 
@@ -109,17 +109,10 @@ def _check_same_run(
             f"{run_dir.path} holds a run of {stored.get('experiment')!r}, not of {name!r}"
         )
     check_same_data(run_dir, stored, splits)
-    # More epochs are allowed where they change nothing in the epochs already trained.
-    can_grow = (
-        recipe.epochs > before.epochs
-        and (recipe.t_max or recipe.schedule == "constant")
-        and recipe.lookahead_steps is None  # whose periods are counted from the run's end
-    )
     allowed = replace(
-        before,
+        allowed_changes(recipe, before, run_dir),
         dataset=recipe.dataset,  # the same contents, perhaps in another place
         follow_links=recipe.follow_links,
-        epochs=recipe.epochs if can_grow else before.epochs,
         eval_batch_size=recipe.eval_batch_size,
         info=recipe.dataset_info,
     )

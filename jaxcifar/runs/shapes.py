@@ -43,6 +43,9 @@ SCORE: Shape = {
 }
 SUMMARY: Shape = {
     "epochs?": int,
+    "stopped_after_epoch?": (None, int),
+    "stopped_by?": (None, str),
+    "limit_batches?": (None, int),
     "parameters?": int,
     "trainable_parameters?": int,
     "train_accuracy": AnyNumber,

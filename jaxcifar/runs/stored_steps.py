@@ -4,6 +4,7 @@ The disk is the only record. Orbax's own manager keeps another one, reads it fro
 protects, and writes nothing for a step number that it has seen before.
 """
 
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from jaxcifar.runs import manifest
 from jaxcifar.runs.disk_errors import reason, way_out
 
 METRIC = "validation_accuracy"
+# Of runs whose best checkpoint is not chosen by the validation accuracy: higher is better.
+SCORE = "best_score"
 PROGRESS = "progress"
 # In the metrics of every step that was written with a manifest. Steps of older versions lack both.
 MARK = "manifest"
@@ -113,8 +116,9 @@ class StoredSteps:
             raise self.damage_error(step, problems)
         try:
             metrics = _read_metrics(self.directory / str(step))
-            if not isinstance(metrics[METRIC], float | int | None):
-                raise TypeError(f"{METRIC} is {metrics[METRIC]!r}")
+            for name, value in ((METRIC, metrics[METRIC]), (SCORE, metrics.get(SCORE))):
+                if not isinstance(value, float | int | None):
+                    raise TypeError(f"{name} is {value!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = f"metrics/metrics cannot be read ({error!r})"
             raise self.damage_error(step, [problem]) from error
@@ -122,7 +126,7 @@ class StoredSteps:
         return metrics
 
     def best(self) -> int | None:
-        """The step with the best validation accuracy, see `_best`.
+        """The step with the best score, see `_best`.
 
         Raises:
             CheckpointError: the metrics of a step are damaged.
@@ -257,9 +261,14 @@ def _should_have_manifest(directory: Path) -> bool:
 
 
 def _best(metrics: Mapping[int, Mapping[str, Any]]) -> int | None:
-    """The step with the best validation accuracy; among equals, the latest.
+    """The step with the best score; among equals, the latest.
 
-    Steps without a validation come last. Unfinished epochs do not count.
+    The score is the validation accuracy, or what the run stored as its `SCORE`. Steps without one
+    come last. Unfinished epochs do not count.
     """
-    whole = {step: row[METRIC] for step, row in metrics.items() if row.get(PROGRESS) is None}
-    return max(whole, key=lambda s: (-1.0 if whole[s] is None else whole[s], s), default=None)
+    whole = {
+        step: row.get(SCORE, row[METRIC])
+        for step, row in metrics.items()
+        if row.get(PROGRESS) is None
+    }
+    return max(whole, key=lambda s: (-math.inf if whole[s] is None else whole[s], s), default=None)

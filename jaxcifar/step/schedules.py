@@ -8,6 +8,7 @@ import optax
 
 ScheduleName = Literal["cosine", "triangular", "constant"]
 ScheduleUnit = Literal["epoch", "step"]
+AfterSchedule = Literal["formula", "final", "restart"]
 
 
 def steps_per_epoch(train_size: int, batch_size: int) -> int:
@@ -26,6 +27,8 @@ def make_schedule(
     warmup_epochs: float = 0.0,
     final_scale: float = 0.0,
     start_scale: float = 0.0,
+    after: AfterSchedule = "formula",
+    restart_epochs: float | None = None,
 ) -> optax.Schedule:
     """Build ``step -> learning rate``, float32.
 
@@ -41,12 +44,19 @@ def make_schedule(
     During the warm-up, the schedule's rate is multiplied by a factor that rises linearly from
     `start_scale` to 1. It counts steps for either unit; the first step is already above its start.
 
+    After `t_max` the formula above goes on ("formula"), the rate stays at ``final_scale * lr``
+    ("final", as Keras' `CosineDecay`), or it begins again at lr, without a warm-up, and falls
+    within `restart_epochs`, again and again ("restart", as torch's `CosineAnnealingWarmRestarts`).
+    The rates before `t_max` do not depend on the choice.
+
     Args:
         learning_rate: the peak rate, lr above.
         epochs: length of the run; the default of `t_max`.
         t_max: in epochs.
         warmup_epochs: in epochs; may be fractional.
         start_scale: from 0 to 1.
+        after: what follows `t_max`; nothing changes for constant.
+        restart_epochs: length of each period after the first one, in epochs; default: `t_max`.
 
     Raises:
         ValueError: unknown name or unit, or an invalid length.
@@ -58,13 +68,20 @@ def make_schedule(
         [0.1, 0.05, 0.0]
     """
     period = epochs if t_max is None else t_max
-    _check(name, unit, period, steps_per_epoch, warmup_epochs)
+    repeated = period if restart_epochs is None else restart_epochs
+    _check(name, unit, after, (period, repeated), steps_per_epoch, warmup_epochs)
     final = final_scale * learning_rate
     warmup_steps = warmup_epochs * steps_per_epoch
 
     def schedule(step: optax.ScalarOrSchedule) -> jnp.ndarray:
         count = jnp.asarray(step)
         epoch = count // steps_per_epoch if unit == "epoch" else count / steps_per_epoch
+        if after == "final":
+            epoch = jnp.minimum(epoch, period)
+        elif after == "restart":
+            # A triangle falls only after its warm-up.
+            begin = warmup_epochs if name == "triangular" else 0.0
+            epoch = _in_period(epoch, period, repeated, begin)
         rate = _rate(name, epoch, learning_rate, final, period, warmup_epochs)
         if warmup_epochs:
             share = jnp.minimum(1.0, (count + 1) / warmup_steps)
@@ -72,6 +89,12 @@ def make_schedule(
         return jnp.asarray(rate, jnp.float32)
 
     return schedule
+
+
+def _in_period(epoch: jax.Array, period: float, repeated: float, begin: float) -> jax.Array:
+    """The time in the first period, which is from `begin` on the same time of a later one."""
+    share = jnp.mod(epoch - period, repeated) / repeated
+    return jnp.where(epoch < period, epoch, begin + share * (period - begin))
 
 
 def _rate(
@@ -88,15 +111,23 @@ def _rate(
 
 
 def _check(
-    name: ScheduleName, unit: ScheduleUnit, period: float, steps_per_epoch: int, warmup: float
+    name: ScheduleName,
+    unit: ScheduleUnit,
+    after: AfterSchedule,
+    periods: tuple[float, float],
+    steps_per_epoch: int,
+    warmup: float,
 ) -> None:
-    for value, choices in ((name, get_args(ScheduleName)), (unit, get_args(ScheduleUnit))):
+    kinds = ((name, ScheduleName), (unit, ScheduleUnit), (after, AfterSchedule))
+    for value, choices in ((value, get_args(kind)) for value, kind in kinds):
         if value not in choices:
             raise ValueError(
                 f"unknown schedule setting {value!r}; choose from {', '.join(choices)}"
             )
-    if period <= 0 or steps_per_epoch < 1 or warmup < 0:
+    period, repeated = periods
+    if min(periods) <= 0 or steps_per_epoch < 1 or warmup < 0:
         raise ValueError(
-            f"t_max ({period}) and steps_per_epoch ({steps_per_epoch}) must be positive, and "
-            f"warmup_epochs ({warmup}) must not be negative"
+            f"t_max ({period}), restart_epochs ({repeated}) and steps_per_epoch "
+            f"({steps_per_epoch}) must be positive, and warmup_epochs ({warmup}) must not be "
+            "negative"
         )

@@ -14,6 +14,7 @@ __all__ = [
     "plan",
     "progress",
     "resident",
+    "resume",
     "run",
     "stage",
     "start",

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxcifar.data import Source
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import count_params
 from jaxcifar.recipes.stage import make_labels, make_stage, program_key
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
+from jaxcifar.runs.patience import Stopped
 from jaxcifar.step.freeze import labels_at, split_params
 from jaxcifar.step.state import TrainState
 from jaxcifar.training.epoch import Scoring
@@ -19,15 +21,15 @@ from jaxcifar.training.stage import evaluation_programs
 from jaxcifar.training.streamed import make_streamed_evaluation
 
 
-def make_test_scoring(plan: RunPlan) -> Scoring:
-    """The scoring of the test images, as `evaluation.evaluate_run` scores them."""
-    key, test = program_key(plan.recipe, plan.parts), plan.splits.test
+def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
+    """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them."""
+    key = program_key(plan.recipe, plan.parts)
     if plan.input != "stream":
-        programs = evaluation_programs(key, 1, None, plan.layout, len(test))
-        return programs.over(to_device(test, plan.layout))
+        programs = evaluation_programs(key, 1, None, plan.layout, len(source))
+        return programs.over(to_device(source, plan.layout))
     return make_streamed_evaluation(
         make_stage(plan.recipe, 1, plan.parts).make_eval_step(),
-        test,
+        source,
         batch_size=plan.recipe.eval_batch_size,
         layout=plan.layout,
         own=plan.parts.metric_names,
@@ -41,9 +43,14 @@ def write_closing(
     state: TrainState,
     history: History,
     scores: Mapping[str, Any],
+    stopped: Stopped | None = None,
 ) -> None:
     """Write summary.json, with which the run is complete; `scores` are of "best" and "last"."""
     summary = _summarize(plan, name, state, history, run_dir)
+    if stopped is not None:
+        summary |= {"stopped_after_epoch": stopped.epoch, "stopped_by": stopped.reason}
+    if plan.recipe.limit_batches is not None:
+        summary["limit_batches"] = plan.recipe.limit_batches
     run_dir.write_summary(summary | dict(scores))
 
 
@@ -52,7 +59,7 @@ def _summarize(
 ) -> dict[str, Any]:
     """The summary without the scores of its checkpoints."""
     recipe = plan.recipe
-    labels = labels_at(make_labels(recipe, plan.parts), recipe.epochs)
+    labels = labels_at(make_labels(recipe, plan.parts), len(history.rows))
     trained, _ = split_params(state.params, labels)
     return {
         "experiment": name,

@@ -6,8 +6,10 @@ from jaxcifar.common.messages import say
 from jaxcifar.common.notebook import in_notebook
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import name_of
+from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
+from jaxcifar.runs.patience import Stopped, best_score
 from jaxcifar.step.summary import summarize
 from jaxcifar.training.live import LiveCurves
 from jaxcifar.training.plan import RunPlan
@@ -26,6 +28,7 @@ class Console:
     def __init__(self, plan: RunPlan, *, enabled: bool) -> None:
         """Print only if `enabled`."""
         self.plan, self.enabled = plan, enabled
+        self._was_complete = False  # when it was opened: nothing was trained
         self._curves: LiveCurves | None = None
         if enabled and in_notebook():
             self._curves = LiveCurves(f"{plan.recipe.architecture} on {plan.splits.name}")
@@ -57,6 +60,8 @@ class Console:
             f"{len(splits.validation):,} validation, {len(splits.test):,} test images; "
             f"{machine['device']} ({machine['cores']} cores, JAX {machine['versions']['jax']})"
         )
+        if recipe.limit_batches is not None:
+            say(f"smoke run: {limit_text(recipe.limit_batches)}")
         streamed = self.plan.input == "stream"
         if layout.size > 1 or streamed:
             images = "read from the host" if streamed else "on the devices"
@@ -80,7 +85,11 @@ class Console:
         epochs, done, run_dir = self.plan.recipe.epochs, run.partial, self.plan.run_dir
         assert run_dir is not None
         if run.disk.is_complete(epochs):
-            say(f"{run_dir.path} is complete: {epochs} epochs; --overwrite trains it again")
+            self._was_complete = True
+            length = f"{epochs} epochs"
+            if run.stopped is not None:
+                length = stop_text(run.stopped, self.plan.recipe)
+            say(f"{run_dir.path} is complete: {length}; --overwrite trains it again")
             return
         where = f"after epoch {done.epoch - 1}"
         if done.sums is not None:
@@ -94,16 +103,21 @@ class Console:
         if self._curves is not None:
             self._curves.update(history)
         if self.enabled:
-            say(epoch_line(history, self.plan.recipe.epochs), flush=True)
+            say(epoch_line(history, self.plan.recipe), flush=True)
 
-    def closing(self) -> None:
-        """The run's scores and files."""
-        run_dir = self.plan.run_dir
+    def closing(self, run: Run) -> None:
+        """Why the run ended early, its scores and files."""
+        run_dir, limit = self.plan.run_dir, self.plan.recipe.limit_batches
+        if self.enabled and run.stopped is not None and not self._was_complete:
+            say(stop_text(run.stopped, self.plan.recipe))
         if not self.enabled or run_dir is None:
             return
         summary = run_dir.read_summary()
         assert summary is not None
-        say(f"trained in {duration(summary['train_seconds'])}")
+        if not self._was_complete:
+            say(f"trained in {duration(summary['train_seconds'])}")
+        if limit is not None:
+            say(f"scores of a smoke run: {limit_text(limit)}")
         for which in ("best", "last"):
             scores = summary[which]
             say(
@@ -114,15 +128,29 @@ class Console:
         say(f"wrote {run_dir.path}: {curves}metrics.jsonl, summary.json, checkpoints/")
 
 
-def epoch_line(history: History, epochs: int) -> str:
+def limit_text(batches: int) -> str:
+    """What `limit_batches` means for the figures."""
+    return f"at most {batches} batches of each split are used (--limit-batches)"
+
+
+def stop_text(stopped: Stopped, recipe: Recipe) -> str:
+    """Where a run ended before its last epoch, and why."""
+    why = "on_epoch asked for it"
+    if stopped.reason == "patience":
+        name = recipe.patience_metric.replace("_", " ")
+        why = f"the {name} had not improved for {recipe.patience} validations (--patience)"
+    return f"stopped after epoch {stopped.epoch} of {recipe.epochs}: {why}"
+
+
+def epoch_line(history: History, recipe: Recipe) -> str:
     """The last epoch's numbers on one line, and the time left."""
-    row = history.rows[-1]
+    row, epochs = history.rows[-1], recipe.epochs
     validated = " " * len("  validation 0.0000 0.0000 best")
     if row["validation_accuracy"] is not None:
-        accuracies = history.validated().column("validation_accuracy")
+        scores = [best_score(recipe, row) for row in history.validated().rows]
         validated = (
             f"  validation {row['validation_loss']:.4f} {row['validation_accuracy']:.4f}"
-            f"{' best' if accuracies[-1] >= max(accuracies) else '     '}"
+            f"{' best' if scores[-1] >= max(scores) else '     '}"
         )
     rate = "" if row["learning_rate"] is None else f"  lr {row['learning_rate']:.2e}"
     recent = history.rows[-3:]

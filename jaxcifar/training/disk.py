@@ -6,6 +6,7 @@ from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import Row
+from jaxcifar.runs.patience import Stopped
 from jaxcifar.step.state import TrainState
 
 
@@ -21,6 +22,7 @@ class NoDisk:
         *,
         validation_accuracy: float | None,
         progress: dict[str, Any] | None = None,
+        best_score: float | None = None,
     ) -> None:
         """Keep a checkpoint, in the background."""
 
@@ -57,9 +59,15 @@ class Disk(NoDisk):
         *,
         validation_accuracy: float | None,
         progress: dict[str, Any] | None = None,
+        best_score: float | None = None,
     ) -> None:
         """See `Checkpoints.save`."""
-        self.checkpoints.save(state, validation_accuracy=validation_accuracy, progress=progress)
+        self.checkpoints.save(
+            state,
+            validation_accuracy=validation_accuracy,
+            progress=progress,
+            best_score=best_score,
+        )
 
     def wait(self) -> None:
         """See `Checkpoints.wait`."""
@@ -72,6 +80,13 @@ class Disk(NoDisk):
     def saved_steps(self) -> list[int]:
         """See `Checkpoints.steps`."""
         return self.checkpoints.steps()
+
+    def stopped(self, epochs: int) -> Stopped | None:
+        """Where a complete run of this many epochs ended early; None if it did not."""
+        summary = self.run_dir.read_summary()
+        if summary is None or not self.is_complete(epochs) or summary.get("stopped_by") is None:
+            return None
+        return Stopped(summary["stopped_after_epoch"], summary["stopped_by"])
 
     def is_complete(self, epochs: int) -> bool:
         """Whether the summary of a run of this many epochs is there."""

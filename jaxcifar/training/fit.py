@@ -15,9 +15,10 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import BatchAugment, Loss
 from jaxcifar.training.console import Console
 from jaxcifar.training.plan import plan_run
+from jaxcifar.training.resume import Resume, decide
 from jaxcifar.training.run import open_run
 
-OnEpoch = Callable[[Row], None]
+OnEpoch = Callable[[Row], str | None]
 
 
 def fit(
@@ -27,7 +28,7 @@ def fit(
     workdir: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
     experiment: str | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     verbose: bool = False,
     devices: DeviceOptions | None = None,
@@ -44,10 +45,14 @@ def fit(
         splits: the data, from `data.load_dataset`, of the sizes the recipe says; or from
             `Splits.from_arrays`, to which the recipe is adapted, see `Recipe.on`.
         workdir: the run directory; without one nothing is written.
-        on_epoch: called after every epoch with its row of metrics.
+        on_epoch: called after every epoch with its row of metrics. It returns None, or "stop" to
+            end the run there; of several processes the first one's answer counts.
         experiment: a name for titles and config.json.
         resume: continue from the last good checkpoint in `workdir`, in the middle of an epoch if it
             was saved there; on a CPU the final state is bit-identical to an uninterrupted run's.
+            The recipe may have more epochs or another `patience`; for a schedule that ends with the
+            run, `after_schedule` says what follows. "auto" begins where nothing was trained, and
+            continues otherwise.
         overwrite: replace the run that `workdir` holds.
         verbose: print a line an epoch and, on a terminal, draw progress bars; in a notebook, too,
             where the curves are shown and grow with the epochs.
@@ -90,6 +95,7 @@ def fit(
             fit, its cached features are too large, or the devices are not there; nothing has been
             written. A DeviceError later: another process of the run is gone.
         CheckpointError: a checkpoint cannot be written; the earlier ones are intact.
+        TypeError: `on_epoch` returned something else; that epoch is saved.
         FloatingPointError: logits, gradients, weights or statistics are no longer finite.
         Interrupted: SIGINT or SIGTERM was received (in the main thread); what was done is saved.
 
@@ -105,8 +111,9 @@ def fit(
     """
     # Refuses with nothing written: data, devices, memory, weights.
     parts = make_parts(model, tx, loss, augment, metrics)
+    recipe, resume = decide(recipe.on(splits), workdir, devices, resume=resume, overwrite=overwrite)
     plan = plan_run(recipe, splits, devices, workdir, resume=resume, parts=parts)
-    recipe = plan.recipe
+    recipe, splits = plan.recipe, plan.splits
     console = Console(plan, enabled=verbose and plan.layout.is_main)
     name = experiment or recipe.dataset
     with console, open_run(plan, name, resume=resume, overwrite=overwrite) as run:
@@ -120,8 +127,7 @@ def fit(
             validated = run.validate(stage, console.bar("  validate", len(splits.validation)))
             row = run.record(validated)
             console.epoch(run.history)
-            if on_epoch is not None:
-                on_epoch(row)
+            run.hear(None if on_epoch is None else on_epoch(row))
         run.finish(name, verbose=console.enabled)
-    console.closing()
+    console.closing(run)
     return run.state, run.history

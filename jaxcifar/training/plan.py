@@ -1,10 +1,12 @@
 """What a run will do, checked before it costs anything: data, devices, memory, weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.data import Splits
+from jaxcifar.data import Dataset, Rows, Splits
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
@@ -28,12 +30,13 @@ class RunPlan:
 
     Attributes:
         recipe: every setting.
-        splits: the data.
+        splits: the data, cut by `limit_batches`.
         layout: the devices.
         input: whether the images are kept on the devices ("resident") or read from the host.
         weights: those the run starts from; None for random ones, and for a run that is resumed.
         run_dir: where it is written, or None.
         parts: the user's own.
+        whole: the data before they were cut; None if they were not.
     """
 
     recipe: Recipe
@@ -43,6 +46,12 @@ class RunPlan:
     weights: StartingWeights | None = None
     run_dir: RunDirectory | None = None
     parts: Parts = NO_PARTS
+    whole: Splits | None = None
+
+    @property
+    def all_splits(self) -> Splits:
+        """The data without `limit_batches`."""
+        return self.whole or self.splits
 
 
 def plan_run(
@@ -66,6 +75,7 @@ def plan_run(
     recipe = recipe.on(splits)
     check_splits(recipe, splits)
     recipe, parts = with_parts(recipe, parts)
+    whole, splits = splits, limit_splits(recipe, splits)
     layout = make_layout(devices, recipe.batch_size)
     check_pmap(layout, parts)
     with explain_lost_process():
@@ -76,7 +86,28 @@ def plan_run(
     if run_dir is not None:
         check_origin(run_dir, recipe)
     weights = None if recipe.weights is None or resume else starting_weights(recipe, splits)
-    return RunPlan(recipe, splits, layout, input, weights, run_dir, parts)
+    return RunPlan(recipe, splits, layout, input, weights, run_dir, parts, whole)
+
+
+def limit_splits(recipe: Recipe, splits: Splits) -> Splits:
+    """The images that `limit_batches` leaves of each split: evenly spaced rows, in order.
+
+    Evenly, because the pictures of a folder lie in the order of their classes.
+    """
+    if recipe.limit_batches is None:
+        return splits
+
+    def cut(source: Dataset | Rows) -> Dataset | Rows:
+        size = recipe.limited(len(source))
+        rows = np.arange(size, dtype=np.int64) * len(source) // size
+        return source if size == len(source) else Rows(source, rows)
+
+    return replace(
+        splits,
+        train=cut(splits.train),
+        validation=cut(splits.validation),
+        test=cut(splits.test),
+    )
 
 
 def check_splits(recipe: Recipe, splits: Splits) -> None:

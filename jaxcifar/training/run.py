@@ -10,14 +10,16 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jaxcifar.devices.layout import Layout
+from jaxcifar.common.messages import shown
+from jaxcifar.devices.layout import Layout, PyTree
 from jaxcifar.devices.processes import explain_lost_process
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.opening import hold_directory
+from jaxcifar.runs.patience import Stopped, score_to_store, stop_epoch
 from jaxcifar.step import metrics
 from jaxcifar.step.state import TrainState, all_finite
-from jaxcifar.training.closing import make_test_scoring, write_closing
+from jaxcifar.training.closing import make_closing_scoring, write_closing
 from jaxcifar.training.disk import Disk, NoDisk
 from jaxcifar.training.interruption import Interrupted, Interruption, watch_signals
 from jaxcifar.training.partial import PartialEpoch
@@ -71,6 +73,7 @@ def open_run(
             steps = run.partial.steps_before(plan.recipe.steps_per_epoch)
             plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
             run.history = disk.run_dir.read_history()
+            run.stopped = disk.stopped(plan.recipe.epochs)
         try:
             yield run
         except StopRequested:
@@ -83,8 +86,9 @@ def _open_disk(
     run_dir = plan.run_dir
     if run_dir is None:
         return NoDisk()
+    # Described as they are without --limit-batches: what they are does not depend on it.
     hold = partial(
-        hold_directory, run_dir, plan.recipe, plan.splits, name, plan.weights, plan.parts
+        hold_directory, run_dir, plan.recipe, plan.all_splits, name, plan.weights, plan.parts
     )
     plan.layout.on_main(lambda: opened.enter_context(hold(resume=resume, overwrite=overwrite)))
     checkpoints = opened.enter_context(Checkpoints(run_dir.checkpoints))
@@ -102,6 +106,7 @@ class Run:
         state: after the last step; training donates its memory to the next state.
         history: a row for each complete epoch.
         partial: what is done of the epoch it is in.
+        stopped: where and why it ended before its last epoch; None if it did not.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class Run:
         """Continue where the state and the part of its epoch stand."""
         self.plan, self.disk, self.state, self.partial = plan, disk, state, partial_epoch
         self.history = History()
+        self.stopped: Stopped | None = None
         self._signals = signals
         self.allow = make_allow(plan.layout, signals)
         self._schedule = None if plan.parts.transformation else make_schedule(plan)
@@ -129,10 +135,37 @@ class Run:
         for epoch in range(self.partial.epoch, epochs + 1):
             if epoch != self.partial.epoch:
                 self.partial = PartialEpoch(epoch)
+            if self._has_ended():
+                break
             if self.allow(1) == 0:
                 raise StopRequested
             yield epoch
         self.partial = PartialEpoch(epochs + 1)
+
+    def _has_ended(self) -> bool:
+        """Whether the run ends before its last epoch, after those it has trained."""
+        if self.stopped is None:
+            epoch = stop_epoch(self.plan.recipe, self.history.rows)
+            self.stopped = None if epoch is None else Stopped(epoch, "patience")
+        return self.stopped is not None
+
+    def hear(self, answer: object) -> None:
+        """Take the answer of `on_epoch` to the last epoch: that of the first process counts.
+
+        Raises:
+            TypeError: it is neither None nor "stop".
+        """
+        known = answer is None or (isinstance(answer, str) and answer == "stop")
+        code = (answer is not None) if known else 2
+        ((code,), *_) = self.plan.layout.agree(int(code))
+        if code == 2:
+            raise TypeError(
+                f'on_epoch must return None, or "stop" to end the run, not {shown(answer)}; '
+                "the epoch is saved: continue with resume=True"
+            )
+        epoch = len(self.history.rows)
+        if code and epoch < self.plan.recipe.epochs:
+            self.stopped = Stopped(epoch, "on_epoch")
 
     def begin_stage(self, epoch: int, *, verbose: bool = False) -> Stage:
         """Compile the stage that `epoch` lies in; see `stage.begin_stage`."""
@@ -187,7 +220,11 @@ class Run:
         row = self._make_row(validated)
         self.history.rows.append(row)
         self.plan.layout.on_main(partial(self.disk.append_row, row))
-        self.disk.save(self.state, validation_accuracy=validated.accuracy)
+        self.disk.save(
+            self.state,
+            validation_accuracy=validated.accuracy,
+            best_score=score_to_store(self.plan.recipe, row),
+        )
         if self.plan.layout.is_main:
             self.disk.update_curves()
         return row
@@ -206,7 +243,7 @@ class Run:
             "validation_accuracy": validated.accuracy,
             "seconds": self.partial.seconds,
             "validation_seconds": validated.seconds,
-            "images_per_second": recipe.split_sizes[0] / self.partial.seconds,
+            "images_per_second": recipe.train_images / self.partial.seconds,
         }
         for metric in self.plan.parts.metric_names:
             row[f"train_{metric}"] = trained[metric]
@@ -234,7 +271,7 @@ class Run:
                 disk.curves.finish_if_absent(_COMPLETE)
             return
         disk.wait()
-        scoring = make_test_scoring(plan)
+        scoring = make_closing_scoring(plan, plan.splits.test)
         # The first process deletes checkpoints that are superfluous: what it finds is there.
         steps = [disk.checkpoints.find(w) if plan.layout.is_main else 0 for w in ("best", "last")]
         best, last = plan.layout.agree(*steps)[0]
@@ -248,13 +285,23 @@ class Run:
             self._check_not_stopped()
             scores[step] = {
                 "step": step,
-                "validation_accuracy": disk.checkpoints.validation_accuracy(step),
+                "validation_accuracy": self._validation_accuracy(disk, step, variables),
                 "test": metrics.compute(sums),
             }
         if plan.layout.is_main:
             both = {"best": scores[best], "last": scores[last]}
-            write_closing(plan, disk.run_dir, name, self.state, self.history, both)
+            write_closing(plan, disk.run_dir, name, self.state, self.history, both, self.stopped)
             disk.curves.finish(_COMPLETE)
+
+    def _validation_accuracy(self, disk: Disk, step: int, variables: PyTree) -> float:
+        """That of a checkpoint; computed now if `on_epoch` stopped after an epoch without one."""
+        stored = disk.checkpoints.validation_accuracy(step)
+        if stored is not None:
+            return stored
+        scoring = make_closing_scoring(self.plan, self.plan.splits.validation)
+        sums = scoring.run(variables, allow=self.allow)
+        self._check_not_stopped()
+        return metrics.compute(sums)["accuracy"]
 
     def check_finite(self) -> None:
         """Refuse to continue from numbers that are no longer finite.

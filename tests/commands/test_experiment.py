@@ -1,5 +1,6 @@
 import pytest
 
+from jaxcifar.commands import sweep, train
 from jaxcifar.commands.experiment import experiment_parser
 from jaxcifar.recipes.presets import EXPERIMENTS
 from jaxcifar.recipes.recipe import Recipe
@@ -43,3 +44,27 @@ def test_a_missing_experiment_lists_them_all(capsys):
 def test_the_rates_and_batches_have_short_names():
     parsed = make_parser().parse(["demo", "--lr", "0.1", "--bs", "32"])
     assert (parsed.learning_rate, parsed.batch_size) == (0.1, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        ("demo", False),
+        ("demo --resume --epochs 5", True),
+        ("--resume demo", True),  # not "demo" for the value of --resume
+        ("demo --resume auto", "auto"),
+        ("demo --resume=auto --epochs 5", "auto"),
+        ("--resume auto demo", "auto"),
+    ],
+)
+def test_resume_takes_auto_and_nothing_else(words, resume):
+    parsed = train.make_parser("jaxcifar train", words.split()).parse(words.split())
+    assert (parsed.resume, parsed.experiment) == (resume, "demo")
+
+
+def test_sweeps_do_not_take_auto(capsys):
+    words = ["demo", "--field", "seed", "--values", "0", "--resume", "auto"]
+    parser = sweep.make_parser("jaxcifar sweep", words)
+    with pytest.raises(SystemExit):
+        parser.parse(words)
+    assert "unexpected argument 'auto'" in capsys.readouterr().err

@@ -176,3 +176,80 @@ def test_an_invalid_length_is_refused(lengths):
     arguments = {"learning_rate": 0.1, "epochs": 2, "steps_per_epoch": 4} | lengths
     with pytest.raises(ValueError, match=next(iter(lengths))):
         make_schedule("cosine", **arguments)
+
+
+class TestAfterTheEnd:
+    peak, t_max, per_epoch, epochs = 0.3, 4, 5, 13
+
+    def make(self, name="cosine", unit="epoch", **settings):
+        return make_schedule(
+            name,
+            learning_rate=self.peak,
+            epochs=self.epochs,
+            steps_per_epoch=self.per_epoch,
+            unit=unit,
+            final_scale=0.1,
+            **({"t_max": self.t_max} | settings),
+        )
+
+    def test_restarts_are_torchs_warm_restarts(self):
+        torch = pytest.importorskip("torch")
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.peak)
+        restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+            optimizer, self.t_max, eta_min=0.1 * self.peak
+        )
+        theirs = []
+        for _ in range(self.epochs):
+            theirs.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            restarts.step()
+        ours = rates(self.make(after="restart"), self.epochs * self.per_epoch)
+        np.testing.assert_allclose(ours, np.repeat(theirs, self.per_epoch), atol=1e-7)
+
+    @pytest.mark.parametrize("unit", ["epoch", "step"])
+    @pytest.mark.parametrize("name", ["cosine", "triangular"])
+    def test_the_final_rate_stays(self, name, unit):
+        ours = rates(self.make(name, unit, after="final"), self.epochs * self.per_epoch)
+        np.testing.assert_allclose(ours[self.t_max * self.per_epoch :], 0.1 * self.peak, rtol=1e-6)
+
+    def test_a_triangle_begins_again_at_its_peak_without_a_warm_up(self):
+        schedule = self.make("triangular", "step", after="restart", warmup_epochs=2.0)
+        ours, first = rates(schedule, self.epochs * self.per_epoch), self.t_max * self.per_epoch
+        fall = np.linspace(self.peak, 0.1 * self.peak, first + 1)[:-1]
+        np.testing.assert_allclose(ours[first : 2 * first], fall, rtol=1e-5)
+
+    @unhurried
+    @given(
+        st.sampled_from(["cosine", "triangular"]),
+        st.sampled_from(["epoch", "step"]),
+        st.integers(1, 8),
+        st.floats(0, 3),
+        st.sampled_from(["final", "restart"]),
+        st.sampled_from([None, 1.0, 2.5]),
+    )
+    def test_the_past_does_not_depend_on_it(self, name, unit, end, warmup, after, repeated):
+        """A run that ended with its schedule has the same rates when it is extended."""
+        same = {"name": name, "unit": unit, "warmup_epochs": warmup}
+        short = make_schedule(
+            learning_rate=0.3, epochs=end, steps_per_epoch=3, final_scale=0.1, **same
+        )
+        longer = make_schedule(
+            learning_rate=0.3,
+            epochs=end + 4,
+            steps_per_epoch=3,
+            final_scale=0.1,
+            t_max=float(end),
+            after=after,
+            restart_epochs=repeated if after == "restart" else None,
+            **same,
+        )
+        np.testing.assert_array_equal(rates(short, 3 * end), rates(longer, 3 * end))
+        later = rates(longer, 3 * (end + 4))[3 * end :]
+        assert (later >= 0.3 * 0.1 * (1 - 1e-5)).all()
+        assert (later <= 0.3 * (1 + 1e-5)).all()
+
+    def test_settings_that_are_unknown_are_refused(self):
+        with pytest.raises(ValueError, match="unknown schedule setting 'again'"):
+            self.make(after="again")
+        with pytest.raises(ValueError, match=r"restart_epochs \(0\)"):
+            self.make(after="restart", restart_epochs=0)

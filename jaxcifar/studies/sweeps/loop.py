@@ -34,7 +34,7 @@ from jaxcifar.studies.sweeps.result import (
 )
 from jaxcifar.studies.sweeps.vmapped import train_together
 from jaxcifar.training.fit import fit
-from jaxcifar.training.plan import check_splits, check_stages
+from jaxcifar.training.plan import check_splits, check_stages, limit_splits
 
 SplitsOf = Callable[[Recipe], Splits]
 
@@ -177,7 +177,7 @@ def _plan(
     refuse_links(sweep_dir.figure.parent, *(sweep_dir.run(m.name).path for m in members))
     data = _member_data(field, members, splits)
     for member in members:
-        check_stages(member.recipe, data[member.name])
+        check_stages(member.recipe, limit_splits(member.recipe, data[member.name]))
     if not resume and recipe.weights is not None:
         starting_weights(members[0].recipe)  # weights that do not fit leave everything as it was
     failures: dict[str, str] = {} if before is None else before["failures"]

@@ -19,7 +19,7 @@ from jaxcifar.step.state import TrainState, state_shapes
 from jaxcifar.studies.sweeps.members import Member
 from jaxcifar.training.epoch import Data
 from jaxcifar.training.features import USABLE_SHARE
-from jaxcifar.training.plan import stored_views
+from jaxcifar.training.plan import limit_splits, stored_views
 from jaxcifar.training.resident import TrainEpoch, make_epoch_of_members
 from jaxcifar.training.stage import make_build, resident_epoch, stage_data
 from jaxcifar.training.start import first_state
@@ -121,6 +121,7 @@ def choose(field: str, members: Sequence[Member], splits: Splits) -> Choice:
 def make_programs(field: str, members: Sequence[Member], splits: Splits) -> dict[str, Program]:
     """Both forms, compiled, on a few batches of the data."""
     recipe = members[0].recipe
+    splits = limit_splits(recipe, splits)
     size = min(len(splits.train), SAMPLE_BATCHES * recipe.batch_size)
     train, one = splits.train.read(np.arange(size)), splits.validation.read(np.arange(1))
     state, stage = first_state(recipe, splits), make_stage(recipe)

@@ -25,7 +25,7 @@ from jaxcifar.studies.sweeps.members import Member
 from jaxcifar.training.disk import Disk
 from jaxcifar.training.interruption import Interruption
 from jaxcifar.training.partial import PartialEpoch
-from jaxcifar.training.plan import RunPlan
+from jaxcifar.training.plan import RunPlan, limit_splits
 from jaxcifar.training.progress import ProgressBar, duration
 from jaxcifar.training.run import Run
 from jaxcifar.training.stage import Stage, resident_evaluation, stage_data
@@ -65,6 +65,7 @@ def train_together(
             run_dir.check_links()
             opened.enter_context(run_dir.lock())
         states = stack(_begin(members, splits, run_dirs, experiment))
+        splits = limit_splits(members[0].recipe, splits)
         disks = [
             Disk(run_dir, opened.enter_context(Checkpoints(run_dir.checkpoints)))
             for run_dir in run_dirs
@@ -174,7 +175,8 @@ def _begin(
                 state = restore_state(recipe, checkpoints)
             else:
                 if seed not in fresh:
-                    fresh[seed] = first_state(recipe, splits, weights.get(seed), run_dir)
+                    used = limit_splits(recipe, splits)
+                    fresh[seed] = first_state(recipe, used, weights.get(seed), run_dir)
                 state = fresh[seed]
         if resume:
             run_dir.keep_history(int(state.step))
