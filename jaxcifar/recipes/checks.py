@@ -12,7 +12,7 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.resnet import ARCHITECTURES
-from jaxcifar.recipes.settings import LOOKAHEAD_SHARE, OWN
+from jaxcifar.recipes.settings import LOOKAHEAD_SHARE, OWN, PATIENCE_METRICS
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, stage_starts
 
@@ -196,6 +196,8 @@ CHECKS = (
 def check_values(recipe: Recipe) -> None:
     """Refuse values out of their range."""
     check_choice("normalization", recipe.normalization, NORMALIZATIONS)
+    if not recipe.patience_metric.startswith("validation_"):
+        check_choice("patience_metric", recipe.patience_metric, PATIENCE_METRICS)
     check_choice("architecture", recipe.architecture, (*ARCHITECTURES, OWN))
     for fields, holds, text in CHECKS:
         for name in fields:

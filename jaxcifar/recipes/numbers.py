@@ -38,6 +38,10 @@ _NOT_IN_PROGRAMS: dict[str, Any] = {
     "stratified": False,
     "follow_links": False,
     "validate_every": 1,
+    "patience": None,
+    "patience_metric": "validation_accuracy",
+    "patience_mode": "auto",
+    "patience_min_delta": 0.0,
 }
 Numbers = Mapping[str, NDArray[Any] | jax.Array]  # a setting's name -> its value, []
 

@@ -16,10 +16,15 @@ import jax.numpy as jnp
 
 from jaxcifar.common.errors import RecipeError, message_lines
 from jaxcifar.common.messages import shown
-from jaxcifar.recipes.checks import SCHEDULE_SETTINGS, changed_settings, check_late_labels
+from jaxcifar.recipes.checks import (
+    SCHEDULE_SETTINGS,
+    changed_settings,
+    check_choice,
+    check_late_labels,
+)
 from jaxcifar.recipes.parts import Parts, name_of, named_shapes, own_variables
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.settings import OWN
+from jaxcifar.recipes.settings import OWN, PATIENCE_METRICS
 from jaxcifar.recipes.stage import make_labels, make_stage
 from jaxcifar.step.metrics import per_example
 from jaxcifar.step.state import TrainState, state_shapes
@@ -78,6 +83,8 @@ def _check_given(recipe: Recipe, parts: Parts) -> None:
                 f"a metric cannot be called {shown(name)}: use a Python name that is none of "
                 f"{', '.join(RESERVED_METRICS)}"
             )
+    watched = (*PATIENCE_METRICS, *(f"validation_{name}" for name in parts.metric_names))
+    check_choice("patience_metric", recipe.patience_metric, watched)
     if recipe.architecture == OWN and parts.model is None:
         raise RecipeError("architecture own: give your network as the argument model")
     if recipe.optimizer == OWN and parts.transformation is None:

@@ -14,7 +14,7 @@ from jaxcifar.step.schedules import AfterSchedule, ScheduleName, ScheduleUnit
 
 Init = Literal["kaiming", "dirac"]
 BatchNormMode = Literal["batch", "frozen"]
-PatienceMetric = Literal["validation_accuracy", "validation_loss"]
+PATIENCE_METRICS = ("validation_accuracy", "validation_loss")
 PatienceMode = Literal["auto", "max", "min"]
 LOOKAHEAD_SHARE = 0.25  # the default
 OWN = "own"  # a network or an optimizer that is given to `fit`
@@ -194,8 +194,11 @@ class Settings:
         "stop when N validations in a row have not improved the best one",
         unset="train all epochs",
     )
-    patience_metric: PatienceMetric = setting(
-        "training", "validation_accuracy", "what patience watches; it chooses the best checkpoint"
+    patience_metric: str = setting(
+        "training",
+        "validation_accuracy",
+        "what patience watches; it chooses the best checkpoint: validation_accuracy, "
+        "validation_loss, or from Python validation_NAME of a metric given to fit",
     )
     patience_mode: PatienceMode = setting(
         "training", "auto", "whether more (max) or less (min) of it is better; auto: by its name"
