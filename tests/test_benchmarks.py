@@ -34,6 +34,7 @@ SCRIPTS = (
     "picture_memory",
     "predict_time",
     "scaling",
+    "second_fit",
     "stability",
     "step_time",
     "sweep_time",

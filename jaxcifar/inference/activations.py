@@ -49,8 +49,7 @@ def capture(
         ValueError: an unknown layer; the message has the nearest names.
 
     Example:
-        >>> import flax.linen as nn
-    import jax
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import capture, resnet18
         >>> model, images = resnet18(width=4), jnp.zeros((2, 32, 32, 3))
@@ -66,13 +65,17 @@ def capture(
         if path not in known:
             hint = f": the network has no {path}"
             if path == name:
-                children = model.children if isinstance(model, ResNet) else list(known)
-            names_known = [*known, *KERAS_NAMES] if isinstance(model, ResNet) else known
-            hint = did_you_mean(name, names_known, others=children, count=3)
+                hint = _nearest(model, name, known)
             raise ValueError(f"unknown layer {name!r}{hint}")
 
     captured = _capture(model, tuple(names.values()), variables, images)
     return {name: captured[path] for name, path in names.items()}
+
+
+def _nearest(model: nn.Module, name: str, known: Mapping[str, Any]) -> str:
+    if not isinstance(model, ResNet):
+        return did_you_mean(name, known, others=list(known), count=3)
+    return did_you_mean(name, [*known, *KERAS_NAMES], others=model.children, count=3)
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # at module level: a second call compiles nothing

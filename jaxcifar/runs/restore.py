@@ -45,8 +45,7 @@ def restore_run(
         The run here was never trained: all its parameters are zero.
 
         >>> import json, os, tempfile
-        >>> import flax.linen as nn
-    import jax
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from jaxcifar import Checkpoints, Recipe, restore_run, start_state
         >>> recipe = Recipe(dataset="digits", width=4)

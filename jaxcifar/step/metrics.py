@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.numbers import is_zero
 
 # A metric of the user's: (logits float32 [n, classes], labels int32 [n]) -> [n]
@@ -101,7 +102,7 @@ def measure(
         own: the user's metrics, by name.
 
     Raises:
-        ValueError: one of them does not return [n].
+        RecipeError: one of them does not return [n].
     """
     correct = mask & (jnp.argmax(logits, axis=-1) == label)
     count, zero = jnp.sum(mask, dtype=jnp.int32), jnp.zeros((), jnp.int32)
@@ -129,13 +130,13 @@ def per_example(
     """A loss or metric of the user's on a batch, as floats [n] of the logits' dtype.
 
     Raises:
-        ValueError: it returns something else.
+        RecipeError: it returns something else.
     """
     values = function(logits, label)
     shape = getattr(values, "shape", None)
     if shape != label.shape[:1]:
         what = f"returned {type(values).__name__}" if shape is None else f"has shape {list(shape)}"
-        raise ValueError(
+        raise RecipeError(
             f"{name} must be one number for each example, [{len(label)}] for {len(label)} of "
             f"them, but {what}: return the values of the examples, not their mean or sum"
         )

@@ -328,8 +328,10 @@ class Run:
         known = self._rate_before(step)
         rate = "" if known is None else f", learning rate {known:.3g}"
         raise FloatingPointError(
-            f"the {', '.join(broken)} are not finite after step {step} (epoch {epoch}{rate})"
-            f"{kept}: {advice}"
+            f"the {', '.join(broken)} are not finite after step {step} "
+            + f"(epoch {epoch}"
+            + rate
+            + f"){kept}: {advice}"
         )
 
     def _rate_before(self, step: int) -> float | None:

@@ -94,7 +94,7 @@ def train(layout, groups, dtype, streamed):
     return {
         "losses": losses,
         "norms": norms,
-        "scores": {name: value.item() for name, value in scores.items()},
+        "scores": {name: value.item() for name, value in scores.items() if name != "own"},
         "params": params.tolist(),
         "stats": stats.tolist(),
     }

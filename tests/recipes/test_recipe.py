@@ -252,7 +252,7 @@ def test_a_long_or_hostile_path_is_shown_on_short_lines(weights):
 
 def test_a_traced_number_is_shown_without_being_compared():
     def see(value):
-        return repr(Recipe().with_traced("learning_rate", value))
+        return repr(Recipe().with_traced(learning_rate=value))
 
     seen = []
     jax.eval_shape(lambda value: seen.append(see(value)), jax.numpy.float32(0.1))

@@ -23,7 +23,7 @@ from tests.conftest import assert_trees_identical
 
 
 def in_float64(recipe):
-    return recipe.with_traced("dtype", "float64")
+    return recipe.with_traced(dtype="float64")
 
 
 def wide(state):
@@ -134,6 +134,8 @@ def test_a_traced_number_has_the_effect_of_the_constant(recipe, digits):
         "dropout_rate": 0.2,
         "flip_rate": 0.7,
         "rotate_degrees": 20.0,
+        "translate_pixels": 4,
+        "cutout_pixels": 6,
     }
     assert {"seed", *numbers} == set(PLAIN_FIELDS)  # the seed is in the state
     plain = dataclasses.replace(recipe, optimizer="sgd", freeze="freeze_b", **numbers)
@@ -154,7 +156,7 @@ def test_a_traced_number_has_the_effect_of_the_constant(recipe, digits):
         def traced(values):
             recipe = in_float64(plain)
             for name, value in values.items():
-                recipe = recipe.with_traced(name, value)
+                recipe = recipe.with_traced(**{name: value})
             return step_of(recipe)
 
         expected = jax.jit(lambda: step_of(in_float64(plain)))()
@@ -165,7 +167,8 @@ def test_a_traced_number_has_the_effect_of_the_constant(recipe, digits):
         np.testing.assert_allclose(result[1]["loss_sum"], expected[1]["loss_sum"], rtol=1e-9)
         # Each of them has an effect.
         for name in numbers:
-            other = traced(numbers | {name: 0.5 * numbers[name]})
+            half = type(numbers[name])(0.5 * numbers[name])
+            other = traced(numbers | {name: half})
             leaves = zip(*(jax.tree.leaves(s.params) for s in (other[0], result[0])), strict=True)
             assert max(float(jnp.abs(a - b).max()) for a, b in leaves) > 1e-9, name
 
