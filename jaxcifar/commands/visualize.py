@@ -24,8 +24,8 @@ from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.training.evaluation import SplitName
+from jaxcifar.visualize.feature_maps import REPORT_LAYERS
 from jaxcifar.visualize.pictures import (
-    REPORT_LAYERS,
     describe_layers,
     draw_activations,
     draw_confusion,

@@ -38,6 +38,7 @@ __all__ = [
     "Rows",
     "Source",
     "Splits",
+    "arrays",
     "balanced_subset",
     "check_split",
     "class_names",

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxcifar.common.errors import DataError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import DatasetInfo, LabelledSource, Relabelled, Splits, load_labelled
+from jaxcifar.data.arrays import is_arrays
 from jaxcifar.data.class_names import listed, match_classes
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
@@ -42,7 +43,7 @@ class RunData:
         try:
             return self._test() if name == "test" else getattr(self._own_splits(), name)
         except DataError as error:
-            if self.dataset is not None:
+            if self.dataset is not None or is_arrays(self.recipe.dataset):
                 raise
             way_out = "name the place where the data of the run are now with --dataset"
             raise DataError(*error.args, f"  {way_out}") from None

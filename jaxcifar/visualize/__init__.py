@@ -3,4 +3,4 @@
 Nothing here trains or changes a run. Only `pictures` writes files, and only where it is asked to.
 """
 
-__all__ = ["pictures", "saving"]
+__all__ = ["feature_maps", "pictures", "saving"]

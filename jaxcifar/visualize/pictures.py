@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import png_path, save_figure
 from jaxcifar.common.messages import did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder, write_atomically
-from jaxcifar.inference.activations import KERAS_NAMES, capture, list_layers, torchvision_name
+from jaxcifar.inference.activations import KERAS_NAMES, list_layers, torchvision_name
 from jaxcifar.inference.gradcam import default_layer, grad_cam, map_children, upsample
 from jaxcifar.inference.load import network_of_run
 from jaxcifar.inference.network import TrainedNetwork, check_size
@@ -33,9 +31,11 @@ from jaxcifar.inference.predictions import (
     most_confident_mistakes,
     per_class_accuracy,
 )
+from jaxcifar.models.resnet import ResNet
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.shapes import read_object
 from jaxcifar.training.evaluation import SplitName
+from jaxcifar.visualize.feature_maps import feature_maps
 from jaxcifar.visualize.images import InputImage, Size, load_image
 from jaxcifar.visualize.plots import (
     Overlay,
@@ -55,8 +55,6 @@ from jaxcifar.visualize.scoring import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# An early convolution, the first of the first block, and a later one of the same stage.
-REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
 MAX_IMAGES = 100  # in one picture
 # Defaults, which the names of pictures do not say.
 CHANNELS, CAM_IMAGES, MISTAKES = 8, 10, 16
@@ -64,7 +62,7 @@ CHANNELS, CAM_IMAGES, MISTAKES = 8, 10, 16
 
 def draw_activations(
     run: str | Path | TrainedNetwork,
-    layers: Sequence[str] = REPORT_LAYERS,
+    layers: Sequence[str] | None = None,
     image: str | int = "0",
     *,
     size: Size = None,
@@ -77,7 +75,8 @@ def draw_activations(
 
     Args:
         run: a run directory, or a network.
-        layers: names that `activations.capture` knows, of layers whose output is feature maps.
+        layers: names that `activations.capture` knows, of layers whose output is feature maps; by
+            default those of the course report, of a network of your own up to three.
         image: a class name (its first test image; names win over indices), the index of a test
             image (text or a number), or an image file.
         size: height and width, pixels, at which the network sees the image: scaled by its shorter
@@ -104,35 +103,11 @@ def draw_activations(
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
     loaded = load_image(network, image, size)
-    maps, probabilities = _feature_maps(network, layers, loaded.inputs)
+    maps, probabilities = feature_maps(network, layers, loaded.inputs)
     input_size, size_shown = loaded.inputs.shape[1:3], loaded.pixels.shape[:2]
     at = "" if input_size == size_shown else f", seen at {input_size[0]}x{input_size[1]}"
     title = f"{loaded.name}{at}, {describe_prediction(network, probabilities)}; {network.name}"
     return _written(plot_activations(loaded.pixels, maps, title=title, channels=channels), path)
-
-
-def _feature_maps(
-    network: TrainedNetwork, layers: Sequence[str], inputs: jax.Array
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-    """The maps of one image by layer, and its class probabilities."""
-    names = {layer: torchvision_name(network.model, layer) for layer in layers}
-    shapes = list_layers(network.model, network.variables, inputs)
-    flat = [layer for layer, name in names.items() if name in shapes and shapes[name].ndim != 4]
-    if flat:
-        raise RecipeError(
-            f"the output of layer {flat[0]!r} is a vector, not feature maps; choose a layer before "
-            "avgpool"
-        )
-    try:  # with the logits, so that one program computes both
-        outputs = capture(network.model, network.variables, inputs, [*layers, "fc"])
-    except ValueError as error:
-        raise RecipeError(f"{error} (--list-layers prints them all)") from None
-    maps = {
-        layer if layer == name else f"{layer} ({name})": np.asarray(outputs[layer][0], np.float32)
-        for layer, name in names.items()
-    }
-    probabilities = jax.nn.softmax(outputs["fc"].astype(jnp.float32))
-    return maps, network.check_finite(probabilities)[0]
 
 
 def draw_grad_cam(
@@ -350,9 +325,12 @@ def describe_layers(
     image = jnp.zeros((1, side, side, 3), jnp.float32)
     shapes = list_layers(network.model, network.variables, image)
     keras = {torchvision_name(network.model, name): name for name in KERAS_NAMES}
-    order = {child: position for position, child in enumerate(network.model.children)}
+    names = list(shapes)
+    if isinstance(network.model, ResNet):
+        order = {child: position for position, child in enumerate(network.model.children)}
+        names.sort(key=lambda name: (order[name.split(".")[0]], name))
     lines = []
-    for name in sorted(shapes, key=lambda name: (order[name.split(".")[0]], name)):
+    for name in names:
         shape = "x".join(map(str, shapes[name].shape[1:]))
         alias = f"  (Keras: {keras[name]})" if name in keras else ""
         lines.append(f"{name:24}{shape}{alias}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jaxcifar.studies.reproduction.drawings import Drawing
 from jaxcifar.studies.reproduction.entries import Entry
+from jaxcifar.visualize.feature_maps import REPORT_LAYERS
 from jaxcifar.visualize.pictures import (
-    REPORT_LAYERS,
     draw_activations,
     draw_grad_cam,
     draw_mistakes,

@@ -62,7 +62,8 @@ def sweep(
         recipe: every setting but that field.
         field: any numeric one, see `members.numeric_fields`.
         values: of the field, each once.
-        splits: the data; for a field that chooses images, a function such as `load_splits`.
+        splits: the data, which may be arrays, see `Recipe.on`; for a field that chooses images, a
+            function such as `load_splits`.
         workdir: for `sweep.json`, the members, `table.md` and `figures/sweep.png`.
         experiment: a name for titles, sweep.json and the members' config.json.
         mode: "vmap" is one program, "sequential" one run after another; where both are possible
@@ -90,6 +91,8 @@ def sweep(
         [0]
     """
     find_devices()
+    if isinstance(splits, Splits):
+        recipe = recipe.on(splits)
     members = make_members(recipe, field, values)
     sweep_dir = SweepDirectory(Path(workdir))
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)

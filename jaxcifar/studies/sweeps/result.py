@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.common.summaries import shortened, summary
 from jaxcifar.runs.history import History
 from jaxcifar.studies.sweeps.members import Number
 
@@ -20,6 +21,17 @@ class MemberResult:
     summary: dict[str, Any] | None  # None if it did not finish
     failure: str | None  # why it did not
 
+    def __repr__(self) -> str:
+        return summary("MemberResult", self.in_words(), name=self.path)
+
+    def in_words(self) -> list[str]:
+        """Its value, its scores or why it failed, and its epochs."""
+        score = "not finished" if self.failure is None else shortened(self.failure, 60)
+        if self.summary is not None:
+            best, test = self.summary["best"], self.summary["best"]["test"]
+            score = f"validation {best['validation_accuracy']:.4f}, test {test['accuracy']:.4f}"
+        return [f"{self.value}: {score}", f"{len(self.history.rows)} epochs"]
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -30,6 +42,10 @@ class SweepResult:
     mode: str  # "vmap" (one program) or "sequential" (one after another)
     why: str
     members: tuple[MemberResult, ...]
+
+    def __repr__(self) -> str:
+        members = ["; ".join(member.in_words()[:1]) for member in self.members]
+        return summary("SweepResult", [self.mode, *members], name=self.field)
 
     @property
     def finished(self) -> list[MemberResult]:
