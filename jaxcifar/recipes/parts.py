@@ -43,8 +43,9 @@ class Parts:
     mixes: bool = False
 
     def __hash__(self) -> int:
-        # A module with a list or an array among its fields has no hash.
-        return hash((type(self.model), id(self.tx), self.loss, self.augment, self.metrics))
+        # Objects that can be called need not have a hash.
+        functions = (self.tx, self.loss, self.augment, *dict(self.metrics).values())
+        return hash((self.model, *map(id, functions)))
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.runs.directory import refuse_links
+from jaxcifar.visualize.feature_maps import REPORT_LAYERS
 from jaxcifar.visualize.names import image_word, images_word, picture_name, word
 from jaxcifar.visualize.pictures import (
     draw_activations,
@@ -59,11 +60,12 @@ def save_picture(
 
 
 def _activations(network: TrainedNetwork, given: Settings) -> str:
-    layers = tuple(given["layers"])
+    # The default ones of a built-in network may be named, too.
+    layers = tuple(given["layers"] or REPORT_LAYERS)
     return picture_name(
         "activations",
         image_word(given["image"], network.dataset.class_names),
-        layers=word(" ".join(layers)) if _differs(draw_activations, given, "layers") else None,
+        layers=None if layers == REPORT_LAYERS else word(" ".join(layers)),
         size=given["size"],
         channels=_differing(draw_activations, given, "channels"),
     )

@@ -1,7 +1,11 @@
 """`fit` with parts of the user's own: the same spine, promises and refusals."""
 
 import dataclasses
+import json
+import os
 import signal
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -17,7 +21,7 @@ from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.interruption import Interrupted
 from jaxcifar.training.stage import training_programs
-from tests.conftest import assert_trees_identical
+from tests.conftest import assert_trees_identical, with_devices
 from tests.training.test_fit import signal_after
 
 
@@ -173,13 +177,38 @@ def _seen(dataset):
     return jnp.asarray((dataset.images / 255.0 - 0.5) / 0.5, jnp.float32)
 
 
-def test_two_devices_give_the_losses_of_one(own, digits):
-    parts = {"model": ConvNet(), "tx": TX, "loss": soft_cross_entropy, "augment": mixup}
-    if len(jax.devices()) < 2:
-        pytest.skip("needs two host devices; tests/devices runs this file with two")
-    one = fit(own, digits, **parts)[1]
-    two = fit(own, digits, devices=DeviceOptions(devices=2), **parts)[1]
-    np.testing.assert_allclose(one.column("train_loss"), two.column("train_loss"), rtol=1e-4)
+def run_case(root, case, workdir, *, devices=1, killed_after=0, resume=False):
+    words = [case, str(workdir), str(devices), str(killed_after), "resume" if resume else "begin"]
+    return subprocess.run(
+        [sys.executable, "-m", "tests.training.own_parts_in_a_process", *words],
+        cwd=root,
+        env=os.environ | {"XLA_FLAGS": with_devices(devices)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["convnet", "transformer", "resnet"])
+def test_a_run_killed_in_mid_epoch_is_resumed_to_the_same_bits(root, tmp_path, case):
+    whole = run_case(root, case, tmp_path / "whole")
+    killed = run_case(root, case, tmp_path / "cut", killed_after=6)  # of 4 steps an epoch
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = run_case(root, case, tmp_path / "cut", resume=True)
+    assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
+    assert "resuming" in resumed.stdout
+    assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["convnet", "transformer", "resnet"])
+def test_two_devices_give_the_losses_of_one(root, tmp_path, case):
+    one, two = (
+        json.loads(run_case(root, case, tmp_path / str(n), devices=n).stdout.splitlines()[-1])
+        for n in (1, 2)
+    )
+    for name in ("train_loss", "validation_loss", "train_top3", "validation_top3"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-3, err_msg=name)
 
 
 def test_frozen_modules_keep_their_bits_and_have_no_state(own, digits):

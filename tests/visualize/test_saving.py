@@ -60,7 +60,8 @@ def test_saving_writes_the_same_picture_into_the_runs_figures(stored_run, tmp_pa
 
 
 def test_layers_given_in_order_are_the_default_whatever_their_type(stored_run):
-    from jaxcifar.visualize.pictures import REPORT_LAYERS, draw_mistakes
+    from jaxcifar.visualize.feature_maps import REPORT_LAYERS
+    from jaxcifar.visualize.pictures import draw_mistakes
     from jaxcifar.visualize.saving import _NAMES, draw_activations
 
     network = jaxcifar.load(stored_run)
