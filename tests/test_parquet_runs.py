@@ -55,6 +55,7 @@ def test_other_contents_are_refused_when_a_run_is_resumed(tiny, folder, tmp_path
     assert "was trained on other data" in stderr
 
 
+@pytest.mark.slow
 def test_a_run_on_data_of_the_hub_records_the_commit_and_resumes_from_a_copy(
     tiny,
     hub,  # noqa: F811

@@ -143,7 +143,7 @@ class TestFreezing:
         [
             ("sgd", "batch"),
             ("adam", "frozen"),
-            ("adamw", "batch"),
+            pytest.param("adamw", "batch", marks=pytest.mark.slow),
             pytest.param("sgd", "frozen", marks=pytest.mark.slow),
             pytest.param("adam", "batch", marks=pytest.mark.slow),
             pytest.param("adamw", "frozen", marks=pytest.mark.slow),

@@ -136,7 +136,10 @@ def test_a_stop_after_the_last_epoch_is_none(recipe, digits, tmp_path):
     assert "stopped_by" not in summary_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("answer", [True, False, 0, "Stop", {"a": 1}])
+@pytest.mark.parametrize(
+    "answer",
+    [True, *(pytest.param(a, marks=pytest.mark.slow) for a in (False, 0, "Stop", {"a": 1}))],
+)
 def test_other_answers_are_refused_when_the_epoch_is_saved(recipe, digits, tmp_path, answer):
     with pytest.raises(TypeError, match='must return None, or "stop" to end the run, not'):
         fit(recipe, digits, workdir=tmp_path / "run", on_epoch=lambda row: answer)

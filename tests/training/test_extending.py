@@ -32,11 +32,17 @@ def same_rows(a, b):
     ("settings", "rates"),
     [
         pytest.param({"after_schedule": "final"}, (0.1, 0.1), id="final"),
-        pytest.param({"after_schedule": "restart", "restart_epochs": 1.0}, (0.4, 0.4), id="1"),
+        pytest.param(
+            {"after_schedule": "restart", "restart_epochs": 1.0},
+            (0.4, 0.4),
+            id="1",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"after_schedule": "restart", "schedule": "triangular", "schedule_unit": "epoch"},
             (1.0, 0.55),
             id="triangular",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -64,6 +70,7 @@ def test_an_extended_run_is_bit_identical_to_an_uninterrupted_one(
     assert_trees_identical(again, whole)
 
 
+@pytest.mark.slow
 def test_rates_by_layer_and_a_stop_in_mid_epoch_change_no_bit(
     recipe, digits, tmp_path, monkeypatch
 ):
@@ -89,6 +96,7 @@ def test_rates_by_layer_and_a_stop_in_mid_epoch_change_no_bit(
     assert_trees_identical(state, whole)
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_twice(ending, digits, tmp_path):
     short = replace(ending, epochs=1)
     fit(short, digits, workdir=tmp_path / "run")

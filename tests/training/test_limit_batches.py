@@ -70,6 +70,7 @@ def test_cached_features_are_of_the_images_used(smoke, digits, monkeypatch):
     assert sizes == [30, 30]
 
 
+@pytest.mark.slow
 def test_members_as_one_program_use_the_same_images(smoke, digits, tmp_path):
     plain = replace(smoke, epochs=1, dropout_rate=0.0)
     result = sweep(plain, "seed", [0, 1], digits, workdir=tmp_path / "sweep", mode="vmap")

@@ -103,18 +103,30 @@ def own():
     )
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "parts",
     [
-        {"model": ConvNet(), "tx": TX, "loss": focal, "metrics": {"top3": top3}},
-        {"model": Attention(), "tx": TX, "loss": soft_cross_entropy, "augment": mixup},
-        {"model": Normalised(), "tx": optax.linear_schedule(0.01, 0.0, 6), "augment": brighten},
-        {
-            "model": ResNet(stage_sizes=(1,), width=2, stem="cifar"),
-            "metrics": {"top3": top3, "wrong": lambda a, b: 1.0 * b},
-        },
+        pytest.param(
+            {"model": ConvNet(), "tx": TX, "loss": focal, "metrics": {"top3": top3}}, id="convnet"
+        ),
+        pytest.param(
+            {"model": Attention(), "tx": TX, "loss": soft_cross_entropy, "augment": mixup},
+            id="transformer",
+            marks=SLOW,
+        ),
+        pytest.param(
+            {"model": Normalised(), "tx": optax.linear_schedule(0.01, 0.0, 6), "augment": brighten},
+            id="batch_norm",
+        ),
+        pytest.param(
+            {"model": ResNet(stage_sizes=(1,), width=2), "metrics": {"top3": top3, "y": label}},
+            id="resnet",
+            marks=SLOW,
+        ),
     ],
-    ids=["convnet", "transformer", "batch_norm", "resnet"],
 )
 def test_a_stopped_run_is_resumed_to_the_same_bits(own, digits, tmp_path, parts):
     whole, history = fit(own, digits, workdir=tmp_path / "whole", **parts)
@@ -457,8 +469,8 @@ def test_numbers_change_without_compiling(recipe, digits, caplog):
     "change",
     [
         {"learning_rate": 0.02},
-        {"dropout_rate": 0.6},
-        {"flip_rate": 0.9},
+        pytest.param({"dropout_rate": 0.6}, marks=SLOW),
+        pytest.param({"flip_rate": 0.9}, marks=SLOW),
         {"translate_pixels": 5},
     ],
 )

@@ -76,7 +76,7 @@ def test_a_gpu_gets_plain_bfloat16_convolutions_with_channels_last(recipe, monke
     assert set(maps) - {"i1"} == {"f32"}  # i1: the check that all numbers are finite
 
 
-@pytest.mark.parametrize("freeze", ["conv1 bn1", "freeze_b"])
+@pytest.mark.parametrize("freeze", [pytest.param("conv1 bn1", marks=pytest.mark.slow), "freeze_b"])
 def test_a_run_on_cached_features_equals_the_run_on_images(plain, digits, freeze):
     plain = changed(plain, freeze=freeze, batch_size=50)
     state, history = fit(plain, digits)
