@@ -1,7 +1,9 @@
+import importlib.util
 import json
 import runpy
 import sys
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,9 @@ SCRIPTS = (
     "step_time",
     "sweep_time",
     "time_to_accuracy",
+    "transfer",
+    "transfer_jaxcifar",
+    "transfer_keras",
     "warm_start",
 )
 
@@ -56,6 +61,8 @@ def test_every_script_is_in_the_list(root):
 def test_the_help_of_each_script_names_its_command(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+    if name == "transfer_keras" and importlib.util.find_spec("keras") is None:
+        monkeypatch.setitem(sys.modules, "keras", MagicMock())  # reading options does not use it
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
     assert stopped.value.code == 0
