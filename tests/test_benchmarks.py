@@ -215,8 +215,8 @@ def test_the_torch_peer_has_the_same_number_of_parameters():
     assert sum(p.numel() for p in peer.parameters()) == count_params(params)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="Keras is not installed")
 def test_the_keras_peer_has_the_same_number_of_parameters():
-    pytest.importorskip("keras")
     from benchmarks.peers.keras_resnet import make_model
 
     for stem in ("imagenet", "cifar"):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import textwrap
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from jaxcifar.runs.history import History
 from jaxcifar.training.console import epoch_line
 from tests.conftest import ROOT, random_variables
 
+# Not `importorskip`: the import chooses TensorFlow, unless the script has chosen JAX before.
+needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed")
 CODE = ['"""A module."""', "import os", "def f():", '    """One."""', "    return '''a", "b'''"]
 NOTHING = ["", "    ", "# a comment", "        # indented"]
 
@@ -197,8 +200,8 @@ def weights(tmp_path):
     return str(path)
 
 
+@needs_keras
 def test_both_networks_are_the_same_and_train_the_same(weights):
-    pytest.importorskip("keras", reason="Keras is not installed")
     from benchmarks.transfer_keras import load_pretrained
 
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -213,10 +216,8 @@ def test_both_networks_are_the_same_and_train_the_same(weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", transfer.SCRIPTS)
+@pytest.mark.parametrize("name", ["jaxcifar", pytest.param("Keras", marks=needs_keras)])
 def test_a_script_trains_to_its_end(name, weights, tmp_path):
-    if name == "Keras":
-        pytest.importorskip("keras", reason="Keras is not installed")
     rng, arrays = np.random.default_rng(0), {}
     for part in ("train", "validation", "test"):
         arrays[f"x_{part}"] = rng.integers(0, 256, (70, 32, 32, 3), np.uint8)
