@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import shown
 from jaxcifar.data import LabelledSource, Splits
 from jaxcifar.data.class_names import difference_lines
 from jaxcifar.inference.load import network_of_run
@@ -60,7 +61,7 @@ def evaluate_run(
         progress: draw a bar, on a terminal.
         model, loss: those of your own that the run was given, see `fit`.
         metrics: as in `fit`, by name; not only those of the run.
-        splits: the data of a run that was trained on arrays.
+        splits: the data of a run that was trained on arrays; not together with `dataset`.
 
     Returns:
         "split", "examples", "accuracy" and "loss" (nats); "top5_accuracy" where there are more than
@@ -75,6 +76,10 @@ def evaluate_run(
         >>> from jaxcifar import evaluate_run
         >>> scores = evaluate_run("runs/demo", split="test")  # doctest: +SKIP
     """
+    if splits is not None and dataset is not None:
+        raise RecipeError(
+            f"dataset {shown(dataset)} and splits are two data to score: give one of them"
+        )
     network = network_of_run(
         run,
         which,

@@ -1,6 +1,6 @@
 """Own parts of a run: what is given to `fit` instead of made from the recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,10 @@ import flax.linen as nn
 import jax
 import optax
 
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import shown
 from jaxcifar.models.names import named_leaves
+from jaxcifar.recipes.function_state import function_state
 from jaxcifar.step.freeze import Labels
 from jaxcifar.step.metrics import ExampleMetric
 from jaxcifar.step.optimizer import for_labels
@@ -23,8 +26,7 @@ Transformation = Any  # optax.GradientTransformation or Schedule; mypy does not 
 class Parts:
     """Parts of a run; each is None, or empty, where the recipe makes it.
 
-    Equal ones share their compiled programs: models are compared by their fields, functions and
-    transformations by identity.
+    Equal ones share their compiled programs, see `state`.
 
     Attributes:
         model: ``(images, *, train) -> logits``.
@@ -33,6 +35,8 @@ class Parts:
         augment: ``(keys [n], images, labels) -> (images, labels)``, after the recipe's own.
         metrics: (name, ``(logits, labels) -> [n]``), sorted by name.
         mixes: whether `augment` turns labels [n] into distributions [n, classes].
+        state: of all functions and of the model's class when they were given: what was compiled
+            before one of them changed is not used again.
     """
 
     model: nn.Module | None = None
@@ -41,6 +45,7 @@ class Parts:
     augment: BatchAugment | None = None
     metrics: tuple[tuple[str, ExampleMetric], ...] = ()
     mixes: bool = False
+    state: Hashable = None
 
     def __hash__(self) -> int:
         # Objects that can be called need not have a hash.
@@ -78,8 +83,18 @@ def make_parts(
     augment: BatchAugment | None = None,
     metrics: Mapping[str, ExampleMetric] | None = None,
 ) -> Parts:
-    """The arguments of `fit` as one value, unchecked."""
-    return Parts(model, tx, loss, augment, tuple(sorted((metrics or {}).items())))
+    """The arguments of `fit` as one value.
+
+    Raises:
+        RecipeError: the metrics are no dict of names.
+    """
+    if metrics is not None and not (
+        isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
+    ):
+        raise RecipeError(f"metrics must be a dict of functions by name, not {shown(metrics)}")
+    own = tuple(sorted((metrics or {}).items()))
+    state = function_state((type(model), tx, loss, augment, *(metric for _, metric in own)))
+    return Parts(model, tx, loss, augment, own, state=state)
 
 
 def own_variables(model: nn.Module, image_size: int) -> dict[str, Any]:

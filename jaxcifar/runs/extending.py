@@ -116,6 +116,11 @@ def allowed_changes(recipe: Recipe, before: Recipe, run_dir: RunDirectory) -> Re
             after, repeated = recipe.after_schedule, recipe.restart_epochs
             grown = replace(grown, after_schedule=after, restart_epochs=repeated)
     if recipe.patience != before.patience:
+        if recipe.patience is None and before.patience_metric != recipe.patience_metric:
+            raise RunError(
+                f"{run_dir.path} chose its best checkpoint by {before.patience_metric}, with a "
+                f"patience of {before.patience}: continue it with both, or with more patience"
+            )
         _check_patience(recipe, run_dir)
         grown = replace(grown, patience=recipe.patience)
     return grown

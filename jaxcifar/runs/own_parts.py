@@ -17,7 +17,7 @@ import jax
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.messages import shown
-from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of, named_shapes, own_variables
+from jaxcifar.recipes.parts import Parts, name_of, named_shapes, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 
@@ -28,8 +28,6 @@ _LONGEST_FIELD = 500  # characters
 
 def describe_parts(recipe: Recipe, parts: Parts) -> dict[str, Any] | None:
     """The section "parts" of config.json; None for a run that its recipe makes alone."""
-    if parts == NO_PARTS:
-        return None
     described: dict[str, Any] = {}
     if parts.model is not None:
         described["model"] = _describe_model(parts.model, recipe.image_size)
@@ -44,7 +42,7 @@ def describe_parts(recipe: Recipe, parts: Parts) -> dict[str, Any] | None:
         described["metrics"] = {name: _short_name(metric) for name, metric in parts.metrics}
     if parts.mixes:
         described["labels"] = "distributions"
-    return described
+    return described or None
 
 
 def check_same_parts(path: Path, config: Mapping[str, Any], recipe: Recipe, parts: Parts) -> None:

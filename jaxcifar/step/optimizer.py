@@ -99,9 +99,10 @@ def for_labels(tx: optax.GradientTransformation, labels: Labels) -> optax.Gradie
         >>> tx.update(params, tx.init(params), params)[0]["fc"].tolist()
         [-0.5, -0.5]
     """
-    scales = jax.tree.map(lambda label: treatment(label).scale, labels)
-    if all(scale == 1 for scale in jax.tree.leaves(scales)):
+    # Also where all are trained by now: the state keeps its form when the last one thaws.
+    if all(treatment(label) == (1.0, 1) for label in jax.tree.leaves(labels)):
         return tx
+    scales = jax.tree.map(lambda label: treatment(label).scale, labels)
     shares = optax.stateless(
         lambda updates, _: jax.tree.map(lambda update, scale: scale * update, updates, scales)
     )

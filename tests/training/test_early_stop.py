@@ -10,6 +10,8 @@ from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.devices.layout import Layout
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.extending import allowed_changes
 from jaxcifar.studies.sweeps import sweep
 from jaxcifar.training.fit import fit
 from tests.conftest import assert_trees_identical
@@ -180,3 +182,10 @@ def test_only_the_first_process_is_heard(recipe, digits, monkeypatch, answer):
     monkeypatch.setattr(Layout, "agree", lambda self, *own: [(0,), own] if len(own) == 1 else [own])
     _, history = fit(recipe, digits, on_epoch=lambda row: answer)
     assert history.column("epoch") == [1, 2, 3]
+
+
+def test_a_run_without_its_patience_says_what_chose_its_best_checkpoint(recipe, tmp_path):
+    by_loss = replace(recipe, patience=2, patience_metric="validation_loss")
+    run_dir = RunDirectory(tmp_path)
+    with pytest.raises(RunError, match="chose its best checkpoint by validation_loss, with a pat"):
+        allowed_changes(recipe, by_loss, run_dir)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load
+from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, sweep
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
@@ -490,3 +490,68 @@ def test_zero_and_other_values_of_a_number_are_different_programs(recipe):
     """Nothing is computed for an augmentation, dropout or decay that is not asked for."""
     off = dataclasses.replace(recipe, flip_rate=0.0, translate_pixels=0, dropout_rate=0.0)
     assert make_stage(off).augment_batch is None
+
+
+SCALE = 1.0
+
+
+def scaled(logits, labels):
+    return SCALE * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+class Weighted:
+    """A loss that is an object without a hash, whose number may change."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    __hash__ = None
+
+    def __call__(self, logits, labels):
+        return self.weight * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def test_what_a_function_reads_may_change_between_two_calls(own, digits, monkeypatch):
+    """As in a notebook: a compiled program keeps what it read when it was traced."""
+    recipe, loss = dataclasses.replace(own, epochs=1, learning_rate=1e-9), Weighted(1.0)
+
+    def train(loss):
+        return fit(recipe, digits, model=ConvNet(), loss=loss)[1].rows[0]["validation_loss"]
+
+    one, compiled = train(scaled), training_programs.cache_info().misses
+    assert train(scaled) == one
+    assert train(loss) == pytest.approx(one)
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    loss.weight = 2.0
+    assert train(scaled) == pytest.approx(3 * one, rel=1e-4)
+    assert train(loss) == pytest.approx(2 * one, rel=1e-4)
+    assert training_programs.cache_info().misses == compiled + 3
+
+
+def test_the_moments_of_an_own_transformation_outlive_the_last_thaw(own, digits):
+    recipe = dataclasses.replace(own, architecture="own", freeze="Conv_0=trained@2 *=trained")
+    state, _ = fit(recipe, digits, model=ConvNet(), tx=optax.adam(1e-2))
+    (count,) = (leaf for name, leaf in named_leaves(state.opt_state).items() if "count" in name)
+    assert int(count) == 6
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 1, "patience_metric": "validation_acuracy"}, {"architecture": "own"}]
+)
+def test_a_sweep_that_cannot_run_replaces_nothing(recipe, digits, tmp_path, wrong):
+    recipe = dataclasses.replace(recipe, epochs=1)
+    where = {"workdir": tmp_path / "sweep", "mode": "sequential"}
+    sweep(recipe, "seed", [0, 1], digits, **where)
+    before = sorted(path for path in where["workdir"].rglob("*") if path.is_file())
+    if "architecture" in wrong:
+        recipe = Recipe(dataset="digits", train_size=120, validation_size=40, batch_size=40)
+    recipe = dataclasses.replace(recipe, **wrong)
+    with pytest.raises(RecipeError, match="patience_metric|architecture own"):
+        sweep(recipe, "seed", [0, 1], digits, overwrite=True, **where)
+    assert sorted(path for path in where["workdir"].rglob("*") if path.is_file()) == before
+
+
+def test_two_data_to_score_are_refused(digits, tmp_path):
+    with pytest.raises(RecipeError, match="dataset 'digits' and splits are two data to score"):
+        evaluate_run(tmp_path, splits=digits, dataset="digits")

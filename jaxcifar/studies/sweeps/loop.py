@@ -14,6 +14,8 @@ from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.recipes.own import with_parts
+from jaxcifar.recipes.parts import NO_PARTS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.curves import CurvesFile
@@ -94,6 +96,8 @@ def sweep(
     if isinstance(splits, Splits):
         recipe = recipe.on(splits)
     members = make_members(recipe, field, values)
+    for member in members:  # before anything is overwritten
+        with_parts(member.recipe, NO_PARTS)
     sweep_dir = SweepDirectory(Path(workdir))
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)
     with sweep_dir.lock():
