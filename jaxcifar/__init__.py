@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxcifar.recipes.splits import load_splits as load_splits
     from jaxcifar.runs.checkpoints import Checkpoints as Checkpoints
     from jaxcifar.runs.curves import draw_curves as draw_curves
+    from jaxcifar.runs.history import History as History
     from jaxcifar.runs.restore import restore_run as restore_run
     from jaxcifar.runs.transfer import export_run as export_run
     from jaxcifar.step.freeze import FREEZE_A as FREEZE_A
@@ -83,6 +84,7 @@ _MODULES = {
     "recipes.splits": ("load_splits",),
     "runs.checkpoints": ("Checkpoints",),
     "runs.curves": ("draw_curves",),
+    "runs.history": ("History",),
     "runs.restore": ("restore_run",),
     "runs.transfer": ("export_run",),
     "step.freeze": (

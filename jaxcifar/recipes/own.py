@@ -13,6 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError, message_lines
 from jaxcifar.common.messages import shown
@@ -31,6 +33,7 @@ from jaxcifar.step.state import TrainState, state_shapes
 
 COLLECTIONS = {"params", "batch_stats"}
 # A row of the history has "validation_seconds", and scores have these.
+_LEAST, _MOST = -1.0, 2.0  # of floats that an augmentation returns
 RESERVED_METRICS = ("loss", "accuracy", "examples", "seconds", "top5_accuracy")
 
 
@@ -228,6 +231,34 @@ def _check_augment(recipe: Recipe, parts: Parts) -> bool:
             f"{list(labels.shape)}"
         )
     return mixes
+
+
+def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> None:
+    """Refuse an own augmentation whose floats are not in [0, 1], which normalising would spoil.
+
+    Noise and colour changes may go a little beyond.
+
+    Args:
+        recipe, parts: of the run.
+        images: uint8 [n, h, w, 3], a few of those to train on.
+
+    Raises:
+        RecipeError: with the range it returns.
+    """
+    if parts.augment is None:
+        return
+    keys, first = jax.random.split(jax.random.key(0), len(images)), recipe.make_augment()
+    batch = jnp.asarray(images)
+    batch = batch if first is None else first(keys, batch)
+    name = name_of(parts.augment)
+    labels = jnp.zeros(len(images), jnp.int32)
+    augmented, _ = _try(f"augment {name}", None, partial(parts.augment, keys, batch, labels))
+    low, high = float(augmented.min()), float(augmented.max())
+    if _is_float(augmented) and not (low >= _LEAST and high <= _MOST):
+        raise RecipeError(
+            f"augment {name} must return uint8, or floats in [0, 1], but its floats go from "
+            f"{low:.3g} to {high:.3g}: divide by 255, and leave normalising to the recipe"
+        )
 
 
 def _check_functions(recipe: Recipe, parts: Parts) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any, get_type_hints
@@ -180,7 +181,10 @@ class Recipe(Settings):
         try:
             labels = label_params(params, parse_rules(self.freeze, params))
         except FreezeError as error:
-            raise RecipeError(f"freeze {shown(self.freeze)}: {error}") from None
+            hint = ""
+            if self.architecture != OWN and re.search(r"[A-Z]", self.freeze):
+                hint = "; rules for a network of your own go with architecture='own'"
+            raise RecipeError(f"freeze {shown(self.freeze)}: {error}" + hint) from None
         return labels if epoch is None else labels_at(labels, epoch)
 
     def make_schedule(self) -> optax.Schedule:

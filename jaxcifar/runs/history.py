@@ -16,7 +16,7 @@ class History:
     """The rows of a run, one per epoch, in order; a notebook shows them as a table.
 
     Example:
-        >>> from jaxcifar.runs.history import History
+        >>> from jaxcifar import History
         >>> history = History([{"epoch": 1, "train_loss": 1.5}, {"epoch": 2, "train_loss": 1.25}])
         >>> history
         History(2 epochs)

@@ -101,7 +101,7 @@ def label_params(params: PyTree, rules: Rules) -> Labels:
         )
     _check_batch_norms(labels)
     if not any(_trains(label, epoch=1) for label in labels.values()):
-        raise FreezeError("nothing is trained in the first epoch; train at least fc")
+        raise FreezeError("nothing is trained in the first epoch; train at least the head")
     return jax.tree.unflatten(jax.tree.structure(params), labels.values())
 
 

@@ -76,6 +76,9 @@ def _expand(word: str, params: PyTree) -> Rules:
     if shorthand == "up_to":
         return freeze_up_to(params, argument)[:-1]  # without the rule that trains the rest
     if shorthand == "all_but":
+        names = list(named_leaves(params))
+        if not any(map(make_matcher(argument), names)):
+            raise FreezeError(explain_unused(argument, names))
         return freeze_all_but(argument)
     if shorthand == "layer_decay":
         try:

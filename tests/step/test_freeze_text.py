@@ -50,7 +50,7 @@ def test_a_frozen_front_and_decaying_rates_above_it_combine(params):
         ),
         ("layer1 layer1.0", "'layer1.0' has no effect: earlier rules match all its parameters"),
         ("layer1 up_to:layer1.0 up_to:bn1", "'up_to:bn1' has no effect: earlier rules match"),
-        ("up_to:fc", "nothing is trained in the first epoch; train at least fc"),
+        ("up_to:fc", "nothing is trained in the first epoch; train at least the head"),
         ("**", "nothing is trained"),
         ("layer1.0.bn1.weight", "BatchNorm layer1.0.bn1 would be partly frozen"),
         ("layer1.0.bn1.bias=0.1@5 *=trained", "layer1.0.bn1 would be partly frozen"),

@@ -366,6 +366,8 @@ class Listed(nn.Module):
         ({"augment": lambda keys, images, labels: images}, r"must return \(images, labels\)"),
         ({"augment": lambda k, x, y: (x, jnp.ones((len(y), 3)))}, r"distributions \[n, 10\]"),
         ({"augment": lambda k, x, y: (x[:, :16], y)}, r"keep the images \[4, 32, 32, 3\]"),
+        ({"augment": lambda k, x, y: (1.0 * x, y)}, r"floats go from 0 to 25.: divide by 255"),
+        ({"augment": lambda k, x, y: (x / 64 - 2, y)}, r"floats go from -2 to"),
         ({"augment": mixup, "loss": focal}, r"the loss must|fails"),
         ({"tx": 0.1}, "tx must be an optax transformation, or a schedule"),
         ({"tx": lambda step: jnp.ones(3)}, "must return one rate"),
@@ -555,3 +557,11 @@ def test_a_sweep_that_cannot_run_replaces_nothing(recipe, digits, tmp_path, wron
 def test_two_data_to_score_are_refused(digits, tmp_path):
     with pytest.raises(RecipeError, match="dataset 'digits' and splits are two data to score"):
         evaluate_run(tmp_path, splits=digits, dataset="digits")
+
+
+def test_rules_for_a_network_of_ones_own_say_how_they_are_given(own, digits):
+    with pytest.raises(RecipeError, match=r"Dense_0.*go with architecture='own'"):
+        dataclasses.replace(own, freeze="all_but:Dense_0")
+    recipe = dataclasses.replace(own, architecture="own", freeze="all_but:Dense_7")
+    with pytest.raises(RecipeError, match=r"Dense_7.*Dense_0"):
+        fit(recipe, digits, model=ConvNet())
