@@ -41,7 +41,8 @@ def check_same(results, tolerance):
         assert other["scores"]["loss_sum"] == pytest.approx(one["scores"]["loss_sum"], tolerance)
 
 
-@pytest.mark.parametrize("layout", ["jit 4", pytest.param("pmap 4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["jit 4", "pmap 4"])
 def test_four_devices_train_as_one_does(root, layout):
     results = train_on(root, "float64", 1, "1", layout)
     assert largest_difference(results["1"]["params"], results[layout]["params"]) < 1e-9

@@ -104,7 +104,9 @@ def convolutions_of_resnet18(stem, monkeypatch):
     return sorted(cases)
 
 
-@pytest.mark.parametrize(("stem", "distinct"), [("imagenet", 11), ("cifar", 11)])
+@pytest.mark.parametrize(
+    ("stem", "distinct"), [("imagenet", 11), pytest.param("cifar", 11, marks=pytest.mark.slow)]
+)
 def test_auto_is_the_convolution_in_every_layer_of_resnet18(stem, distinct, monkeypatch):
     cases = convolutions_of_resnet18(stem, monkeypatch)
     assert len(cases) == distinct

@@ -190,7 +190,14 @@ def test_model_of_reads_names_without_the_prefix(monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("wrapper", ["parallel", "compiled", "averaged", "compiled parallel"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "parallel",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("compiled", "averaged")),
+        "compiled parallel",
+    ],
+)
 def test_the_wrappers_of_torch_load_as_the_bare_network(tmp_path, wrapper, suffix):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save_tensors

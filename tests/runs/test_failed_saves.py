@@ -140,9 +140,19 @@ def run_saver(root, directory, how, *, mounted):
 @pytest.mark.parametrize(
     ("how", "mounted", "message"),
     [
-        ("file size", False, r"checkpoint 20 could .*File too large.*\[10\], are intact.*ulimit"),
+        pytest.param(
+            "file size",
+            False,
+            r"checkpoint 20 could .*File too large.*\[10\], are intact.*ulimit",
+            marks=pytest.mark.slow,
+        ),
         ("full", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact.*free"),
-        ("folders 1", True, r"checkpoint 20 could .*No space left on device.*\[10\], are intact"),
+        pytest.param(
+            "folders 1",
+            True,
+            r"checkpoint 20 could .*No space left on device.*\[10\], are intact",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "folders 3",
             True,

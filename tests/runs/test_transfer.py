@@ -72,6 +72,7 @@ def test_an_export_is_replaced_only_when_asked(run, tmp_path):
     assert read_weights(out).tensors
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_freeze_spec_and_is_evaluated(run, recipe, digits, tmp_path):
     further = changed(
         recipe,

@@ -165,6 +165,7 @@ class TestFreezing:
             same = np.array_equal(before, named_leaves(after.batch_stats)[leaf])
             assert same == (frozen and bn == "frozen"), leaf
 
+    @pytest.mark.slow
     def test_the_gradient_norm_is_of_the_trained_parameters(self):
         whole, state, batch, _ = network((("*", "trained"),), "batch")
         head, head_state, _, _ = network(FREEZE_B, "batch")

@@ -85,6 +85,7 @@ def test_only_validations_count(impatient, digits):
     assert history.column("epoch") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_watched_metric_chooses_the_best_checkpoint(recipe, digits, tmp_path):
     settings = {"patience": 9, "patience_metric": "validation_loss", "patience_mode": "max"}
     worst = replace(recipe, learning_rate=0.03, **settings)  # by the largest loss: another choice

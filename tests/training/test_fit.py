@@ -361,6 +361,7 @@ def test_evaluate_run_gives_exactly_the_scores_of_the_summary(
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_a_run_with_test_mirror_is_scored_with_mirror_images(recipe, digits, tmp_path):
     # Short, because a second form of evaluation needs another program.
     mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)

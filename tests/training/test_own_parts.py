@@ -233,6 +233,7 @@ def test_frozen_modules_keep_their_bits_and_have_no_state(own, digits):
     assert all("Conv_0" not in name for name in named_leaves(state.opt_state))
 
 
+@pytest.mark.slow
 def test_a_module_that_thaws_is_trained_from_then_on(own, digits):
     recipe = dataclasses.replace(own, architecture="own", freeze="Conv_0=0.5@2 *=trained", epochs=2)
     whole, _ = fit(recipe, digits, model=ConvNet(), tx=TX)

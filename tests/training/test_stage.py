@@ -124,6 +124,7 @@ def test_a_layer_thaws_in_its_epoch(plain, digits):
     assert changed_stats == {"layer1"}
 
 
+@pytest.mark.slow
 def test_a_resumed_thawing_run_is_bit_identical_to_an_uninterrupted_one(plain, digits, tmp_path):
     """Stopped before a layer thaws, at that moment, and after it."""
     thawing = changed(
