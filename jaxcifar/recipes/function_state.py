@@ -5,6 +5,7 @@ number, an attribute of an object or the code itself may change under the same n
 compiled before must not be taken for the new one.
 """
 
+import functools
 import inspect
 import types
 from collections.abc import Hashable, Iterator
@@ -27,6 +28,9 @@ def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
         return id(function)
     if isinstance(function, types.MethodType):
         return function_state(function.__func__, depth), function_state(function.__self__, depth)
+    if isinstance(function, functools.partial):
+        parts = (function.func, *function.args, *sorted(function.keywords.items()))
+        return tuple(function_state(part, depth - 1) for part in parts)
     if isinstance(function, types.FunctionType):
         return _code_state(function.__code__), tuple(_read_by(function, depth))
     if isinstance(function, (tuple, list)):
@@ -34,7 +38,7 @@ def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
     if isinstance(function, type):
         own = (value for value in vars(function).values() if inspect.isfunction(value))
         return id(function), tuple(function_state(value, depth - 1) for value in own)
-    if type(function).__module__.partition(".")[0] in ("jax", "jaxlib", "numpy", "builtins"):
+    if _package(type(function)) in ("jax", "jaxlib", "numpy", "builtins"):
         return id(function)
     attributes = vars(function) if hasattr(function, "__dict__") else {}
     return (
@@ -42,6 +46,11 @@ def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
         function_state(type(function), depth - 1),
         tuple((name, function_state(value, depth - 1)) for name, value in attributes.items()),
     )
+
+
+def _package(named: Any) -> str:
+    """The package that a function or class is from; code that is executed may have none."""
+    return str(getattr(named, "__module__", None)).partition(".")[0]
 
 
 def _code_state(code: types.CodeType) -> Hashable:
@@ -61,7 +70,7 @@ def _read_by(function: types.FunctionType, depth: int) -> Iterator[Hashable]:
             yield function_state(cell.cell_contents, depth - 1)
         except ValueError:  # not assigned yet
             yield None
-    if function.__module__.partition(".")[0] in ("jax", "optax", "flax", "jaxcifar"):
+    if _package(function) in ("jax", "optax", "flax", "jaxcifar"):
         return
     for name in function.__code__.co_names:
         if name in function.__globals__:
