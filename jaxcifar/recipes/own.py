@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError, message_lines
@@ -92,6 +93,13 @@ def _check_given(recipe: Recipe, parts: Parts) -> None:
         raise RecipeError("architecture own: give your network as the argument model")
     if recipe.optimizer == OWN and parts.transformation is None:
         raise RecipeError("optimizer own: give your optax transformation as the argument tx")
+    for part, name in ((parts.model, "architecture"), (parts.transformation, "optimizer")):
+        asked = getattr(recipe, name)
+        if part is not None and asked != OWN and changed_settings(recipe, [name]):
+            raise RecipeError(
+                f"{name} {shown(asked)} does not go with one of your own, which would take its "
+                "place: leave it at its default"
+            )
     if parts.loss is not None and recipe.label_smoothing:
         raise RecipeError(
             f"label_smoothing {recipe.label_smoothing} is of the recipe's cross-entropy: with a "
@@ -170,6 +178,10 @@ def _check_tx(recipe: Recipe, parts: Parts) -> None:
     name = name_of(parts.tx)
     if parts.schedule is not None:
         schedule = parts.schedule
+        if isinstance(_attempt(schedule), optax.GradientTransformation):
+            raise RecipeError(
+                f"tx is the function {name}, not a transformation: call it with a rate"
+            )
         rate = _try(f"the schedule {name}", None, lambda: jax.eval_shape(schedule, jnp.int32(0)))
         if getattr(rate, "shape", ()) != ():
             raise RecipeError(f"the schedule {name} must return one rate, not {rate.shape}")
@@ -272,7 +284,18 @@ def _check_functions(recipe: Recipe, parts: Parts) -> None:
         functions.append(("the loss", parts.loss, target))
     for name, function, of_labels in functions:
         call = partial(per_example, function, name)
-        _try(name_of(function), None, partial(jax.eval_shape, call, logits, of_labels))
+        what = f"{name} ({name_of(function)})"
+        if of_labels.ndim == 2:
+            what += f", given distributions [n, {classes}] because augment mixes the labels,"
+        _try(what, None, partial(jax.eval_shape, call, logits, of_labels))
+
+
+def _attempt(schedule: Callable[[Any], Any]) -> Any:
+    """What a schedule returns for the first step; None if it fails."""
+    try:
+        return schedule(0)
+    except Exception:
+        return None
 
 
 def _is_float(array: Any) -> bool:

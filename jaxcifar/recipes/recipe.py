@@ -271,6 +271,11 @@ class Recipe(Settings):
         Raises:
             RecipeError: the recipe names other data than the default ones, or other sizes.
         """
+        if not isinstance(splits, Splits):
+            raise RecipeError(
+                f"the data must be Splits, not {type(splits).__name__}: make them of arrays by "
+                "Splits.from_arrays, or load them by load_splits"
+            )
         info = splits.info
         if info is None or info == vars(self)["info"]:
             return self

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcifar.common.summaries import LINES, WIDTH, shortened
+from jaxcifar.runs.shapes import COLUMNS
 
 HTML_ROWS = 30
 LONGEST = 24  # characters of a heading or a value
@@ -28,29 +29,49 @@ _FORMATS = {
     "skipped_steps": ("skipped steps", ",d"),
 }
 _NOTHING = "-"
+_TIMES = ("seconds", "validation_seconds", "images_per_second")
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def text_table(title: str, rows: Rows) -> str:
-    """The last rows, below their headings; metrics that have no room are left out.
+    """The last rows, below their headings.
+
+    Metrics that have no room are left out, and the title counts them.
 
     Args:
         title: one printable line.
         rows: metric -> value.
     """
-    columns = [_cells(name, rows[-(LINES - 3) :], short=True) for name in _names(rows)]
-    if not columns:
+    names = _names(rows)
+    cells = {name: _cells(name, rows[-(LINES - 3) :], short=True) for name in names}
+    if not cells:
         return title
+    room, shown = WIDTH, set[str]()
+    for name in sorted(names, key=_rank):
+        width = max(map(len, cells[name])) + (2 if shown else 0)
+        if width <= room:
+            room -= width
+            shown.add(name)
+    columns = [cells[name] for name in names if name in shown]
+    if len(shown) < len(names):
+        title += f"; {len(names) - len(shown)} more columns in to_dict()"
     before = len(rows) - (LINES - 3)
     lines = [title[:WIDTH]] + ([f"... after {before:,} earlier ones"] if before > 0 else [])
     table = [""] * len(columns[0])
-    for cells in columns:
-        width = max(map(len, cells))
-        if len(table[0]) + 2 + width <= WIDTH:
-            gap = "  " if table[0] else ""
-            table = [f"{line}{gap}{cell:>{width}}" for line, cell in zip(table, cells, strict=True)]
+    for column in columns:
+        width, gap = max(map(len, column)), "  " if table[0] else ""
+        table = [f"{line}{gap}{cell:>{width}}" for line, cell in zip(table, column, strict=True)]
     return "\n".join(lines + table)
+
+
+def _rank(name: str) -> int:
+    """Which metrics find room first: ours, the user's on validation, times, the others."""
+    if name in ("epoch", "step") or (name in COLUMNS and name not in _TIMES):
+        return 0
+    if name in _TIMES:
+        return 2
+    return 1 if name.startswith("validation_") else 3
 
 
 def html_table(title: str, rows: Rows) -> str:

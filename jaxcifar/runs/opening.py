@@ -150,6 +150,11 @@ def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Split
         return
     if fingerprint != splits.fingerprint:
         revision = stored.get("data", {}).get("revision")
+        if splits.info is not None:
+            raise RunError(
+                f"{path} was trained on other arrays: these have the fingerprint "
+                f"{splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; give the run's own"
+            )
         commit = f", which were those of commit {revision} on the hub" if revision else ""
         raise RunError(
             f"{path} was trained on other data than the {splits.name} found: their contents have "

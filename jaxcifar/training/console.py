@@ -138,7 +138,9 @@ def stop_text(stopped: Stopped, recipe: Recipe) -> str:
     why = "on_epoch asked for it"
     if stopped.reason == "patience":
         name = recipe.patience_metric.replace("_", " ")
-        why = f"the {name} had not improved for {recipe.patience} validations (--patience)"
+        count = f"{recipe.patience} validation{'s' * (recipe.patience != 1)}"
+        by = f" by more than {recipe.patience_min_delta:g}" if recipe.patience_min_delta else ""
+        why = f"the {name} had not improved{by} for {count} (--patience)"
     return f"stopped after epoch {stopped.epoch} of {recipe.epochs}: {why}"
 
 

@@ -73,8 +73,9 @@ def fit(
         metrics: further metrics ``(logits, labels int32 [n]) -> [n]`` by name. They are summed over
             the examples and divided once.
 
-        A run with parts of your own is resumed, evaluated and loaded with the same arguments; what
-        can be compared of them is stored in config.json, and compared.
+        A run with parts of your own is resumed with all of them, evaluated with its model, loss and
+        metrics (`evaluate_run`), and loaded with its model (`load`). What can be compared of them
+        is stored in config.json, and compared.
 
     Returns:
         The state after the last epoch, and the history. Its row for an epoch has "epoch" (from 1),

@@ -36,8 +36,8 @@ def feature_maps(
     flat = [layer for layer, name in names.items() if name in shapes and shapes[name].ndim != 4]
     if flat:
         raise RecipeError(
-            f"the output of layer {flat[0]!r} is a vector, not feature maps; choose a layer before "
-            "avgpool, or any other with maps"
+            f"the output of layer {flat[0]!r} is {list(shapes[names[flat[0]]].shape[1:])}, not "
+            "feature maps [h, w, channels]; choose a layer before avgpool, or another with maps"
         )
     built_in = isinstance(network.model, ResNet)
     try:  # with the logits where they have a name, so that one program computes both

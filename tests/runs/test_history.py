@@ -66,7 +66,8 @@ def test_a_long_history_is_its_last_epochs():
     lines = repr(history_of(943)).split("\n")
     assert len(lines) == 10
     assert max(map(len, lines)) <= 100
-    assert lines[0] == "History(943 epochs; best validation accuracy 0.5000 in epoch 942)"
+    title = "History(943 epochs; best validation accuracy 0.5000 in epoch 942)"
+    assert lines[0] == f"{title}; 2 more columns in to_dict()"
     assert lines[1] == "... after 936 earlier ones"
     assert lines[2].split()[:3] == ["epoch", "step", "lr"]
     assert [line.split()[0] for line in lines[3:]] == [str(n) for n in range(937, 944)]
@@ -76,6 +77,15 @@ def test_a_long_history_is_its_last_epochs():
 def test_values_are_rounded_for_their_unit():
     values = repr(History([ROW])).split("\n")[2].split()
     assert values == ["1", "10", "1.00e-02", "2.0000", "0.2500", "-", "-", "12.3", "0.5", "12,346"]
+
+
+def test_a_metric_of_the_users_on_validation_finds_room_before_times():
+    row = ROW | {"train_top3": 0.4, "validation_top3": 0.3, "validation_sure": 0.2}
+    text = repr(History([row]))
+    assert "validation top3" in text
+    assert "validation sure" in text
+    assert "more columns in to_dict()" in text
+    assert max(map(len, text.split("\n"))) <= 100
 
 
 def test_a_history_without_epochs_has_no_table():

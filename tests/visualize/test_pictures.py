@@ -136,7 +136,7 @@ class TestActivations:
         out = tmp_path / "x.png"
         for arguments, settings, message in (
             ((["layer1.0.conv3"], "8"), {}, r"did you mean 'layer1\.0\.conv2'.*--list-layers"),
-            ((["fc"], "8"), {}, "is a vector, not feature maps"),
+            ((["fc"], "8"), {}, r"is \[10\], not feature maps"),
             ((["conv1"], "8"), {"out": "x.foo"}, r"end in \.png, not 'x\.foo'"),
             ((["conv1"], "8"), {"out": "folder.png"}, "is a directory"),
             ((["conv1"], "8"), {"channels": 0}, "channels must be at least 1, not 0"),
