@@ -185,6 +185,7 @@ def test_memory_includes_arguments_and_results():
     assert 8_000 <= harness.memory_of(lowered) < 16_000
 
 
+@pytest.mark.slow
 def test_the_matrix_peak_is_flops_over_the_measured_time(monkeypatch):
     monkeypatch.setattr(harness, "timed", lambda f: (f(), 0.5))
     assert harness.matrix_peak("float32", repeats=1) == 4 * 2 * 2048**3 / 0.5

@@ -83,6 +83,7 @@ def test_resuming_what_never_started_says_how_to_start(tmp_path, directory):
         (read or directory(tmp_path).read)()
 
 
+@pytest.mark.slow
 def test_a_member_that_died_before_its_first_file_is_no_obstacle(starts, tmp_path):
     starts["sweep"](tmp_path)
     member = tmp_path / "seed=0"
@@ -179,6 +180,7 @@ def test_a_folder_of_a_sweep_that_is_a_link_is_refused(starts, tmp_path, name):
     assert os.listdir(tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_member_that_is_a_link_is_removed_and_what_it_leads_to_is_kept(
     recipe, digits, starts, tmp_path
 ):

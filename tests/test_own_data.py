@@ -63,6 +63,7 @@ def test_training_accepts_the_splits_of_the_recipe(run):
     check_splits(recipe, load_splits(recipe, lazy=True))
 
 
+@pytest.mark.slow
 def test_lazy_and_eager_splits_have_the_same_scores(run):
     recipe = read_recipe(RunDirectory(run))
     variables = random_variables(recipe.make_model())

@@ -196,6 +196,7 @@ class TestFreezing:
         assert flops(FREEZE_B) < 0.4 * everything
         assert flops(FREEZE_A) < 0.8 * everything
 
+    @pytest.mark.slow
     def test_a_step_from_features_equals_the_step_from_images(self):
         model = ResNet(**SHAPE, head="sequential", dropout_rate=0.5)
         tx = optax.sgd(0.1)

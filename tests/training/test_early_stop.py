@@ -133,6 +133,7 @@ def test_on_epoch_stops_a_run(recipe, digits, tmp_path, capsys):
     assert "stopped_by" not in summary_of(run)
 
 
+@pytest.mark.slow
 def test_a_stop_after_the_last_epoch_is_none(recipe, digits, tmp_path):
     short = replace(recipe, epochs=1)
     fit(short, digits, workdir=tmp_path / "run", on_epoch=lambda row: "stop")

@@ -91,6 +91,7 @@ def test_validation_every_few_epochs_changes_nothing_else(recipe, digits, tmp_pa
     assert summary["best"]["validation_accuracy"] == max(sparse.column("validation_accuracy")[1:])
 
 
+@pytest.mark.slow
 def test_images_are_resized_for_training_and_scoring(recipe, digits, tmp_path):
     """The scores are those of images that are resized beforehand."""
     small = dataclasses.replace(recipe, resize=16, flip_rate=0.0, translate_pixels=0, epochs=1)
@@ -108,6 +109,7 @@ def test_images_are_resized_for_training_and_scoring(recipe, digits, tmp_path):
     assert summary["last"]["test"]["accuracy"] == scored["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_best_and_last_is_scored_once(recipe, digits, tmp_path, monkeypatch):
     restored = []
     restore = Checkpoints.restore_weights
@@ -226,6 +228,7 @@ def test_more_epochs_continue_a_run_where_the_schedule_allows(recipe, digits, tm
     assert summary["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_with_lookahead_cannot_be_extended(recipe, digits, tmp_path):
     """The periods of lookahead are counted from the end of the run."""
     short = dataclasses.replace(recipe, epochs=1, lookahead_steps=2)
@@ -344,6 +347,7 @@ def test_data_of_another_size_than_the_recipe_says_is_refused(recipe, digits):
         fit(dataclasses.replace(recipe, split_seed=1), digits)
 
 
+@pytest.mark.slow
 def test_evaluate_run_gives_exactly_the_scores_of_the_summary(
     recipe, digits, tmp_path, monkeypatch
 ):
@@ -389,6 +393,7 @@ def test_a_run_with_test_mirror_is_scored_with_mirror_images(recipe, digits, tmp
     assert plain["loss"] != pytest.approx(tested, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_on_a_split_of_other_data_is_refused(recipe, digits, tmp_path):
     fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path / "run")
     files = RunDirectory(tmp_path / "run")

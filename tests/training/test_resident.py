@@ -63,6 +63,7 @@ def lengths_of(state):
 
 @compiling
 @given(st.integers(1, 24), st.data())
+@pytest.mark.slow
 def test_each_image_is_used_once_per_epoch_and_the_last_batch_may_be_smaller(size, data):
     batch_size = data.draw(st.integers(1, size))
     train = make_train_epoch(recording_step, size=size, batch_size=batch_size)

@@ -88,7 +88,10 @@ def sweep(
         ...     train_size=100, validation_size=50, batch_size=50,
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     result = sweep(recipe, "seed", [0], load_splits(recipe), workdir=f"{folder}/sweep")
+        ...     result = sweep(
+        ...         recipe, "seed", [0], load_splits(recipe), workdir=folder + "/sweep",
+        ...         mode="sequential",
+        ...     )
         >>> [member.value for member in result.members]
         [0]
     """

@@ -178,6 +178,7 @@ def test_unavailable_weights_are_requested_once(plan, tmp_path, trained):
     assert page_text(tmp_path / "out").count("not run: nobody/nothing") == 4
 
 
+@pytest.mark.slow
 def test_the_pages_command_is_not_refused(plan, tmp_path, trained, monkeypatch):
     out = tmp_path / "mine"
     reproduce(out, Settings(epochs=1), plan=plan, only=["one"], verbose=False)
