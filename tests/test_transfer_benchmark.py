@@ -96,8 +96,9 @@ def test_times_are_taken_when_lines_appear(script, tmp_path, monkeypatch):
     """)
     row = transfer.run(name, "data.npz", "weights", 3, "cache")
     assert row["test_accuracy"] == 0.6913
-    assert 0.05 <= row["epoch"] < 0.3 <= row["first"]
-    assert row["whole"] >= row["first"] + 4 * row["epoch"] + 0.3
+    # A line may be seen late, the first one by more than the last: the epochs seem shorter then.
+    assert 0.02 <= row["epoch"] < 0.3 <= row["first"]
+    assert row["whole"] >= row["first"] + 4 * row["epoch"] + 0.2
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ def test_a_run_out_of_patience_is_complete(impatient, digits, tmp_path, capsys):
     assert summary["stopped_by"] == "patience"
     assert summary["last"]["step"] == int(state.step) == 6
     assert (run / "figures" / "curves.png").is_file()
-    why = "stopped after epoch 2 of 4: the validation accuracy had not improved for 1 validation"
+    why = (
+        "stopped after epoch 2 of 4: the validation accuracy had not improved by more than 2 for 1 "
+        "validation (--patience)"
+    )
     assert why in capsys.readouterr().out
     before = (run / "summary.json").read_bytes()
     again, _ = fit(impatient, digits, workdir=run, resume=True, on_epoch=never, verbose=True)
