@@ -1,7 +1,7 @@
 """Checks of the parts that are given to `fit`, before anything is compiled or written.
 
-Everything is tried on shapes alone: a model, a loss or an augmentation that does not fit fails here
-with one error, and not minutes later inside a compiled program.
+They are tried on shapes alone, and an augmentation on a few images, too: what does not fit fails
+here with one error, and not minutes later inside a compiled program.
 """
 
 import inspect
@@ -33,8 +33,8 @@ from jaxcifar.step.metrics import per_example
 from jaxcifar.step.state import TrainState, state_shapes
 
 COLLECTIONS = {"params", "batch_stats"}
-# A row of the history has "validation_seconds", and scores have these.
 _LEAST, _MOST = -1.0, 2.0  # of floats that an augmentation returns
+# A row of the history has "validation_seconds", and scores have these.
 RESERVED_METRICS = ("loss", "accuracy", "examples", "seconds", "top5_accuracy")
 
 
@@ -257,8 +257,7 @@ def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> 
     Raises:
         RecipeError: with the range it returns.
     """
-    if parts.augment is None:
-        return
+    assert parts.augment is not None
     keys, first = jax.random.split(jax.random.key(0), len(images)), recipe.make_augment()
     batch = jnp.asarray(images)
     batch = batch if first is None else first(keys, batch)

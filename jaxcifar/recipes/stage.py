@@ -115,7 +115,8 @@ def make_stage(recipe: Recipe, epoch: int = 1, parts: Parts = NO_PARTS) -> Stage
         parts=parts,
         first_epoch=first_epoch,
         last_epoch=last_epoch,
-        model=parts.model or recipe.make_model(epoch),
+        # Not by its truth: a module may have a length.
+        model=recipe.make_model(epoch) if parts.model is None else parts.model,
         labels=labels,
         tx=parts.make_transformation(labels)
         or recipe.make_optimizer(epoch, labels=labels, schedule=parts.schedule),
