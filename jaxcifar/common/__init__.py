@@ -1,4 +1,4 @@
-"""The base of every folder: errors, files and locks, JSON, messages, notebooks, numbers, figures.
+"""The base of every folder: errors, files and locks, JSON, messages, notebooks, numbers, figures, platforms.
 
 Nothing here knows the project: no dataset, no network, no run.
 """
@@ -16,6 +16,7 @@ __all__ = [
     "numbers",
     "progress",
     "summaries",
+    "target",
     "throttle",
     "writing",
 ]

@@ -50,6 +50,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcifar.common.target import target_platform
 from jaxcifar.models.winograd import flipped, winograd
 
 # The largest intermediate array of a form, in numbers (134 MB): larger batches are processed in
@@ -103,7 +104,7 @@ def conv2d(
         )
     if lowering != "auto":
         return FORMS[lowering](images, kernel, stride, padding)
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return xla_form(images, kernel, stride, padding)
     forms = cpu_forms(images.shape, kernel.shape, stride, padding)
     if forms.forward == forms.weight == forms.input and len(images) <= forms.images:

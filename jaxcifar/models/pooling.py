@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcifar.common.numbers import at_least_float32
+from jaxcifar.common.target import target_platform
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -14,7 +15,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     gradient, which excludes forward mode. XLA's select-and-scatter gives the same numbers but took
     24 of a ResNet-18's 417 ms at 32x32, instead of 10 (all threads together).
     """
-    return _max_pool_on_cpu(x) if jax.default_backend() == "cpu" else _max_pool(x)
+    return _max_pool_on_cpu(x) if target_platform() == "cpu" else _max_pool(x)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
