@@ -1,4 +1,4 @@
-"""The base of every folder: errors, files and locks, JSON, messages, notebooks, numbers, figures, platforms.
+"""The base of every folder: errors, files and locks, JSON, messages, notebooks, numbers, figures.
 
 Nothing here knows the project: no dataset, no network, no run.
 """

@@ -10,7 +10,7 @@ _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
 
 def target_platform() -> str:
-    """ "cpu", "gpu" or "tpu": that of JAX's default device, or the one of `built_for`."""
+    """One of "cpu", "gpu" and "tpu": that of JAX's default device, or the one of `built_for`."""
     return _TARGET.get() or jax.default_backend()
 
 

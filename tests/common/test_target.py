@@ -16,7 +16,7 @@ def test_the_target_is_the_default_device_unless_something_is_built_for_another(
 
 
 def test_a_program_built_for_a_gpu_has_plain_convolutions():
-    images, kernel = jnp.zeros((2, 8, 8, 8)), jnp.zeros((3, 3, 8, 8))
+    images, kernel = jnp.zeros((2, 8, 8, 32)), jnp.zeros((3, 3, 32, 32))
 
     def convolutions(platform):
         with built_for(platform):
