@@ -45,8 +45,9 @@ from benchmarks.harness import (
 from benchmarks.time_to_accuracy import earlier_result, initial_state
 from jaxcifar.data import Dataset, Splits
 from jaxcifar.models.conv import Lowering
-from jaxcifar.models.layers import BATCH_NORM_DECAY, BATCH_NORM_EPSILON
+from jaxcifar.models.layers import BATCH_NORM_DECAY
 from jaxcifar.models.names import named_leaves
+from jaxcifar.models.normalization import EPSILON
 from jaxcifar.models.pretrained import export_weights, fill_model
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -183,8 +184,8 @@ def largest_ratio(running: Any, batch: Any) -> tuple[float, str]:
     ratios: dict[str, float] = {}
     for name, variance in named_leaves(running).items():
         if name.endswith(".var"):
-            ratio = np.asarray(variance) + BATCH_NORM_EPSILON
-            ratio = ratio / (of_batch[name] + BATCH_NORM_EPSILON)
+            ratio = np.asarray(variance) + EPSILON
+            ratio = ratio / (of_batch[name] + EPSILON)
             ratios[name.removesuffix(".var")] = float(np.max(np.maximum(ratio, 1 / ratio)))
     layer = max(ratios, key=lambda name: ratios[name])
     return ratios[layer], layer

@@ -65,7 +65,9 @@ def own_programs(request):
         stage = sys.modules.get("jaxcifar.training.stage")
         if stage is not None and {"monkeypatch", "optimised"} & set(request.fixturenames):
             stage.forget_programs()
-            sys.modules["jaxcifar.training.start"].forget_first_programs()
+            from jaxcifar.training.start import forget_first_programs
+
+            forget_first_programs()
 
     clear()
     yield

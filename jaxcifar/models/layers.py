@@ -6,12 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxcifar.common.numbers import at_least_float32, is_zero
+from jaxcifar.common.numbers import is_zero
 from jaxcifar.models.conv import Lowering, conv2d
 from jaxcifar.models.names import is_below
+from jaxcifar.models.normalization import Over, normalize, normalize_batch
 
 Dtype = Any
 # torchvision: nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu")
@@ -19,7 +19,6 @@ conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.Linear.reset_parameters: kaiming_uniform_(a=sqrt(5)), which is U(-1, 1) / sqrt(fan_in)
 linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 BATCH_NORM_DECAY = 0.9  # torch's momentum of 0.1; Flax's default of 0.99 is too slow for 39 steps
-BATCH_NORM_EPSILON = 1e-5
 
 
 class Conv(nn.Module):
@@ -79,16 +78,16 @@ class BatchNorm(nn.Module):
             own, axis_name = self._groups(len(x))
             # [n, h, w, c], or [own, n / own, h, w, c] with statistics [own, 1, 1, 1, c].
             parts = x if own == 1 else x.reshape(own, -1, *x.shape[1:])
-            mean, var, count = _batch_statistics(parts, axis_name, grouped=own > 1)
+            over = Over(axis_name, grouped=own > 1)
+            y, mean, var = normalize_batch(parts, scale, bias, running_mean.value, over)
             if not self.is_initializing():
+                count = over.count(parts)
                 unbiased = var * (count / (count - 1))
                 running_mean.value = _blend(running_mean.value, self._over_groups(mean))
                 running_var.value = _blend(running_var.value, self._over_groups(unbiased))
         else:
-            parts, mean, var = x, running_mean.value, running_var.value
-        slope = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
-        y = (at_least_float32(parts) - mean) * slope + bias
-        y = y.astype(x.dtype).reshape(x.shape)
+            y = normalize(x, running_mean.value, running_var.value, scale, bias)
+        y = y.reshape(x.shape)
         self.sow("intermediates", "output", y)
         return y
 
@@ -110,28 +109,6 @@ class BatchNorm(nn.Module):
             return statistic
         mean = jnp.mean(statistic, tuple(range(statistic.ndim - 1)))
         return mean if self.axis_name is None else lax.pmean(mean, self.axis_name)
-
-
-def _batch_statistics(
-    x: jax.Array, axis_name: str | None, *, grouped: bool
-) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance (float32 [c], or [g, 1, .., c] if grouped), values per channel."""
-    axes = tuple(range(1 if grouped else 0, x.ndim - 1))
-    count = int(np.prod([x.shape[axis] for axis in axes]))
-    wide = at_least_float32(x)
-    mean = jnp.mean(wide, axes, keepdims=grouped)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-        count *= lax.axis_size(axis_name)
-    if count < 2:
-        raise ValueError(
-            "BatchNorm needs more than one value per channel to train on; this batch is one "
-            f"image with a {x.shape[-3]}x{x.shape[-2]} map: use more or larger images"
-        )
-    var = jnp.mean(jnp.square(wide - mean), axes, keepdims=grouped)
-    if axis_name is not None:
-        var = lax.pmean(var, axis_name)
-    return mean, var, count
 
 
 def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:

@@ -1,32 +1,26 @@
-"""Pooling as in PyTorch, with a faster gradient of max pooling on the CPU."""
+"""Pooling as in PyTorch, with an own gradient of max pooling."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcifar.common.numbers import at_least_float32
-from jaxcifar.common.target import target_platform
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """PyTorch's MaxPool2d(3, stride=2, padding=1): [n, h, w, c] -> [n, ceil(h/2), ceil(w/2), c].
 
-    If values in a window are equal, the first gets the gradient, as in torch. The CPU uses a custom
-    gradient, which excludes forward mode. XLA's select-and-scatter gives the same numbers but took
-    24 of a ResNet-18's 417 ms at 32x32, instead of 10 (all threads together).
+    If values in a window are equal, the first gets the gradient, as in torch. The gradient is our
+    own, which excludes forward mode. XLA's select-and-scatter gives the same numbers, but on a CPU
+    it took 24 of a ResNet-18's 417 ms at 32x32, instead of 10 (all threads together), and on a GPU
+    it adds with atomic operations, whose order, and so the last bits, change from run to run.
     """
-    return _max_pool_on_cpu(x) if target_platform() == "cpu" else _max_pool(x)
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-_max_pool_on_cpu = jax.custom_vjp(_max_pool)
-
-
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = _max_pool(x)
+    y = max_pool(x)
     _, height, width, channels = x.shape
     _, rows, columns, _ = y.shape
     margins = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
@@ -68,7 +62,7 @@ def _max_pool_backward(
     return (pixels[:, :height, :width],)
 
 
-_max_pool_on_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.conv import Lowering
 from jaxcifar.models.layers import BatchNorm, Conv, Dropout, Dtype, Linear
 from jaxcifar.models.names import is_below
+from jaxcifar.models.normalization import relu_of_sum
 from jaxcifar.models.pooling import average_pool, max_pool
 
 Stem = Literal["imagenet", "cifar"]
@@ -96,7 +97,7 @@ class Block(nn.Module):
             shortcut = Downsample(features, self.stride, self.conv, self.norm, name="downsample")(
                 x, train=train
             )
-        y = nn.relu(y + shortcut)
+        y = relu_of_sum(y, shortcut)
         self.sow("intermediates", "output", y)
         return y
 

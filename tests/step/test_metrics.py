@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from jaxcifar.common.target import built_for
 from jaxcifar.step import metrics
 
 
@@ -167,3 +168,50 @@ def test_the_gradient_norm_is_the_mean_over_steps_weighted_by_their_examples():
     sums = metrics.add(step(6, jnp.float32(3.0)), step(2, 8.0))
     assert metrics.mean_gradient_norm(sums) == pytest.approx((6 * 3 + 2 * 8) / 8)
     assert metrics.mean_gradient_norm(measured(*example(4))) == 0.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    place=st.sampled_from(["kernel", "bias", "scalar", "none"]),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    seed=st.integers(0, 99),
+)
+def test_on_an_accelerator_the_same_trees_are_reported(place, value, seed):
+    rng = np.random.default_rng(seed)
+    tree = {
+        "kernel": rng.normal(size=(3, 3, 4, 5)),
+        "bias": rng.normal(size=7),
+        "scalar": rng.normal(size=()),
+    }
+    if place != "none":
+        broken = np.arange(tree[place].size) == rng.integers(tree[place].size)
+        tree[place] = np.where(broken.reshape(tree[place].shape), value, tree[place])
+    trees = (jnp.ones((2, 3)), jax.tree.map(jnp.float32, tree), {})
+    with built_for("gpu"):
+        assert int(jax.jit(metrics.find_nonfinite)(*trees)) == (0 if place == "none" else 2)
+
+
+def test_on_an_accelerator_the_cross_entropy_has_the_same_numbers_and_gradients():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(50 * rng.normal(size=(6, 5)), jnp.float32).at[0, 1].set(-jnp.inf)
+    label = jnp.asarray([2, 0, 4, 3, 1, 0])
+
+    def pulled(platform):
+        with built_for(platform):
+            loss, pull = jax.vjp(lambda logits: metrics.cross_entropy(logits, label), logits)
+            return loss, *pull(jnp.linspace(-1, 1, 6))
+
+    for actual, expected in zip(pulled("gpu"), pulled("cpu"), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_on_an_accelerator_the_gradient_of_the_cross_entropy_scatters_nothing():
+    def gradient_text(platform):
+        def loss(logits):
+            return jnp.sum(metrics.cross_entropy(logits, jnp.zeros(4, jnp.int32)))
+
+        with built_for(platform):
+            return jax.jit(jax.grad(loss)).lower(jnp.zeros((4, 5))).as_text()
+
+    assert "scatter" in gradient_text("cpu")
+    assert "scatter" not in gradient_text("gpu")
