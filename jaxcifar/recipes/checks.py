@@ -117,7 +117,7 @@ CHECKS = (
         "must be at least 0 and under 2**31",
     ),
     Check(
-        ("dropout_rate", "momentum", "label_smoothing"),
+        ("dropout_rate", "batch_norm_decay", "momentum", "label_smoothing"),
         lambda value, recipe: 0 <= value < 1,
         "must be at least 0 and under 1",
     ),
@@ -291,6 +291,7 @@ SCHEDULE_SETTINGS = (
     "schedule",
     "t_max",
     "schedule_unit",
+            "batch_norm_decay",
     "warmup_epochs",
     "start_scale",
     "final_scale",

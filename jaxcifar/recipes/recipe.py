@@ -160,6 +160,7 @@ class Recipe(Settings):
             dropout_rate=self.dropout_rate,
             dtype=jnp.dtype(self.dtype),
             batch_norm_groups=self.batch_norm_groups,
+            batch_norm_decay=self.batch_norm_decay,
         )
         if epoch is None or self.bn == "batch":
             return model

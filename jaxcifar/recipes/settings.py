@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxcifar.models.layers import BATCH_NORM_DECAY
 from jaxcifar.models.resnet import ARCHITECTURES, Head, Stem
 from jaxcifar.step.augment import NORMALIZATIONS, Interpolation
 from jaxcifar.step.optimizer import OptimizerName
@@ -100,6 +101,11 @@ class Settings:
         "model", "float32", "compute dtype; parameters and statistics are float32"
     )
 
+    batch_norm_decay: float = setting(
+        "model",
+        BATCH_NORM_DECAY,
+        "of the running statistics in each step (torch's momentum is 1 less this)",
+    )
     weights: str | None = setting(
         "transfer",
         None,
