@@ -246,6 +246,7 @@ class Recipe(Settings):
             rotate_degrees=self.rotate_degrees,
             interpolation=self.interpolation,
             translate_pixels=self.translate_pixels,
+            translate_fill=self.translate_fill,
             cutout_pixels=self.cutout_pixels,
             cutout_fill=NORMALIZATIONS[self.normalization][0],
             dtype=jnp.dtype(self.dtype),

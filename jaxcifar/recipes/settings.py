@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxcifar.models.layers import BATCH_NORM_DECAY
 from jaxcifar.models.resnet import ARCHITECTURES, Head, Stem
-from jaxcifar.step.augment import NORMALIZATIONS, Interpolation
+from jaxcifar.step.augment import NORMALIZATIONS, Interpolation, TranslateFill
 from jaxcifar.step.optimizer import OptimizerName
 from jaxcifar.step.schedules import AfterSchedule, ScheduleName, ScheduleUnit
 
@@ -65,6 +65,9 @@ class Settings:
         "data", 0, "augmentation: largest random shift, pixels after resizing"
     )
     cutout_pixels: int = setting(
+    translate_fill: TranslateFill = setting(
+        "data", "zero", "what a shift brings in at the border: zero, or the image reflected"
+    )
         "data", 0, "augmentation: side of a square covered at random, pixels after resizing"
     )
     views: int | None = setting(
