@@ -103,6 +103,7 @@ CHECKS = (
         (
             "translate_pixels",
             "cutout_pixels",
+            "test_shift_pixels",
             "weight_decay",
             "warmup_epochs",
             "final_scale",
@@ -127,11 +128,11 @@ CHECKS = (
         "must lie between 0 and 1",
     ),
     Check(
-    Check(
         ("translate_fill",),
         lambda value, recipe: value == "zero" or recipe.translate_pixels > 0,
         "is for --translate-pixels: without them it must be zero",
     ),
+    Check(
         ("start_scale",),
         lambda value, recipe: value == 0 or recipe.warmup_epochs > 0,
         "is where a warm-up starts: with no --warmup-epochs it must be 0",
@@ -208,7 +209,7 @@ def check_values(recipe: Recipe) -> None:
         for name in fields:
             _check(recipe, name, bool(holds(getattr(recipe, name), recipe)), text)
     side = recipe.image_size
-    for name in ("translate_pixels", "cutout_pixels"):
+    for name in ("translate_pixels", "cutout_pixels", "test_shift_pixels"):
         _check(recipe, name, getattr(recipe, name) < side, f"must be under {side} pixels")
 
 
@@ -243,11 +244,15 @@ def check_batches(recipe: Recipe) -> None:
 
 def check_weights(recipe: Recipe) -> None:
     """Refuse settings of starting weights, and of random ones, that contradict each other."""
-    if recipe.test_mirror and recipe.cache_features:
-        raise RecipeError(
-            "test_mirror: cached features are of the images as they are, not of their mirror "
-            "images; use --no-test-mirror or --no-cache-features"
-        )
+    for name, views, way_out in (
+        ("test_mirror", "their mirror images", "--no-test-mirror"),
+        ("test_shift_pixels", "shifted ones", "--test-shift-pixels 0"),
+    ):
+        if getattr(recipe, name) and recipe.cache_features:
+            raise RecipeError(
+                f"{name}: cached features are of the images as they are, not of {views}; use "
+                f"{way_out} or --no-cache-features"
+            )
     for name in ("new_head", "adapt_stem"):
         if getattr(recipe, name) and recipe.weights is None:
             raise RecipeError(f"{name} says what to do with weights: name them by --weights")
@@ -286,6 +291,7 @@ OF_BUILT_IN_NETWORKS = {
             "init",
             "whiten",
             "batch_norm_groups",
+            "batch_norm_decay",
             "dtype",
         ),
         "it is of the built-in networks; set it in your module",
@@ -296,7 +302,6 @@ SCHEDULE_SETTINGS = (
     "schedule",
     "t_max",
     "schedule_unit",
-            "batch_norm_decay",
     "warmup_epochs",
     "start_scale",
     "final_scale",
