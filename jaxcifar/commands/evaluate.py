@@ -44,6 +44,13 @@ def make_parser(prog: str) -> Parser:
         action=argparse.BooleanOptionalAction,
         help="mean logits of an image and its mirror image (default: as in the run's recipe)",
     )
+    parser.add_argument(
+        "--shift",
+        type=int,
+        metavar="PIXELS",
+        help="mean logits of an image (half the weight) and of itself shifted by so many pixels up "
+        "and left, and down and right; 0 for none (default: as in the run's recipe)",
+    )
     return parser
 
 
@@ -59,6 +66,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         dataset=parsed.dataset,
         follow_links=parsed.follow_links,
         mirror=parsed.mirror,
+        shift=parsed.shift,
         per_class=parsed.per_class,
         progress=True,
     )

@@ -162,6 +162,8 @@ def network_of_run(
         split=cache(data.split),
         figures=run_dir.figures,
         file_suffix=suffix,
+        shift=recipe.test_shift_pixels,
+        precision=recipe.precision,
     )
 
 

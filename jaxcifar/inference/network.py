@@ -24,6 +24,7 @@ from jaxcifar.inference.predictions import class_logits, map_source
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.step.augment import resize, unit_range
+from jaxcifar.step.precision import Precision, computed_at
 from jaxcifar.training.evaluation import SplitName
 
 # Sides of an image, pixels: below 8 no map is left, and 1024 need a gigabyte of activations.
@@ -76,6 +77,9 @@ class TrainedNetwork:
             classes, where they are the same classes.
         figures: where its pictures go.
         file_suffix: the end of their names; each checkpoint but the best has its own.
+        shift: it is scored by the mean over images shifted by so many pixels, too, see
+            `make_eval_step`; 0 for none.
+        precision: of its float32 products and convolutions, see `precision.computed_at`.
 
     Example:
         `load` has one that makes a network.
@@ -98,6 +102,8 @@ class TrainedNetwork:
     split: Callable[[SplitName], LabelledSource]
     figures: Path
     file_suffix: str
+    shift: int = 0
+    precision: Precision = "default"
 
     def __repr__(self) -> str:
         """One line, not the weights."""
@@ -273,17 +279,20 @@ class TrainedNetwork:
         )
 
     def _logits(self, inputs: jax.Array) -> jax.Array:
-        return class_logits(self.model, self.variables, inputs, self.mirror)
+        with computed_at(self.precision):
+            return class_logits(self.model, self.variables, inputs, self.mirror, self.shift)
 
     def _features(self, layer: str, inputs: jax.Array) -> jax.Array:
-        return capture(self.model, self.variables, inputs, [layer])[layer]
+        with computed_at(self.precision):
+            return capture(self.model, self.variables, inputs, [layer])[layer]
 
     def _heat(self, layer: str, label: int | None, inputs: jax.Array) -> jax.Array:
         if label is None:
             classes = self._logits(inputs).argmax(axis=1)
         else:
             classes = jnp.full(len(inputs), label)
-        maps = grad_cam(self.model, self.variables, inputs, classes, layer)
+        with computed_at(self.precision):
+            maps = grad_cam(self.model, self.variables, inputs, classes, layer)
         return upsample(maps, self.image_size, self.image_size)
 
 

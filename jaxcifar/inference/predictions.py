@@ -28,6 +28,7 @@ def predict(
     normalize: Normalize,
     batch_size: int = 500,
     mirror: bool = False,
+    shift: int = 0,
 ) -> NDArray[np.float32]:
     """The probability of each class for every image, in evaluation mode: float32 [n, classes].
 
@@ -39,6 +40,8 @@ def predict(
         batch_size: changes only the time. The last batch is filled up with copies of its last
             image, which are dropped from the result, so that all batches share one program.
         mirror: use the mean of the logits of each image and its mirror image.
+        shift: use the mean over shifted images, too, see `make_eval_step`; pixels of the network's
+            input.
 
     Raises:
         ValueError: there are no images.
@@ -54,7 +57,13 @@ def predict(
         (360, 10)
     """
     logits = predict_logits(
-        model, variables, dataset, normalize=normalize, batch_size=batch_size, mirror=mirror
+        model,
+        variables,
+        dataset,
+        normalize=normalize,
+        batch_size=batch_size,
+        mirror=mirror,
+        shift=shift,
     )
     return np.asarray(jax.nn.softmax(logits))
 
@@ -67,6 +76,7 @@ def predict_logits(
     normalize: Normalize,
     batch_size: int = 500,
     mirror: bool = False,
+    shift: int = 0,
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """The logits of every image, float32 [n, classes], as `predict` computes them.
@@ -77,7 +87,7 @@ def predict_logits(
         progress: draw a bar, on a terminal.
     """
     return map_source(
-        lambda images: class_logits(model, variables, normalize(images), mirror),
+        lambda images: class_logits(model, variables, normalize(images), mirror, shift),
         dataset,
         batch_size=batch_size,
         progress=progress,
@@ -123,7 +133,11 @@ def map_source(
 
 
 def class_logits(
-    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, mirror: bool = False
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    mirror: bool = False,
+    shift: int = 0,
 ) -> jax.Array:
     """The logits of one batch, in evaluation mode: float32 [n, classes].
 
@@ -131,20 +145,26 @@ def class_logits(
         model: the network.
         variables: ``{"params", "batch_stats"}``.
         images: float32 [n, h, w, 3], normalised.
-        mirror: as in `predict`.
+        mirror, shift: as in `predict`.
     """
     # On a CPU, the temporary memory of 500 CIFAR-10 images at once comes from the system anew for
     # each batch: 3.2 s for 10,000 images, and 2.7 s in parts of 100, within one program.
     many = on_host() and len(images) >= _MANY and len(images) % _PARTS == 0
-    return _class_logits(model, _PARTS if many else 1, mirror, variables, images)
+    return _class_logits(model, _PARTS if many else 1, mirror, shift, variables, images)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))  # at module level: a second call compiles nothing
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))  # at module level: a second call compiles nothing
 def _class_logits(
-    model: nn.Module, parts: int, mirror: bool, variables: Mapping[str, Any], images: jax.Array
+    model: nn.Module,
+    parts: int,
+    mirror: bool,
+    shift: int,
+    variables: Mapping[str, Any],
+    images: jax.Array,
 ) -> jax.Array:
     def score(images: jax.Array) -> jax.Array:
-        return evaluation_logits(model, variables, images, mirror=mirror).astype(jnp.float32)
+        logits = evaluation_logits(model, variables, images, mirror=mirror, shift=shift)
+        return logits.astype(jnp.float32)
 
     if parts == 1:
         return score(images)

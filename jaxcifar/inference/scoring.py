@@ -22,6 +22,7 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.own_parts import check_scored_alike, mixes_labels
 from jaxcifar.step import metrics as step_metrics
 from jaxcifar.step.metrics import ExampleMetric
+from jaxcifar.step.precision import computed_at
 from jaxcifar.step.steps import Loss
 from jaxcifar.training.evaluation import SplitName, evaluation_sums
 
@@ -37,6 +38,7 @@ def evaluate_run(
     dataset: str | None = None,
     follow_links: bool = False,
     mirror: bool | None = None,
+    shift: int | None = None,
     per_class: bool = False,
     progress: bool = False,
     model: nn.Module | None = None,
@@ -54,6 +56,7 @@ def evaluate_run(
         dataset: where the run's data are now, or other data with the same classes.
         follow_links: follow links in the folder of that dataset.
         mirror: as in `evaluate`; None for the recipe's `test_mirror`.
+        shift: as in `evaluate`; None for the recipe's `test_shift_pixels`.
         per_class: in a second pass, also give "macro_f1", the mean F1 of the classes that have
             images, and "per_class", a list in the order of the classes: "class", "examples",
             "accuracy" (the share of its images that is recognised), "precision" and "f1" (null
@@ -70,7 +73,8 @@ def evaluate_run(
     Raises:
         RunError: not a run; a part of its own is missing or another; or train or validation images
             are asked for, and the data found are not those it was trained on.
-        RecipeError, CheckpointError, DataError: the run or its data cannot be used.
+        RecipeError, CheckpointError, DataError: the run or its data cannot be used, or `shift` is
+            not smaller than the network's input.
 
     Example:
         >>> from jaxcifar import evaluate_run
@@ -89,20 +93,24 @@ def evaluate_run(
         model=model,
         splits=splits,
     )
+    network = with_views(network, mirror, shift)
     check_classes(network)
     config = RunDirectory(Path(run)).read_config()
     parts = replace(make_parts(loss=loss, metrics=metrics), mixes=mixes_labels(config))
     check_scored_alike(Path(run), config, parts)
-    sums = evaluation_sums(
-        network.model,
-        network.variables,
-        network.split(split),
-        normalize=network.preprocess,
-        batch_size=network.batch_size,
-        mirror=network.mirror if mirror is None else mirror,
-        parts=parts,
-        progress=progress,
-    )
+    source = network.split(split)
+    with computed_at(network.precision):
+        sums = evaluation_sums(
+            network.model,
+            network.variables,
+            source,
+            normalize=network.preprocess,
+            batch_size=network.batch_size,
+            mirror=network.mirror,
+            shift=network.shift,
+            parts=parts,
+            progress=progress,
+        )
     means = step_metrics.compute(sums)
     scores: dict[str, Any] = {"split": split}
     if dataset is not None:
@@ -112,17 +120,31 @@ def evaluate_run(
         scores["top5_accuracy"] = step_metrics.top5_accuracy(sums)
     scores |= {name: means[name] for name in parts.metric_names}
     if per_class:
-        source, logits = split_logits(network, split, mirror=mirror, progress=progress)
+        source, logits = split_logits(network, split, progress=progress)
         scores |= class_scores(network.class_names, source.labels, logits.argmax(axis=1))
     return scores
 
 
+def with_views(network: TrainedNetwork, mirror: bool | None, shift: int | None) -> TrainedNetwork:
+    """The network scored by the mean over other views; None leaves its own.
+
+    Raises:
+        RecipeError: the shift is negative, or not smaller than the network's input.
+    """
+    if shift is not None and not 0 <= shift < network.image_size:
+        raise RecipeError(
+            f"shift {shift} must be at least 0 and under {network.image_size} pixels, the side of "
+            "the network's input"
+        )
+    return replace(
+        network,
+        mirror=network.mirror if mirror is None else mirror,
+        shift=network.shift if shift is None else shift,
+    )
+
+
 def split_logits(
-    network: TrainedNetwork,
-    split: SplitName,
-    *,
-    mirror: bool | None = None,
-    progress: bool = False,
+    network: TrainedNetwork, split: SplitName, *, progress: bool = False
 ) -> tuple[LabelledSource, NDArray[np.float32]]:
     """A split of the network's data, and the logits of its images.
 
@@ -132,15 +154,17 @@ def split_logits(
     """
     check_classes(network)
     source = network.split(split)
-    logits = predict_logits(
-        network.model,
-        network.variables,
-        source,
-        normalize=network.preprocess,
-        batch_size=network.batch_size,
-        mirror=network.mirror if mirror is None else mirror,
-        progress=progress,
-    )
+    with computed_at(network.precision):
+        logits = predict_logits(
+            network.model,
+            network.variables,
+            source,
+            normalize=network.preprocess,
+            batch_size=network.batch_size,
+            mirror=network.mirror,
+            shift=network.shift,
+            progress=progress,
+        )
     return source, network.check_finite(logits)
 
 

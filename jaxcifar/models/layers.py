@@ -18,7 +18,9 @@ Dtype = Any
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.Linear.reset_parameters: kaiming_uniform_(a=sqrt(5)), which is U(-1, 1) / sqrt(fan_in)
 linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-BATCH_NORM_DECAY = 0.9  # torch's momentum of 0.1; Flax's default of 0.99 is too slow for 39 steps
+BATCH_NORM_DECAY = (
+    0.9  # the default: torch's momentum of 0.1; Flax's default of 0.99 is too slow for 39 steps
+)
 
 
 class Conv(nn.Module):
@@ -61,11 +63,14 @@ class BatchNorm(nn.Module):
         groups: equal parts of a batch, each normalised by its own statistics ("ghost batches",
             Hoffer et al. 2017, arXiv:1705.08741); the running statistics are updated by the mean
             over the parts. If each device holds whole parts, no communication is needed.
+        decay: of the running statistics in each training step, in [0, 1); torch's momentum is
+            1 - decay.
     """
 
     axis_name: str | None = None
     frozen: frozenset[str] = frozenset()
     groups: int = 1
+    decay: float = BATCH_NORM_DECAY
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -83,8 +88,8 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 count = over.count(parts)
                 unbiased = var * (count / (count - 1))
-                running_mean.value = _blend(running_mean.value, self._over_groups(mean))
-                running_var.value = _blend(running_var.value, self._over_groups(unbiased))
+                running_mean.value = self._blend(running_mean.value, self._over_groups(mean))
+                running_var.value = self._blend(running_var.value, self._over_groups(unbiased))
         else:
             y = normalize(x, running_mean.value, running_var.value, scale, bias)
         y = y.reshape(x.shape)
@@ -110,9 +115,8 @@ class BatchNorm(nn.Module):
         mean = jnp.mean(statistic, tuple(range(statistic.ndim - 1)))
         return mean if self.axis_name is None else lax.pmean(mean, self.axis_name)
 
-
-def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:
-    return BATCH_NORM_DECAY * running + (1 - BATCH_NORM_DECAY) * lax.stop_gradient(batch)
+    def _blend(self, running: jax.Array, batch: jax.Array) -> jax.Array:
+        return self.decay * running + (1 - self.decay) * lax.stop_gradient(batch)
 
 
 class Linear(nn.Module):

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 
 from jaxcifar.common.numbers import at_least_float32
 from jaxcifar.models.conv import Lowering
-from jaxcifar.models.layers import BatchNorm, Conv, Dropout, Dtype, Linear
+from jaxcifar.models.layers import (
+    BATCH_NORM_DECAY,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Dtype,
+    Linear,
+)
 from jaxcifar.models.names import is_below
 from jaxcifar.models.normalization import relu_of_sum
 from jaxcifar.models.pooling import average_pool, max_pool
@@ -148,6 +155,8 @@ class ResNet(nn.Module):
         dtype: of the computation (float32 or bfloat16); parameters and statistics stay float32.
         axis_name: mapped axis over which a batch is divided, under pmap.
         batch_norm_groups: equal parts of a batch, each normalised by its own statistics.
+        batch_norm_decay: of the running statistics in each step, in [0, 1); torch's momentum is
+            1 - decay.
         lowering: of the convolutions, see `conv.conv2d`.
         frozen: modules ("bn1", "layer1") whose BatchNorms use their running statistics in train
             mode too, and never update them; see `frozen_batch_norms`.
@@ -177,6 +186,7 @@ class ResNet(nn.Module):
     lowering: Lowering = "auto"
     frozen: frozenset[str] = frozenset()
     batch_norm_groups: int = 1
+    batch_norm_decay: float = BATCH_NORM_DECAY
 
     @property
     def children(self) -> tuple[str, ...]:
@@ -196,7 +206,9 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, lowering=self.lowering)
         frozen = frozenset(".".join((*self.path, name)) for name in self.frozen)
-        norm = partial(BatchNorm, self.axis_name, frozen, self.batch_norm_groups)
+        norm = partial(
+            BatchNorm, self.axis_name, frozen, self.batch_norm_groups, self.batch_norm_decay
+        )
         x = images
         for child in self._between(start, stop):
             if child == "conv1":
@@ -271,6 +283,7 @@ class ResNetOptions(TypedDict, total=False):
     lowering: Lowering
     frozen: frozenset[str]
     batch_norm_groups: int
+    batch_norm_decay: float
 
 
 def make_resnet(
@@ -280,8 +293,8 @@ def make_resnet(
 
     Raises:
         ValueError: the architecture, stem, head or lowering is unknown; the dtype is neither
-            float32, bfloat16 nor (for tests) float64; the dropout rate is outside [0, 1); a frozen
-            module has no BatchNorm; or there is no class.
+            float32, bfloat16 nor (for tests) float64; the dropout rate or BatchNorm's decay is
+            outside [0, 1); a frozen module has no BatchNorm; or there is no class.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(
@@ -340,6 +353,8 @@ def _check_settings(model: ResNet) -> None:
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     if isinstance(model.dropout_rate, (int, float)) and not 0.0 <= model.dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must lie in [0, 1), not {model.dropout_rate}")
+    if not 0.0 <= model.batch_norm_decay < 1.0:
+        raise ValueError(f"batch_norm_decay must lie in [0, 1), not {model.batch_norm_decay}")
     names = list(batch_norm_names(model))
     for module in model.frozen:
         if not any(is_below(name, frozenset({module})) for name in names):

@@ -103,6 +103,7 @@ CHECKS = (
         (
             "translate_pixels",
             "cutout_pixels",
+            "test_shift_pixels",
             "weight_decay",
             "warmup_epochs",
             "final_scale",
@@ -117,7 +118,7 @@ CHECKS = (
         "must be at least 0 and under 2**31",
     ),
     Check(
-        ("dropout_rate", "momentum", "label_smoothing"),
+        ("dropout_rate", "batch_norm_decay", "momentum", "label_smoothing"),
         lambda value, recipe: 0 <= value < 1,
         "must be at least 0 and under 1",
     ),
@@ -125,6 +126,11 @@ CHECKS = (
         ("flip_rate", "start_scale"),
         lambda value, recipe: 0 <= value <= 1,
         "must lie between 0 and 1",
+    ),
+    Check(
+        ("translate_fill",),
+        lambda value, recipe: value == "zero" or recipe.translate_pixels > 0,
+        "is for --translate-pixels: without them it must be zero",
     ),
     Check(
         ("start_scale",),
@@ -203,7 +209,7 @@ def check_values(recipe: Recipe) -> None:
         for name in fields:
             _check(recipe, name, bool(holds(getattr(recipe, name), recipe)), text)
     side = recipe.image_size
-    for name in ("translate_pixels", "cutout_pixels"):
+    for name in ("translate_pixels", "cutout_pixels", "test_shift_pixels"):
         _check(recipe, name, getattr(recipe, name) < side, f"must be under {side} pixels")
 
 
@@ -238,11 +244,15 @@ def check_batches(recipe: Recipe) -> None:
 
 def check_weights(recipe: Recipe) -> None:
     """Refuse settings of starting weights, and of random ones, that contradict each other."""
-    if recipe.test_mirror and recipe.cache_features:
-        raise RecipeError(
-            "test_mirror: cached features are of the images as they are, not of their mirror "
-            "images; use --no-test-mirror or --no-cache-features"
-        )
+    for name, views, way_out in (
+        ("test_mirror", "their mirror images", "--no-test-mirror"),
+        ("test_shift_pixels", "shifted ones", "--test-shift-pixels 0"),
+    ):
+        if getattr(recipe, name) and recipe.cache_features:
+            raise RecipeError(
+                f"{name}: cached features are of the images as they are, not of {views}; use "
+                f"{way_out} or --no-cache-features"
+            )
     for name in ("new_head", "adapt_stem"):
         if getattr(recipe, name) and recipe.weights is None:
             raise RecipeError(f"{name} says what to do with weights: name them by --weights")
@@ -281,6 +291,7 @@ OF_BUILT_IN_NETWORKS = {
             "init",
             "whiten",
             "batch_norm_groups",
+            "batch_norm_decay",
             "dtype",
         ),
         "it is of the built-in networks; set it in your module",

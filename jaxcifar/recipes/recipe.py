@@ -160,6 +160,7 @@ class Recipe(Settings):
             dropout_rate=self.dropout_rate,
             dtype=jnp.dtype(self.dtype),
             batch_norm_groups=self.batch_norm_groups,
+            batch_norm_decay=self.batch_norm_decay,
         )
         if epoch is None or self.bn == "batch":
             return model
@@ -245,6 +246,7 @@ class Recipe(Settings):
             rotate_degrees=self.rotate_degrees,
             interpolation=self.interpolation,
             translate_pixels=self.translate_pixels,
+            translate_fill=self.translate_fill,
             cutout_pixels=self.cutout_pixels,
             cutout_fill=NORMALIZATIONS[self.normalization][0],
             dtype=jnp.dtype(self.dtype),

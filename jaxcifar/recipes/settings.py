@@ -7,9 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxcifar.models.layers import BATCH_NORM_DECAY
 from jaxcifar.models.resnet import ARCHITECTURES, Head, Stem
-from jaxcifar.step.augment import NORMALIZATIONS, Interpolation
+from jaxcifar.step.augment import NORMALIZATIONS, Interpolation, TranslateFill
 from jaxcifar.step.optimizer import OptimizerName
+from jaxcifar.step.precision import Precision
 from jaxcifar.step.schedules import AfterSchedule, ScheduleName, ScheduleUnit
 
 Init = Literal["kaiming", "dirac"]
@@ -63,6 +65,9 @@ class Settings:
     translate_pixels: int = setting(
         "data", 0, "augmentation: largest random shift, pixels after resizing"
     )
+    translate_fill: TranslateFill = setting(
+        "data", "zero", "what a shift brings in at the border: zero, or the image reflected"
+    )
     cutout_pixels: int = setting(
         "data", 0, "augmentation: side of a square covered at random, pixels after resizing"
     )
@@ -96,8 +101,20 @@ class Settings:
         "normalise a training batch in this many equal parts (1: the whole batch, across all "
         "devices; the number of devices: each its own share, without communication)",
     )
+    batch_norm_decay: float = setting(
+        "model",
+        BATCH_NORM_DECAY,
+        "of the running statistics in each step (torch's momentum is 1 less this)",
+    )
     dtype: Literal["float32", "bfloat16"] = setting(
         "model", "float32", "compute dtype; parameters and statistics are float32"
+    )
+    precision: Precision = setting(
+        "model",
+        "default",
+        "of float32 products and convolutions: default is the device's fastest (TF32, about three "
+        "decimal digits, on an NVIDIA GPU; bfloat16 on a TPU), highest is full float32; changes "
+        "nothing on a CPU and for bfloat16",
     )
 
     weights: str | None = setting(
@@ -221,5 +238,11 @@ class Settings:
         False,
         "validate and test with the mean logits of an image and its mirror image; costs twice as "
         "much",
+    )
+    test_shift_pixels: int = setting(
+        "training",
+        0,
+        "validate and test with the mean logits of an image (half the weight) and of itself "
+        "shifted by N pixels up and left, and down and right; costs three times as much",
     )
     seed: int = setting("training", 0, "initial weights, order, augmentation and dropout")

@@ -15,6 +15,7 @@ from jaxcifar.recipes.parts import NO_PARTS, Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.freeze import Labels, labels_at, stage_starts
+from jaxcifar.step.precision import computed_at
 from jaxcifar.step.steps import BatchAugment, EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -53,7 +54,7 @@ class StageRecipe(NamedTuple):
             axis_name: the mapped axis over which a batch is divided, under pmap.
         """
         model = self.model if axis_name is None else self.model.clone(axis_name=axis_name)
-        return make_train_step(
+        step = make_train_step(
             model,
             self.tx,
             normalize=self.preprocess,
@@ -66,26 +67,30 @@ class StageRecipe(NamedTuple):
             loss=self.parts.loss,
             own_metrics=self.parts.metrics,
         )
+        return computed_at(self.recipe.precision)(step)
 
     def make_eval_step(self, cut: str | None = None) -> EvalStep:
-        """The scoring of a batch, with mirror images where the recipe says so."""
-        return make_eval_step(
+        """The scoring of a batch, with mirror and shifted images where the recipe says so."""
+        step = make_eval_step(
             self.model,
             normalize=self.preprocess,
             start=cut,
             mirror=self.recipe.test_mirror,
+            shift=self.recipe.test_shift_pixels,
             loss=self.parts.loss,
             own_metrics=self.parts.metrics,
             one_hot=self.parts.mixes,
         )
+        return computed_at(self.recipe.precision)(step)
 
     @property
     def augment_batch(self) -> BatchAugment | None:
         """The recipe's augmentation of a batch, and then the user's; None without both."""
         first, own = self.augment, self.parts.augment
         if first is None:
-            return own
+            return own and computed_at(self.recipe.precision)(own)
 
+        @computed_at(self.recipe.precision)
         def augment(
             keys: jax.Array, images: jax.Array, labels: jax.Array
         ) -> tuple[jax.Array, jax.Array]:

@@ -9,6 +9,7 @@ __all__ = [
     "freeze_text",
     "metrics",
     "optimizer",
+    "precision",
     "schedules",
     "state",
     "steps",

@@ -17,6 +17,7 @@ from jaxcifar.common.numbers import is_zero
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (keys [n], images) -> images
 Interpolation = Literal["nearest", "bilinear"]
+TranslateFill = Literal["zero", "reflect"]
 # Per-channel mean and standard deviation of RGB in [0, 1].
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     # Measured on CIFAR-10's 50,000 train images.
@@ -53,15 +54,53 @@ def flip(key: jax.Array, image: jax.Array, rate: float) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, rate), image[:, ::-1], image)
 
 
-def translate(key: jax.Array, image: jax.Array, pixels: int | jax.Array) -> jax.Array:
-    """Shift the image at random by up to `pixels` in each direction; the border becomes zero."""
+def translate(
+    key: jax.Array, image: jax.Array, pixels: int | jax.Array, fill: TranslateFill = "zero"
+) -> jax.Array:
+    """Shift the image [h, w, c] at random by up to `pixels` in each direction; any dtype.
+
+    Args:
+        key: of this example. The draw does not depend on `fill`.
+        image: the image.
+        pixels: may be traced.
+        fill: what the border becomes: zero, or the image reflected at its outermost pixels, as in
+            NumPy's ``pad(mode="reflect")``.
+
+    Raises:
+        ValueError: an unknown fill.
+    """
+    if fill not in get_args(TranslateFill):
+        raise ValueError(f"unknown fill {fill!r}; choose from {', '.join(get_args(TranslateFill))}")
     height, width, _ = image.shape
     down, right = jax.random.randint(key, (2,), 0, 2 * pixels + 1) - pixels
     rows, columns = jnp.arange(height) + down, jnp.arange(width) + right
+    if fill == "reflect":
+        return image[_reflected(rows, height)][:, _reflected(columns, width)]
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
     # A gather instead of a slice of the padded image, whose size would depend on a traced number.
     shifted = image[jnp.clip(rows, 0, height - 1)][:, jnp.clip(columns, 0, width - 1)]
     return jnp.where(inside[..., None], shifted, 0)
+
+
+def _reflected(positions: jax.Array, size: int) -> jax.Array:
+    """The positions inside 0 to `size` - 1 of which those outside are the reflections."""
+    period = max(1, 2 * (size - 1))  # there and back; the outermost pixels are not repeated
+    inside = positions % period
+    return jnp.minimum(inside, period - inside)
+
+
+def shifted_views(images: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
+    """Images [n, h, w, c] shifted by `pixels` up and left, and down and right; any dtype.
+
+    The border is filled by reflection, see `translate`.
+    """
+    _, height, width, _ = images.shape
+
+    def shifted(by: int) -> jax.Array:
+        rows = _reflected(jnp.arange(height) + by, height)
+        return images[:, rows][:, :, _reflected(jnp.arange(width) + by, width)]
+
+    return shifted(pixels), shifted(-pixels)
 
 
 def unit_range(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
@@ -179,6 +218,7 @@ def make_augment(
     rotate_degrees: float = 0.0,
     interpolation: Interpolation = "nearest",
     translate_pixels: int = 0,
+    translate_fill: TranslateFill = "zero",
     cutout_pixels: int = 0,
     cutout_fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
     dtype: Any = jnp.float32,
@@ -191,6 +231,7 @@ def make_augment(
         rotate_degrees: largest angle of a uniform rotation in either direction.
         interpolation: of the rotation.
         translate_pixels: largest shift in each direction.
+        translate_fill: what it brings in, see `translate`.
         cutout_pixels: side of the square that is covered.
         cutout_fill: colour of the square, in [0, 1].
         dtype: of images that become floats.
@@ -214,7 +255,7 @@ def make_augment(
                 image = unit_range(image, dtype)
             image = rotate(image, share * rotate_degrees, interpolation)
         if not is_zero(translate_pixels):
-            image = translate(translate_key, image, translate_pixels)
+            image = translate(translate_key, image, translate_pixels, translate_fill)
         if not is_zero(cutout_pixels):
             color = jnp.asarray(cutout_fill)
             fill = jnp.round(255 * color) if image.dtype == jnp.uint8 else color

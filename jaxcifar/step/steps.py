@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcifar.common.numbers import at_least_float32
+from jaxcifar.step.augment import shifted_views
 from jaxcifar.step.freeze import TRAINED, Labels, merge_params, split_params
 from jaxcifar.step.metrics import (
     ExampleMetric,
@@ -199,6 +200,7 @@ def make_eval_step(
     normalize: Normalize,
     start: str | None = None,
     mirror: bool = False,
+    shift: int = 0,
     loss: Loss | None = None,
     own_metrics: Sequence[tuple[str, ExampleMetric]] = (),
     one_hot: bool = False,
@@ -208,13 +210,16 @@ def make_eval_step(
     Args:
         normalize: the batch's images -> the input of the network.
         start: the batch's "image" is the output of this child of the network, not an image.
-        mirror: the logits are the mean over an image and its mirror image, as in airbench (Jordan
-            2024, arXiv:2404.00498), but without its shifted crops.
+        mirror: the logits are the mean over an image and its mirror image.
+        shift: the logits are half of those of the image, and a quarter each of those of the image
+            shifted by so many pixels up and left, and down and right; the border is filled by
+            reflection. With `mirror` each of the three is the mean over itself and its mirror
+            image: with a shift of 1, the six views of airbench (Jordan 2024, arXiv:2404.00498).
         loss, own_metrics: as in `make_train_step`.
         one_hot: the loss gets the labels as distributions [n, classes].
 
     Raises:
-        ValueError: `mirror` together with `start`.
+        ValueError: `mirror` or `shift` together with `start`, or a negative shift.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -227,14 +232,19 @@ def make_eval_step(
         >>> int(metrics["count"])
         1
     """
-    if mirror and start is not None:
-        raise ValueError(
-            f"mirror needs images, but the batch is the output of {start}; use only one of them"
-        )
+    if shift < 0:
+        raise ValueError(f"shift must not be negative, not {shift}")
+    for name, asked in (("mirror", mirror), ("shift", shift)):
+        if asked and start is not None:
+            raise ValueError(
+                f"{name} needs images, but the batch is the output of {start}; use only one of them"
+            )
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> Metrics:
         images = batch["image"] if start is not None else normalize(batch["image"])
-        logits = evaluation_logits(model, variables, images, start=start, mirror=mirror)
+        logits = evaluation_logits(
+            model, variables, images, start=start, mirror=mirror, shift=shift
+        )
         label = batch["label"]
         target = jax.nn.one_hot(label, logits.shape[-1]) if one_hot else label
         losses = per_example(loss or cross_entropy, "the loss", logits, target)
@@ -250,10 +260,11 @@ def evaluation_logits(
     *,
     start: str | None = None,
     mirror: bool = False,
+    shift: int = 0,
 ) -> jax.Array:
     """Logits [n, classes] of normalised images in evaluation mode.
 
-    For `start` and `mirror`, see `make_eval_step`.
+    For `start`, `mirror` and `shift`, see `make_eval_step`.
     """
 
     def score(images: jax.Array) -> jax.Array:
@@ -261,8 +272,15 @@ def evaluation_logits(
             jnp.asarray(model.apply(variables, images, train=False, **_start_of(start)))
         )
 
-    logits = score(images)
-    return (logits + score(images[:, :, ::-1])) / 2 if mirror else logits
+    def of_view(images: jax.Array) -> jax.Array:
+        logits = score(images)
+        return (logits + score(images[:, :, ::-1])) / 2 if mirror else logits
+
+    logits = of_view(images)
+    if shift == 0:
+        return logits
+    shifted = [of_view(view) for view in shifted_views(images, shift)]
+    return logits / 2 + sum(shifted) / 4
 
 
 def _start_of(child: str | None) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def evaluate(
     normalize: str | Normalize = "cifar10",
     batch_size: int = 500,
     mirror: bool = False,
+    shift: int = 0,
     loss: Loss | None = None,
     metrics: Mapping[str, ExampleMetric] | None = None,
     progress: bool = False,
@@ -84,6 +85,8 @@ def evaluate(
         normalize: as in training: a name in `augment.NORMALIZATIONS`, or a function.
         batch_size: changes the time, and the loss only by rounding.
         mirror: score the mean logits of an image and its mirror image.
+        shift: score the mean logits of an image and of shifted ones, see `make_eval_step`; pixels
+            of the network's input.
         loss, metrics: as in `fit`; the metrics are in the result by their names.
         progress: draw a bar, on a terminal.
 
@@ -105,6 +108,7 @@ def evaluate(
         normalize=normalize,
         batch_size=batch_size,
         mirror=mirror,
+        shift=shift,
         parts=make_parts(loss=loss, metrics=metrics),
         progress=progress,
     )
@@ -119,6 +123,7 @@ def evaluation_sums(
     normalize: str | Normalize,
     batch_size: int,
     mirror: bool = False,
+    shift: int = 0,
     parts: Parts = NO_PARTS,
     progress: bool = False,
 ) -> step_metrics.Metrics:
@@ -129,6 +134,7 @@ def evaluation_sums(
         model,
         normalize=normalize,
         mirror=mirror,
+        shift=shift,
         loss=parts.loss,
         own_metrics=parts.metrics,
         one_hot=parts.mixes,

@@ -22,6 +22,7 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import ProgramKey, StageRecipe, make_stage, program_key
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.optimizer import carry_over
+from jaxcifar.step.precision import computed_at
 from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import BatchAugment, TrainStep
 from jaxcifar.training.epoch import Build, Data, Epoch, Numbers, Scoring
@@ -121,7 +122,8 @@ def stage_data(
         say(f"caching the features after {cut}", flush=True)
     started = time.perf_counter()
     # Not by the recipe's eval_batch_size: that may change on resuming, and these may not.
-    train = cache_features(
+    cached = computed_at(stage.recipe.precision)(cache_features)
+    train = cached(
         stage.model,
         state.variables,
         train,
@@ -133,7 +135,7 @@ def stage_data(
         layout=layout,
         size=len(splits.train),
     )
-    validation = cache_features(
+    validation = cached(
         stage.model,
         state.variables,
         validation,

@@ -11,6 +11,7 @@ from jaxcifar.inference.activations import capture, list_layers, torchvision_nam
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.inference.predictions import class_logits
 from jaxcifar.models.resnet import ResNet
+from jaxcifar.step.precision import computed_at
 
 # An early convolution, the first of the first block, and a later one of the same stage.
 REPORT_LAYERS = ("conv1", "layer1.0.conv1", "layer1.1.conv2")
@@ -42,14 +43,18 @@ def feature_maps(
     built_in = isinstance(network.model, ResNet)
     try:  # with the logits where they have a name, so that one program computes both
         wanted = [*layers, "fc"] if built_in else layers
-        outputs = capture(network.model, network.variables, inputs, wanted)
+        with computed_at(network.precision):
+            outputs = capture(network.model, network.variables, inputs, wanted)
     except ValueError as error:
         raise RecipeError(f"{error} (--list-layers prints them all)") from None
     maps = {
         layer if layer == name else f"{layer} ({name})": np.asarray(outputs[layer][0], np.float32)
         for layer, name in names.items()
     }
-    logits = outputs["fc"] if built_in else class_logits(network.model, network.variables, inputs)
+    with computed_at(network.precision):
+        logits = (
+            outputs["fc"] if built_in else class_logits(network.model, network.variables, inputs)
+        )
     probabilities = jax.nn.softmax(logits.astype(np.float32))
     return maps, network.check_finite(probabilities)[0]
 

@@ -34,6 +34,7 @@ from jaxcifar.inference.predictions import (
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.shapes import read_object
+from jaxcifar.step.precision import computed_at
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.feature_maps import feature_maps
 from jaxcifar.visualize.images import InputImage, Size, load_image
@@ -188,13 +189,16 @@ def _explain(
             layer = default_layer(model, min(image.inputs.shape[1:3]))
         except ValueError as error:
             raise RecipeError(str(error)) from None
-    probabilities = network.check_finite(class_probabilities(model, variables, image.inputs))[0]
+    with computed_at(network.precision):
+        probabilities = class_probabilities(model, variables, image.inputs)
+    probabilities = network.check_finite(probabilities)[0]
     label = int(probabilities.argmax())
     caption = [image.name, describe_prediction(network, probabilities)]
     if target is not None:
         label = network.class_names.index(target)
         caption.append(f"map of {target} (p = {probabilities[label]:.3f})")
-    maps = grad_cam(model, variables, image.inputs, jnp.array([label]), layer)
+    with computed_at(network.precision):
+        maps = grad_cam(model, variables, image.inputs, jnp.array([label]), layer)
     if not maps.any():
         caption.append("the map is 0 everywhere")
     heat = np.asarray(upsample(maps, *image.pixels.shape[:2]))[0]

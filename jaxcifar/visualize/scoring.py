@@ -15,6 +15,7 @@ from jaxcifar.inference.network import (
 )
 from jaxcifar.inference.predictions import class_logits
 from jaxcifar.inference.scoring import check_classes, split_logits
+from jaxcifar.step.precision import computed_at
 from jaxcifar.training.evaluation import SplitName
 
 CONFIDENT = 0.9
@@ -82,8 +83,11 @@ def describe_prediction(network: TrainedNetwork, probabilities: NDArray[np.float
 
 
 def describe_scoring(network: TrainedNetwork) -> str:
-    """The network, and whether its scores are of the mean with the mirror image."""
-    return f"{network.name}, mean with the mirror image" if network.mirror else network.name
+    """The network, and over which views of an image its scores are the mean."""
+    views = ["the mirror image"] if network.mirror else []
+    if network.shift:
+        views.append(f"shifts by {counted(network.shift, 'pixel')}")
+    return f"{network.name}, mean with {' and '.join(views)}" if views else network.name
 
 
 def counted(count: int, noun: str) -> str:
@@ -100,5 +104,6 @@ def _probabilities(
     else:
         squares = np.stack([make_square(image, size) for image in images])
         inputs = network.normalize(jnp.asarray(squares))
-    logits = class_logits(network.model, network.variables, inputs)
+    with computed_at(network.precision):
+        logits = class_logits(network.model, network.variables, inputs)
     return softmax(network.check_finite(logits))

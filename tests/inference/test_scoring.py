@@ -1,5 +1,8 @@
 import dataclasses
+import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 import jaxcifar
 from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.inference.load import network_of_run, network_of_weights
+from jaxcifar.inference.predictions import class_logits
 from jaxcifar.inference.scoring import class_scores, evaluate_run, split_logits
 from jaxcifar.visualize.images import load_image
+from jaxcifar.visualize.scoring import describe_scoring
 from tests.conftest import CLASSES
 
 
@@ -143,3 +148,76 @@ def test_weights_of_other_classes_are_not_scored(photo_run, photos, tmp_path):
         split_logits(network, "test")
     assert ", ".join(CLASSES) in str(error.value)
     assert "Amsel" in str(error.value)
+
+
+def shifted_run(run, **changes):
+    """The run, with other settings in its config.json."""
+    config = run / "config.json"
+    stored = json.loads(config.read_text())
+    stored["recipe"] |= changes
+    config.write_text(json.dumps(stored))
+    return run
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_predictions_and_scores_are_of_the_shifted_views_too(photo_run, photos, mirror):
+    plain = jaxcifar.load(photo_run)
+    shifted = jaxcifar.load(shifted_run(photo_run, test_mirror=mirror, test_shift_pixels=3))
+    source, logits = split_logits(shifted, "test")
+    images = np.asarray(plain.preprocess(source.read(np.arange(9)).images))
+    edge = (3, 3)
+    padded = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode="reflect")
+    views = {"plain": images, "up": padded[:, 6:, 6:], "down": padded[:, :-6, :-6]}
+
+    def score(view):
+        found = [np.asarray(class_logits(plain.model, plain.variables, jnp.asarray(view)))]
+        if mirror:
+            found.append(class_logits(plain.model, plain.variables, jnp.asarray(view[:, :, ::-1])))
+        return np.mean(found, axis=0)
+
+    expected = score(views["plain"]) / 2 + score(views["up"]) / 4 + score(views["down"]) / 4
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(shifted.logits(photos / "test"), expected, atol=1e-5)
+    assert np.abs(logits - split_logits(plain, "test")[1]).max() > 1e-3
+    scored = evaluate_run(photo_run, per_class=True)
+    assert scored["accuracy"] == np.mean(labels_of(expected) == source.labels)
+    assert describe_scoring(shifted).endswith(
+        "mean with the mirror image and shifts by 3 pixels" if mirror else "with shifts by 3 pixels"
+    )
+
+
+def test_a_shift_that_is_asked_for_takes_the_place_of_the_recipes(photo_run):
+    losses = {shift: evaluate_run(photo_run, shift=shift)["loss"] for shift in (None, 0, 1, 15)}
+    assert losses[None] == losses[0]
+    assert len(set(losses.values())) == 3
+    shifted_run(photo_run, test_shift_pixels=1)
+    assert evaluate_run(photo_run)["loss"] == losses[1]
+    assert evaluate_run(photo_run, shift=0)["loss"] == losses[0]
+    for shift in (-1, 16):
+        with pytest.raises(RecipeError, match=f"shift {shift} must be at least 0 and under 16"):
+            evaluate_run(photo_run, shift=shift)
+
+
+def test_a_network_is_computed_at_its_runs_precision(photo_run, photos):
+    network = jaxcifar.load(shifted_run(photo_run, precision="highest"))
+    image = photos / "test" / CLASSES[0] / "Bild 0.png"
+    seen = []
+
+    class Watched(type(network.model)):
+        def __call__(self, *arguments, **options):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return super().__call__(*arguments, **options)
+
+    model = network.model
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.init}
+    watched = Watched(**fields | {"parent": None, "name": None})
+    with jax.default_matmul_precision(None):  # the tests' own setting
+        for precision in ("highest", "default"):
+            own = dataclasses.replace(network, model=watched, precision=precision)
+            own.logits(image)
+            own.features(image)
+            own.grad_cam(image, layer="layer1")
+            split_logits(own, "test")
+            assert set(seen) == {None if precision == "default" else precision}
+            assert len(seen) >= 4
+            seen.clear()

@@ -82,6 +82,39 @@ class TestBatchNorm:
             mean = np.mean([u["batch_stats"][name] for _, u in halves], axis=0)
             np.testing.assert_allclose(updates["batch_stats"][name], mean, rtol=1e-5)
 
+    @pytest.mark.parametrize("decay", [0.0, 0.6, 0.99])
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_the_decay_is_that_of_the_running_statistics_alone(self, decay, groups):
+        y, updates = self.apply(self.x, True, decay=decay, groups=groups)
+        expected, of_zero = self.apply(self.x, True, decay=0.0, groups=groups)
+        np.testing.assert_array_equal(y, expected)
+        for name, old in self.variables["batch_stats"].items():
+            blended = decay * old + (1 - decay) * of_zero["batch_stats"][name]
+            np.testing.assert_allclose(updates["batch_stats"][name], blended, rtol=1e-5)
+
+    @pytest.mark.parametrize("decay", [0.6, 0.9])
+    def test_torchs_momentum_is_one_less_the_decay(self, decay):
+        torch = pytest.importorskip("torch")
+        norm = torch.nn.BatchNorm2d(5, momentum=1 - decay).train()
+        old = self.variables["batch_stats"]
+        norm.running_mean.copy_(torch.tensor(old["mean"]))
+        norm.running_var.copy_(torch.tensor(old["var"]))
+        norm(torch.tensor(self.x.transpose(0, 3, 1, 2)))
+        _, updates = self.apply(self.x, True, decay=decay)
+        for name in ("mean", "var"):
+            expected = getattr(norm, f"running_{name}").numpy()
+            np.testing.assert_allclose(updates["batch_stats"][name], expected, rtol=1e-5)
+
+    def test_the_default_decay_has_the_bits_of_a_tenth_of_each_batch(self):
+        def constant(running, batch):
+            return 0.9 * running + (1 - 0.9) * batch
+
+        _, updates = self.apply(self.x, True)
+        _, of_zero = self.apply(self.x, True, decay=0.0)
+        for name, old in self.variables["batch_stats"].items():
+            expected = constant(jnp.float32(old), of_zero["batch_stats"][name])
+            np.testing.assert_array_equal(updates["batch_stats"][name], expected)
+
     @pytest.mark.parametrize("groups", [2, 4])
     def test_groups_on_a_mapped_axis_are_those_of_the_whole_batch(self, groups):
         mapped = jax.vmap(

@@ -17,6 +17,7 @@ from jaxcifar.models.resnet import (
     resnet34,
     resnet50,
 )
+from tests.conftest import random_variables
 
 GOLDEN = Path(__file__).with_name("golden") / "torch_resnet.npz"
 SHAPE = {"stage_sizes": (1, 1), "width": 4, "num_classes": 5}
@@ -316,3 +317,27 @@ class TestFrozenBatchNorm:
         variables = Wrapper().init(jax.random.key(0), images)
         _, updates = Wrapper().apply(variables, images, mutable=["batch_stats"])
         assert np.array_equal(updates["batch_stats"]["net"]["bn1"]["mean"], np.zeros(4))
+
+
+@pytest.mark.parametrize("case", ["basic_cifar", "bottleneck_imagenet"])
+def test_the_decay_is_that_of_every_batch_norm(case):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), jnp.float32)
+    settings = {"zero": {"batch_norm_decay": 0.0}, "half": {"batch_norm_decay": 0.5}, "default": {}}
+    variables = random_variables(ResNet(**SHAPE, **CASES[case]))
+    found = {}
+    for name, options in settings.items():
+        model = ResNet(**SHAPE, **CASES[case], **options)
+        _, updates = apply(model, variables, images, train=True, mutable=["batch_stats"])
+        found[name] = named_leaves(updates["batch_stats"])
+    old = named_leaves(variables["batch_stats"])
+    assert len(old) == 2 * len(list(batch_norm_names(model)))
+    for name, before in old.items():
+        for which, decay in (("half", 0.5), ("default", 0.9)):
+            blended = decay * before + (1 - decay) * found["zero"][name]
+            np.testing.assert_allclose(found[which][name], blended, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_a_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match="batch_norm_decay must lie in"):
+        resnet18(batch_norm_decay=decay)

@@ -2,10 +2,11 @@ import jax
 import pytest
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.models.names import count_params
+from jaxcifar.models.names import count_params, named_leaves
 from jaxcifar.recipes.presets import ELSEWHERE, EXPERIMENTS, get_experiment
+from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.freeze import split_params
-from jaxcifar.step.state import init_variables
+from jaxcifar.step.state import init_variables, param_shapes
 
 
 def test_dash_and_underscore_are_the_same(monkeypatch):
@@ -93,4 +94,32 @@ def test_a_speedrun_uses_all_images_and_validates_once(name, epochs, smoothing, 
     # From a fifth of the peak to the peak in a fifth of the run, then to zero.
     steps, schedule = 99 * epochs, recipe.make_schedule()
     rates = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
-    assert rates == pytest.approx([0.06, 0.3, 0.15, 0.0], rel=0.02, abs=1e-6)
+    assert rates == pytest.approx([0.048, 0.24, 0.12, 0.0], rel=0.02, abs=1e-6)
+    # The first values of airbench94_muon.
+    assert (recipe.optimizer, recipe.learning_rate, recipe.momentum) == ("muon", 0.24, 0.6)
+    assert (recipe.batch_norm_decay, recipe.translate_fill) == (0.6, "reflect")
+    assert (recipe.test_mirror, recipe.test_shift_pixels) == (True, 1)
+    # Its first layer whitens and is not trained; the BatchNorm behind it is, as everything else.
+    assert (recipe.whiten, recipe.init, recipe.bn) == (True, "dirac", "batch")
+    frozen = split_params(param_shapes(recipe.make_model()), recipe.make_labels())[1]
+    assert list(named_leaves(frozen)) == ["conv1.kernel"]
+
+
+def test_the_speedrun_to_compare_with_has_nothing_unusual():
+    experiment = get_experiment("speedrun-sgd")
+    recipe = experiment.recipe
+    assert "not measured yet at full width" in experiment.text
+    assert (recipe.split_sizes, recipe.batch_size, recipe.epochs) == ((49_500, 500), 500, 26)
+    assert [epoch for epoch in range(1, 27) if recipe.validates(epoch)] == [26]
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (recipe.flip_rate, recipe.translate_pixels, recipe.translate_fill) == (0.5, 4, "reflect")
+    assert (recipe.cutout_pixels, recipe.stem, recipe.dtype) == (12, "cifar", "bfloat16")
+    usual = ("label_smoothing", "init", "whiten", "freeze", "lookahead_steps", "bias_scale")
+    usual += ("test_mirror", "test_shift_pixels", "batch_norm_decay", "precision")
+    assert {name: getattr(recipe, name) for name in usual} == {
+        name: getattr(Recipe(), name) for name in usual
+    }
+    # From zero to the peak in a fifth of the run, then to zero.
+    steps, schedule = 99 * 26, recipe.make_schedule()
+    rates = [float(schedule(step)) for step in (0, steps // 5 - 1, 3 * steps // 5, steps)]
+    assert rates == pytest.approx([0.2 / (0.2 * steps), 0.2, 0.1, 0.0], rel=0.02, abs=1e-6)

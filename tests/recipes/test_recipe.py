@@ -34,6 +34,19 @@ def test_a_recipe_survives_json():
         ({"flip_rate": 1.5}, "flip_rate must lie between 0 and 1"),
         ({"translate_pixels": 32}, "translate_pixels must be under 32"),
         ({"translate_pixels": 64, "resize": 64}, "translate_pixels must be under 64"),
+        (
+            {"translate_fill": "reflect"},
+            "translate_fill is for --translate-pixels: without them it must be zero, not reflect",
+        ),
+        ({"translate_fill": "reflct", "translate_pixels": 2}, "did you mean 'reflect'"),
+        ({"batch_norm_decay": 1.0}, "batch_norm_decay must be at least 0 and under 1, not 1.0"),
+        ({"batch_norm_decay": -0.1}, "batch_norm_decay must be at least 0 and under 1"),
+        ({"batch_norm_decay": float("nan")}, "batch_norm_decay must be finite"),
+        ({"test_shift_pixels": -1}, "test_shift_pixels must not be negative, not -1"),
+        ({"test_shift_pixels": 32}, "test_shift_pixels must be under 32 pixels, not 32"),
+        ({"test_shift_pixels": 8, "resize": 8}, "test_shift_pixels must be under 8 pixels"),
+        ({"test_shift_pixels": 1.5}, "test_shift_pixels must be of type int"),
+        ({"precision": "high"}, "unknown precision 'high'; did you mean 'highest'"),
         ({"cutout_pixels": 32}, "cutout_pixels must be under 32"),
         ({"cutout_pixels": -1}, "cutout_pixels must not be negative"),
         ({"start_scale": 1.5, "warmup_epochs": 1.0}, "start_scale must lie between 0 and 1"),
@@ -100,6 +113,10 @@ def test_a_recipe_survives_json():
         (
             {"cache_features": True, "freeze": "freeze_b", "bn": "frozen", "test_mirror": True},
             "test_mirror: cached features .* use --no-test-mirror or --no-cache-features",
+        ),
+        (
+            {"cache_features": True, "freeze": "freeze_b", "bn": "frozen", "test_shift_pixels": 1},
+            "test_shift_pixels: cached .* use --test-shift-pixels 0 or --no-cache-features",
         ),
         ({"cache_features": True}, "the first layer is trained, so there is nothing to cache"),
         (

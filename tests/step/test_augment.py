@@ -15,6 +15,7 @@ from jaxcifar.step.augment import (
     make_preprocess,
     resize,
     rotate,
+    shifted_views,
     translate,
 )
 
@@ -90,6 +91,59 @@ def test_translate_takes_every_window_of_the_padded_image(pixels, dtype):
     assert shifted.dtype == dtype
     shifts = [shift_of(np.asarray(image), np.asarray(x), pixels) for x in shifted]
     assert len(set(shifts)) == (2 * pixels + 1) ** 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bfloat16])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (6, 7)])
+def test_a_reflecting_shift_is_a_window_of_numpys_reflected_image(height, width, dtype):
+    image = images(1, height, width)[0].astype(dtype)
+    # The amount is traced, as in a run.
+    shift = jax.jit(lambda key, amount: translate(key, image, amount, "reflect"))
+
+    @settings(max_examples=20, deadline=None)
+    @given(seed=st.integers(0, 2**31 - 1), pixels=st.integers(0, min(height, width) - 1))
+    def check(seed, pixels):
+        key = jax.random.key(seed)
+        found = shift(key, pixels)
+        assert found.dtype == dtype
+        # The draw is that of a shift with zeros.
+        down, right = np.asarray(jax.random.randint(key, (2,), 0, 2 * pixels + 1))
+        edge = (pixels, pixels)
+        padded = np.pad(np.asarray(image, np.float32), (edge, edge, (0, 0)), mode="reflect")
+        expected = padded[down : down + height, right : right + width]
+        np.testing.assert_array_equal(np.asarray(found, np.float32), expected)
+
+    check()
+
+
+def test_reflecting_shifts_take_every_window_and_fill_only_the_border():
+    batch = images(400)
+    zero, reflect = (
+        np.asarray(make_augment(translate_pixels=2, translate_fill=fill)(keys(400), batch))
+        for fill in ("zero", "reflect")
+    )
+    inside = zero != 0  # the images have no zero
+    np.testing.assert_array_equal(zero[inside], reflect[inside])
+    assert (reflect != 0).all()
+    assert not inside.all()
+    np.testing.assert_array_equal(make_augment(translate_pixels=2)(keys(400), batch), zero)
+
+
+def test_an_unknown_fill_is_named():
+    with pytest.raises(ValueError, match="'mirror'; choose from zero, reflect"):
+        translate(keys(1)[0], images(1)[0], 1, "mirror")
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 5])
+def test_shifted_views_are_the_corners_of_numpys_reflected_images(pixels):
+    batch = np.asarray(images(3, 6, 7))
+    edge = (pixels, pixels)
+    padded = np.pad(batch, ((0, 0), edge, edge, (0, 0)), mode="reflect")
+    up_left, down_right = shifted_views(jnp.asarray(batch), pixels)
+    np.testing.assert_array_equal(up_left, padded[:, 2 * pixels :, 2 * pixels :])
+    np.testing.assert_array_equal(down_right, padded[:, :6, :7])
+    # Inside, the pixels have moved up and to the left.
+    np.testing.assert_array_equal(up_left[:, 0, 0], batch[:, pixels, pixels])
 
 
 def photograph(digits, side=24):
@@ -239,6 +293,7 @@ def test_flip_and_shift_are_drawn_independently():
         {"flip_rate": 0.5},
         {"translate_pixels": 2},
         {"flip_rate": 0.5, "translate_pixels": 2},
+        {"translate_pixels": 2, "translate_fill": "reflect"},
         {"rotate_degrees": 30.0, "cutout_pixels": 3},
     ],
 )

@@ -185,11 +185,60 @@ def test_mirrored_evaluation_of_symmetric_images_is_the_plain_one(batch):
     assert mirrored["correct"] == plain["correct"]
 
 
-def test_features_have_no_mirror_image():
+VIEWS = {  # the weights of airbench's test-time augmentation
+    False: {"plain": 0.5, "up left": 0.25, "down right": 0.25},
+    True: dict.fromkeys(("plain", "plain flipped"), 0.25)
+    | dict.fromkeys(
+        ("up left", "down right", "up left flipped", "down right flipped"),
+        0.125,
+    ),
+}
+
+
+@pytest.mark.parametrize("mirror", VIEWS)
+@pytest.mark.parametrize("shift", [1, 3])
+def test_shifted_evaluation_scores_the_weighted_logits_of_the_views(mirror, shift):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (N, 4, 5, 3), np.uint8)
+    batch = {
+        "image": jnp.asarray(images),
+        "label": jnp.asarray(rng.integers(0, CLASSES, N), jnp.int32),
+        "mask": jnp.ones(N, bool),
+    }
+    variables = start(Tiny(), optax.sgd(0.1), batch).variables
+    edge = (shift, shift)
+    padded = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode="reflect")
+    views = {
+        "plain": images,
+        "up left": padded[:, 2 * shift :, 2 * shift :],
+        "down right": padded[:, :4, :5],
+    }
+    views |= {f"{name} flipped": view[:, :, ::-1] for name, view in views.items()}
+    logits = {
+        name: np.float64(Tiny().apply(variables, halve(jnp.asarray(view)), train=False))
+        for name, view in views.items()
+    }
+    mean = sum(weight * logits[name] for name, weight in VIEWS[mirror].items())
+    losses = np.log(np.exp(mean).sum(1)) - mean[np.arange(N), batch["label"]]
+    step = jit(make_eval_step(Tiny(), normalize=halve, mirror=mirror, shift=shift))
+    found = step(variables, batch)
+    np.testing.assert_allclose(found["loss_sum"], losses.sum(), rtol=1e-5)
+    assert found["correct"] == np.sum(mean.argmax(1) == batch["label"])
+    plain = jit(make_eval_step(Tiny(), normalize=halve, mirror=mirror))(variables, batch)
+    assert found["loss_sum"] != pytest.approx(float(plain["loss_sum"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("views", [{"mirror": True}, {"shift": 1}, {"shift": 2, "mirror": True}])
+def test_features_have_no_other_views(views):
     with pytest.raises(
-        ValueError, match="mirror needs images, but the batch is the output of layer1"
+        ValueError, match="(mirror|shift) needs images, but the batch is the output of layer1"
     ):
-        make_eval_step(Tiny(), normalize=halve, start="layer1", mirror=True)
+        make_eval_step(Tiny(), normalize=halve, start="layer1", **views)
+
+
+def test_a_negative_shift_is_refused():
+    with pytest.raises(ValueError, match="shift must not be negative, not -1"):
+        make_eval_step(Tiny(), normalize=halve, shift=-1)
 
 
 def test_evaluation_normalises_and_has_no_dropout(batch):

@@ -366,6 +366,34 @@ def test_evaluate_run_gives_exactly_the_scores_of_the_summary(
 
 
 @pytest.mark.slow
+def test_a_run_with_test_shifts_is_scored_with_shifted_images(recipe, digits, tmp_path):
+    shifted = dataclasses.replace(recipe, epochs=1, test_mirror=True, test_shift_pixels=2)
+    state, history = fit(shifted, digits, workdir=tmp_path / "run")
+    summary = RunDirectory(tmp_path / "run").read_summary()
+    assert summary is not None
+
+    def score(part, **views):
+        settings = {"normalize": recipe.make_preprocess(), "batch_size": recipe.eval_batch_size}
+        return evaluate(recipe.make_model(), state.variables, part, **settings, **views)["loss"]
+
+    six = {"mirror": True, "shift": 2}
+    assert history.rows[-1]["validation_loss"] == pytest.approx(
+        score(digits.validation, **six), rel=1e-5
+    )
+    tested = summary["last"]["test"]["loss"]
+    assert tested == evaluate_run(tmp_path / "run")["loss"]
+    for views in ({"mirror": True, "shift": 0}, {"mirror": False, "shift": 2}, {"shift": 1}):
+        found = evaluate_run(tmp_path / "run", **views)["loss"]
+        assert found == pytest.approx(score(digits.test, **({"mirror": True} | views)), rel=1e-5)
+        assert found != pytest.approx(tested, rel=1e-5)
+    # Images read from the host are scored alike.
+    _, streamed = fit(shifted, digits, devices=DeviceOptions(input="stream"))
+    assert streamed.rows[-1]["validation_loss"] == pytest.approx(
+        history.rows[-1]["validation_loss"], rel=1e-5
+    )
+
+
+@pytest.mark.slow
 def test_a_run_with_test_mirror_is_scored_with_mirror_images(recipe, digits, tmp_path):
     # Short, because a second form of evaluation needs another program.
     mirrored = dataclasses.replace(recipe, epochs=1, test_mirror=True)

@@ -5,13 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.data import Dataset
+import jaxcifar
+from jaxcifar.data import Dataset, Splits
+from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.conv import conv2d
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.resnet import ResNet
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training import initialization
 from jaxcifar.training.fit import fit
 from jaxcifar.training.initialization import begin_as_identity, make_adjust, whitening_filters
+from jaxcifar.training.start import first_state
 from tests.conftest import assert_trees_identical, random_variables
 
 MODEL = ResNet(stage_sizes=(1, 1), width=4, stem="cifar")
@@ -140,3 +145,108 @@ def test_a_run_starts_with_adjusted_weights_and_resumes_from_its_checkpoint(
         dataclasses.replace(fast, epochs=2), digits, workdir=tmp_path / "run", resume=True
     )
     assert_trees_identical(resumed, whole)
+
+
+FROZEN = {"whiten": True, "init": "dirac", "freeze": "conv1=frozen *=trained", "stem": "cifar"}
+
+
+def conv1_of(variables):
+    return np.asarray(variables["params"]["conv1"]["kernel"])
+
+
+@pytest.fixture
+def frozen(recipe):
+    """A recipe whose first layer whitens and is frozen, with all that fast training adds."""
+    return dataclasses.replace(
+        recipe,
+        **FROZEN,
+        resize=8,
+        width=8,
+        dropout_rate=0.0,
+        optimizer="muon",
+        learning_rate=0.1,
+        weight_decay=5e-4,
+        bias_scale=16.0,
+        lookahead_steps=2,
+        clip_norm=1.0,
+        epochs=2,
+    )
+
+
+@pytest.mark.parametrize("width", [12, 56])
+def test_a_frozen_whitening_layer_keeps_its_bits_and_whitens_the_train_patches(
+    recipe, pictures, width
+):
+    """With room for all 54 filters, and for a few."""
+    labels = np.arange(150) % 3
+    train, test = ((pictures.images[rows], labels[rows]) for rows in (slice(120), slice(120, 150)))
+    splits = Splits.from_arrays(train, 20, test)
+    plain = dataclasses.replace(
+        Recipe(), **FROZEN, architecture=recipe.architecture, width=width, normalization="half",
+        optimizer="sgd", learning_rate=0.1, weight_decay=0.1, batch_size=50, epochs=2,
+    )  # fmt: skip
+    plain = plain.on(splits)
+    normalize = plain.make_preprocess()
+    state, _ = fit(plain, splits)
+    kernel, count = conv1_of(state.variables), min(width, 54)
+    filters = whitening_filters(splits.train, normalize)
+    assert kernel[..., :count].tobytes() == filters[..., :count].tobytes()
+    # The random ones among them are frozen, too.
+    first = first_state(plain, splits)
+    assert conv1_of(first.variables).tobytes() == kernel.tobytes()
+    images = normalize(jnp.asarray(splits.train.read(np.arange(len(splits.train))).images))
+    seen = conv2d(images, jnp.asarray(kernel[..., :count]))
+    covariance = np.cov(np.float64(seen).reshape(-1, count)[:, ::2].T)
+    np.testing.assert_allclose(covariance, np.eye(count // 2), atol=0.1)
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3
+
+
+def test_a_frozen_whitening_layer_costs_nothing_and_its_batch_norm_is_trained(
+    frozen, digits, monkeypatch
+):
+    stage = make_stage(frozen)
+    first = first_state(frozen, digits)
+    names = named_leaves(first.opt_state)
+    assert not [name for name in names if name.endswith("conv1.kernel") and "layer1" not in name]
+    batch = {"image": digits.train.images[:40], "label": digits.train.labels[:40]}
+    state, _ = jax.jit(stage.make_train_step())(first, jax.tree.map(jnp.asarray, batch))
+    assert conv1_of(state.variables).tobytes() == conv1_of(first.variables).tobytes()
+    before, after = named_leaves(first.params), named_leaves(state.params)
+    same = {name for name, leaf in after.items() if np.array_equal(leaf, before[name])}
+    assert same == {"conv1.kernel"}
+    # Its statistics are those of the batch: 0.1 of them after one step.
+    maps = np.float64(
+        conv2d(stage.preprocess(batch["image"]), first.params["conv1"]["kernel"], padding=1)
+    ).reshape(-1, 8)
+    found = state.batch_stats["bn1"]
+    np.testing.assert_allclose(found["mean"], 0.1 * maps.mean(0), atol=1e-4)
+    np.testing.assert_allclose(found["var"], 0.9 + 0.1 * maps.var(0, ddof=1), rtol=1e-3)
+    # Three convolutions forward, two gradients of kernels and two of maps.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    step = jax.jit(make_stage(frozen).make_train_step())
+    text = step.trace(first, batch).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") == 3 + 2 + 2
+
+
+def test_a_run_with_a_frozen_whitening_layer_goes_from_start_to_end(frozen, digits, tmp_path):
+    """It is trained, stopped, resumed, scored and exported, without a warning."""
+    whole, history = fit(frozen, digits)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(frozen, digits, workdir=tmp_path / "run", on_epoch=stop)
+    resumed, _ = fit(frozen, digits, workdir=tmp_path / "run", resume=True)
+    assert_trees_identical(resumed, whole)
+    filters = whitening_filters(digits.train, frozen.make_preprocess())
+    assert conv1_of(resumed.variables).tobytes() == filters[..., :8].tobytes()
+    assert (
+        evaluate_run(tmp_path / "run", split="validation", which="last")["loss"]
+        == (history.rows[-1]["validation_loss"])
+    )
+    jaxcifar.load(tmp_path / "run").save(tmp_path / "w.safetensors")
+    exported = jaxcifar.load(tmp_path / "w.safetensors", architecture=frozen.architecture)
+    assert conv1_of(exported.variables).tobytes() == conv1_of(resumed.variables).tobytes()
+    cached, _ = fit(dataclasses.replace(frozen, cache_features=True, views=2), digits)
+    assert conv1_of(cached.variables).tobytes() == conv1_of(resumed.variables).tobytes()

@@ -18,6 +18,7 @@ UNITS = {
     "flip_rate": "probability",
     "rotate_degrees": "degrees",
     "translate_pixels": "pixels",
+    "test_shift_pixels": "pixels",
     "cutout_pixels": "pixels",
     "resize": "pixels",
     "train_size": "images",
