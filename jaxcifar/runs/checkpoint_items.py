@@ -50,7 +50,7 @@ def optimizer_leaves(step: Path) -> list[str]:
     """The names of the leaves that only resuming needs, of one checkpoint.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: it is damaged.
+        Exception: of many kinds, where the checkpoint is damaged.
     """
     handler = ocp.StandardCheckpointHandler()
     try:
