@@ -132,7 +132,8 @@ class Settings:
         "transfer",
         "none",
         "what is trained, and how: none, freeze_a, freeze_b, up_to:layer2, all_but:fc, "
-        "layer_decay:0.7, or rules in order such as 'layer1=frozen layer4=0.1@5 *=trained'",
+        "layer_decay:0.7, or rules in order such as 'layer1=frozen layer4=0.1@5 *=trained'; "
+        "'fc=2 *=trained' trains the head at twice the others' rate",
     )
     bn: BatchNormMode = setting(
         "transfer",
@@ -150,12 +151,16 @@ class Settings:
     optimizer: Literal[OptimizerName, "own"] = setting(
         "training",
         "adam",
-        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels; sgd for the rest); from "
-        "Python also own, see fit",
+        "adam, adamw, sgd (Nesterov), or muon (for convolution kernels, which it normalises; sgd "
+        "for the rest); from Python also own, see fit",
     )
     learning_rate: float = setting("training", 0.01, "at the start, or the peak after a warm-up")
     momentum: float = setting("training", 0.9, "of sgd and muon")
-    weight_decay: float = setting("training", 0.0, "on kernels, for adamw, sgd and muon")
+    weight_decay: float = setting(
+        "training",
+        0.0,
+        "on kernels, for adamw and sgd; with muon only on those that sgd trains, as the head's",
+    )
     bias_scale: float = setting(
         "training", 1.0, "learning rate of BatchNorm's biases, as a multiple of the others'"
     )

@@ -46,6 +46,19 @@ def restore_items(
     return restored
 
 
+def optimizer_leaves(step: Path) -> list[str]:
+    """The names of the leaves that only resuming needs, of one checkpoint.
+
+    Raises:
+        Exception: of many kinds, where the checkpoint is damaged.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        return list(named_leaves(handler.metadata(step / "train").tree))
+    finally:
+        handler.close()
+
+
 def _check_fits(path: Path, target: PyTree, metadata: Any) -> None:
     stored = {name: tuple(leaf.shape) for name, leaf in named_leaves(metadata.tree).items()}
     expected = {name: _stored_shape(leaf) for name, leaf in named_leaves(target).items()}

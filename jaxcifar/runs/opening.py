@@ -15,6 +15,7 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.description import describe_data
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.extending import allowed_changes, remove_old_summary
+from jaxcifar.runs.old_muon import check_muon
 from jaxcifar.runs.own_parts import check_same_parts, describe_parts
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import StartingWeights
@@ -88,6 +89,7 @@ def prepare_directory(
     stored = run_dir.read_config()
     check_same_parts(run_dir.path, stored, recipe, parts)
     _check_same_run(run_dir, stored, recipe, before, splits, name)
+    check_muon(run_dir, recipe)
     remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
     # More epochs or patience, another place of the data, or data that were not described before.

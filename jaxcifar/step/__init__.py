@@ -8,6 +8,7 @@ __all__ = [
     "freeze",
     "freeze_text",
     "metrics",
+    "muon",
     "optimizer",
     "precision",
     "schedules",

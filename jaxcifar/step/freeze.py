@@ -5,7 +5,7 @@ it. For the patterns, see `patterns`. The labels are:
 
 * ``"frozen"``: not trained, not differentiated, without optimizer state;
 * ``"trained"``: trained at the learning rate;
-* ``"0.1"``: trained at a tenth of the learning rate;
+* ``"0.1"``, ``"2"``: trained at a tenth of the learning rate, or at twice the rate;
 * ``"trained@5"``, ``"0.1@5"``: frozen before epoch 5 (epochs count from 1), trained from then on.
 
 The labels determine which gradients are computed (`steps`), the optimizer's groups (`optimizer`),

@@ -3,12 +3,12 @@
 * adam: torch's `Adam` (b1 0.9, b2 0.999, eps 1e-8), without decay.
 * adamw: the same with decoupled decay, multiplied by the learning rate as in torch's `AdamW`.
 * sgd: Nesterov momentum; decay is added to the gradient, as in torch's `SGD`.
-* muon: optax's `contrib.muon` for convolution kernels (Jordan et al. 2024,
-  kellerjordan.github.io/posts/muon). The Nesterov momentum of a kernel, as a matrix
-  [k k c_in, c_out], is replaced by one with the same singular vectors, whose singular values are
-  all about 1 (or more for a wide matrix, by optax's scale). Decay is decoupled as in adamw.
-  Everything else uses sgd at the same rate and momentum: the usual rates of muon and sgd (0.02 to
-  0.4) are alike, those of adam are not.
+* muon: airbench's Muon for convolution kernels (Jordan 2024, kellerjordan.github.io/posts/muon),
+  see `jaxcifar.step.muon`. The Nesterov momentum of a kernel, as a matrix [k k c_in, c_out], is
+  replaced by one with the same singular vectors, whose singular values are all about 1. Each step
+  also gives a kernel the norm sqrt(c_out), so decay would change nothing there, and there is none.
+  Everything else uses sgd at the same rate, momentum and decay: the usual rates of muon and sgd
+  (0.02 to 0.4) are alike, those of adam are not.
 
 Decay acts only on kernels, not on biases and BatchNorm's parameters (He et al. 2019,
 arXiv:1812.01187, section 3.1); torch's optimizers decay every parameter they are given.
@@ -18,12 +18,12 @@ from typing import Any, Literal, get_args
 
 import jax
 import optax
-from optax import contrib
 
 from jaxcifar.common.numbers import is_zero
 from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask
 from jaxcifar.step.freeze import FROZEN, Labels, trainable_mask, treatment
 from jaxcifar.step.lookahead import lookahead
+from jaxcifar.step.muon import muon
 
 OptimizerName = Literal["adam", "adamw", "sgd", "muon"]
 
@@ -49,9 +49,11 @@ def make_optimizer(
         labels: one per parameter, as from `label_params`; None trains everything. Each label is a
             group with its own share of the rate. Frozen leaves have no optimizer state, an update
             of zero and no part in the clipping. Labels that start in a later epoch are treated as
-            started; for an earlier epoch, use `labels_at`.
+            started; for an earlier epoch, use `labels_at`. A share may be above 1, as that of the
+            head by the rules ``fc=2 *=trained``.
         steps_per_epoch: needed if a label starts in a later epoch; its group counts steps from
             there, but follows the run's schedule.
+        weight_decay: on kernels; with muon, only on those that sgd trains, as the head's.
         clip_norm: limit on the global norm of all trainable gradients together (torch's
             `clip_grad_norm_`); clipping comes first.
         bias_scale: factor on the learning rate of BatchNorm biases, as in airbench (Jordan 2024,
@@ -183,17 +185,8 @@ def _one_group(
     if name == "adamw":
         return optax.adamw(schedule, weight_decay=weight_decay, mask=kernel_mask)
     if name == "muon":
-        convolutions = contrib.muon(
-            schedule,
-            beta=momentum,
-            weight_decay=weight_decay,
-            # This optimizer only gets the kernels of the group.
-            muon_weight_dimension_numbers=lambda kernels: jax.tree.map(
-                lambda _: contrib.MuonDimensionNumbers((0, 1, 2), 3), kernels
-            ),
-        )
         rest = _one_group("sgd", schedule, momentum, weight_decay)
-        return optax.multi_transform({"muon": convolutions, "sgd": rest}, _muon_or_sgd)
+        return optax.multi_transform({"muon": muon(schedule, momentum), "sgd": rest}, _muon_or_sgd)
     moving = not is_zero(momentum)
     sgd = optax.sgd(schedule, momentum=momentum if moving else None, nesterov=moving)
     if is_zero(weight_decay):

@@ -111,6 +111,32 @@ def test_random_weights_are_not_adjusted_by_default():
     assert make_adjust("kaiming", None) is None
 
 
+def test_a_whitened_first_layer_may_stay_while_the_head_has_twice_the_rate(recipe, digits):
+    fast = dataclasses.replace(
+        recipe,
+        stem="cifar",
+        resize=8,
+        init="dirac",
+        whiten=True,
+        optimizer="muon",
+        epochs=1,
+        batch_size=120,
+        freeze="conv1=frozen *=trained",
+    )
+    start, step = first_state(fast, digits), {}
+    for share, rules in ((1, fast.freeze), (2, "conv1=frozen fc=2 *=trained")):
+        state, _ = fit(dataclasses.replace(fast, freeze=rules), digits)
+        assert int(state.step) == 1
+        before, after = named_leaves(start.params), named_leaves(state.params)
+        np.testing.assert_array_equal(after["conv1.kernel"], before["conv1.kernel"])
+        step[share] = {name: after[name] - before[name] for name in after}
+    moved = {name for name, move in step[1].items() if np.any(move)}
+    assert {"bn1.bias", "layer1.0.conv2.kernel", "fc.kernel", "fc.bias"} <= moved
+    for name, move in step[1].items():
+        factor = 2 if name.startswith("fc.") else 1
+        np.testing.assert_allclose(step[2][name], factor * move, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_starts_with_adjusted_weights_and_resumes_from_its_checkpoint(
     recipe, digits, tmp_path, monkeypatch
