@@ -1,6 +1,7 @@
 """Recipes from the words of a command line: a preset, perhaps with a name and other settings."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,7 @@ class Contender:
 
 
 def read_contender(text: str, common: Mapping[str, Any]) -> Contender:
-    """A contender from "NAME: PRESET FIELD=VALUE ..." or "PRESET FIELD=VALUE ...".
+    """A contender from "NAME: PRESET FIELD=VALUE ..." or "PRESET FIELD='VALUE OF WORDS' ...".
 
     Another number of epochs moves the warm-up in proportion, and the only validation to the end,
     unless they are among the settings.
@@ -54,12 +55,20 @@ def read_contender(text: str, common: Mapping[str, Any]) -> Contender:
     """
     before, colon, after = text.partition(":")
     named = bool(colon) and not {" ", "="} & set(before.strip())  # or a value has the colon
-    words = (after if named else text).split()
+    words = _words(after if named else text)
     name = before.strip() if named else " ".join(words)
     if not words or not name:
         raise RecipeError(f"the contender {text!r} is not [NAME:] PRESET [FIELD=VALUE ...]")
     recipe = recipe_of(words[0], {**common, **read_settings(words[1:])})
     return Contender(name, words[0].replace("-", "_"), recipe)
+
+
+def _words(text: str) -> list[str]:
+    """As a shell would split them: a value with spaces is quoted."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise RecipeError(f"the contender {text!r} cannot be read: {error}") from None
 
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:

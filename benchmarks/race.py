@@ -212,9 +212,12 @@ class Clock:
         self._longest = 0.0
 
     def learn(self, key: ProgramKey, row: Row, *, here: bool) -> None:
-        """Note a run of a program. One of this process leaves it compiled for the next."""
+        """Note a run of a program: of this process, which has it compiled now, or of an earlier."""
         seconds: float = row["seconds"]
-        self._next[key] = seconds - row["compile_seconds"] if here else seconds
+        if here:
+            self._next[key] = seconds - row["compile_seconds"]
+        else:  # the longest of them compiled it
+            self._next[key] = max(seconds, self._next.get(key, 0.0))
         self._longest = max(self._longest, seconds)
 
     def estimate(self, key: ProgramKey) -> float:

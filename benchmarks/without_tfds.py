@@ -1,10 +1,10 @@
 """Data for a machine without TensorFlow Datasets and without a network: packed, carried, read.
 
-  python -m benchmarks.without_tfds pack DIR        where TFDS is: CIFAR-10 as 96 MiB, 6 sheets
+  python -m benchmarks.without_tfds pack DIR        where TFDS is: CIFAR-10 as 103 MB, 6 sheets
   python -m benchmarks.without_tfds check DIR       read it back; compare with TFDS's where that is
   python -m benchmarks.without_tfds train DIR speedrun epochs=16 --workdir runs/speedrun
 
-The images lie on sheets of lossless WebP, which Pillow reads and writes, of at most 17 MiB each for
+The images lie on sheets of lossless WebP, which Pillow reads and writes, of at most 18 MB each for
 CIFAR, so that they travel one by one. `index.json` has the fingerprint, the labels, the class names
 and the SHA-256 of each sheet's pixels, which every reading checks. Splits read from them are those
 that the recipe names, with the fingerprint of the source, so that a run trained on them is the same

@@ -26,6 +26,11 @@ from jaxcifar.training.fit import fit
         ("demo  width=8 seed=1", "demo width=8 seed=1", {"width": 8}),
         ("hot: speedrun learning_rate=0.41", "hot", {"learning_rate": 0.41}),
         ("hot:speedrun", "hot", {}),
+        (
+            "cold: demo freeze='conv1=frozen *=trained'",
+            "cold",
+            {"freeze": "conv1=frozen *=trained"},
+        ),
         ("speedrun-95 flip-rate=0.4", "speedrun-95 flip-rate=0.4", {"flip_rate": 0.4}),
         ("demo freeze=up_to:conv1", "demo freeze=up_to:conv1", {"freeze": "up_to:conv1"}),
     ],
@@ -64,6 +69,7 @@ def test_the_warm_up_stays_the_same_share(epochs):
         ("speedrun epochs=many", "epochs"),
         ("hot:", "PRESET"),
         (":speedrun", "PRESET"),
+        ("demo freeze='conv1", "cannot be read"),
         ("", "PRESET"),
     ],
 )
@@ -284,6 +290,15 @@ def test_another_program_is_expected_to_take_as_long_as_the_longest_run(command,
     printed = command(SLOW, "other: demo batch_size=32", "--time-limit", "29")
     assert len(ran) == 1
     assert "stopped before other, seed 0: its 30 s" in printed
+
+
+def test_a_run_of_an_earlier_process_is_expected_to_compile_again(command, ran):
+    command(SLOW)
+    printed = command(SLOW, "--seeds", "1", "--resume", "--time-limit", "29")
+    assert len(ran) == 2  # the seed that the file holds was not asked for: nothing is known
+    printed = command(SLOW, "--seeds", "0", "2", "--resume", "--time-limit", "29")
+    assert len(ran) == 2
+    assert "stopped before slow, seed 2: its 30 s" in printed
 
 
 def test_a_run_that_is_not_finite_is_counted_but_not_averaged(monkeypatch, command):
