@@ -30,11 +30,13 @@ SCRIPTS = (
     "damaged_checkpoints",
     "deaths",
     "freeze_time",
+    "gradient_check",
     "import_time",
     "input_time",
     "kill_and_resume",
     "picture_memory",
     "predict_time",
+    "race",
     "scaling",
     "second_fit",
     "stability",
@@ -45,6 +47,7 @@ SCRIPTS = (
     "transfer_jaxcifar",
     "transfer_keras",
     "warm_start",
+    "without_tfds",
 )
 
 
@@ -54,7 +57,7 @@ def seconds(n, seed):
 
 def test_every_script_is_in_the_list(root):
     names = {path.stem for path in (root / "benchmarks").glob("*.py")}
-    assert names == {*SCRIPTS, "harness", "__init__"}
+    assert names == {*SCRIPTS, "contenders", "harness", "__init__"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

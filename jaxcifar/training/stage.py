@@ -42,6 +42,10 @@ from jaxcifar.training.streamed import (
     stream,
 )
 
+# Of each kind. Eight runs that share no program, with three stages each, have 24 to train and 32 to
+# score, and come round again with the next seed.
+KEPT_PROGRAMS = 32
+
 
 class Stage(NamedTuple):
     """Compiled and with its data at hand: all that is left is training."""
@@ -168,7 +172,7 @@ def make_build(recipe: Recipe, epoch: int, cut: str | None, parts: Parts = NO_PA
     return build
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_PROGRAMS)
 def training_programs(
     key: ProgramKey, epoch: int, cut: str | None, layout: Layout, size: int
 ) -> TrainEpoch:
@@ -186,7 +190,7 @@ def training_programs(
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_PROGRAMS)
 def _streamed_programs(key: ProgramKey, epoch: int, layout: Layout, size: int) -> StreamedPrograms:
     """The same for images read from the host."""
     return make_streamed_programs(
@@ -196,7 +200,7 @@ def _streamed_programs(key: ProgramKey, epoch: int, layout: Layout, size: int) -
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_PROGRAMS)
 def evaluation_programs(
     key: ProgramKey, epoch: int, cut: str | None, layout: Layout, size: int
 ) -> Evaluation:

@@ -82,7 +82,7 @@ class FirstPrograms(NamedTuple):
     given: Callable[..., TrainState]  # (variables, run key)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _first_programs(key: ProgramKey) -> FirstPrograms:
     """Shared by runs that differ only in numbers, see `stage.evaluation_programs`."""
     recipe, stage = key.recipe, make_stage(key.recipe, 1, key.parts)
