@@ -119,7 +119,7 @@ def orthogonalize(matrices: jax.Array) -> jax.Array:
     identity = jnp.eye(min(rows, columns), dtype=total)
     for step in range(STEPS):
         # Everything but the products is one polynomial, and products that are only factors of
-        # others are rounded at once: on a GPU, ResNet-18's optimizer has 292 kernels instead of 314.
+        # others are rounded at once: ResNet-18's optimizer has 292 GPU kernels, instead of 314.
         square = product(gram, x, x)
         fourth = product("nij,njk->nik", square, square, total)
         polynomial = a * identity + b * square.astype(total) + c * fourth
