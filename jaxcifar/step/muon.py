@@ -66,8 +66,8 @@ def muon(
         for leaf in jax.tree.leaves(params):
             if leaf.ndim < 2:
                 raise ValueError(
-                    f"muon is for kernels [..., c_out], not for a leaf of shape {leaf.shape!r}: give "
-                    "it to another optimizer, as make_optimizer does"
+                    f"muon is for kernels [..., c_out], not for a leaf of shape {leaf.shape!r}: "
+                    "give it to another optimizer, as make_optimizer does"
                 )
         return MuonState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
@@ -93,8 +93,8 @@ def orthogonalize(matrices: jax.Array) -> jax.Array:
 
     A singular value s of a matrix divided by its Frobenius norm becomes p(p(p(s))) with the
     polynomial p of `COEFFICIENTS`: 0.7 to 1.2 from s = 0.03 on, and 41 s for the smallest. The
-    products are bfloat16 with sums in float32, and float64 for float64. (ResNet-18's 2,304 x 256
-    kernels took 54 ms on one core, with bfloat16 sums 67 ms, all in float32 64 ms.)
+    products are bfloat16 with sums in float32, and float64 for float64. (Three kernels of
+    2,304 x 256 took 58 ms on one core, and 64 ms all in float32.)
 
     Args:
         matrices: [n, rows, columns].
@@ -113,14 +113,17 @@ def orthogonalize(matrices: jax.Array) -> jax.Array:
     if rows < columns:
         gram, apply = ("nij,nkj->nik", "nkj,nik->nij")
 
-    def product(form: str, left: jax.Array, right: jax.Array) -> jax.Array:
-        return jnp.einsum(form, left.astype(kind), right.astype(kind), preferred_element_type=total)
+    def product(form: str, left: jax.Array, right: jax.Array, out: Any = kind) -> jax.Array:
+        return jnp.einsum(form, left.astype(kind), right.astype(kind), preferred_element_type=out)
 
-    for _ in range(STEPS):
-        x = x.astype(kind)
+    identity = jnp.eye(min(rows, columns), dtype=total)
+    for step in range(STEPS):
+        # Everything but the products is one polynomial, and products that are only factors of
+        # others are rounded at once: ResNet-18's optimizer has 292 GPU kernels, instead of 314.
         square = product(gram, x, x)
-        polynomial = b * square + c * product("nij,njk->nik", square, square)
-        x = a * x.astype(total) + product(apply, x, polynomial)
+        fourth = product("nij,njk->nik", square, square, total)
+        polynomial = a * identity + b * square.astype(total) + c * fourth
+        x = product(apply, x, polynomial, total if step == STEPS - 1 else kind)
     return x
 
 

@@ -109,12 +109,14 @@ def test_frozen_leaves_keep_their_bits_and_the_others_move_as_before(frozen):
     labels = label_params(params, ((frozen, "frozen"), ("*", "trained")))
     found, state = trained(make_optimizer("muon", schedule, labels=labels), params, gradients)
     whole, _ = trained(make_optimizer("muon", schedule), params, gradients)
-    before = named_leaves(params)
+    before, moved = named_leaves(params), sum(schedule(step) for step in range(STEPS))
     for name, leaf in found[-1].items():
         if name.startswith(frozen):
             np.testing.assert_array_equal(leaf.view(np.int32), before[name].view(np.int32))
         else:
-            np.testing.assert_allclose(leaf, whole[-1][name], rtol=1e-5, atol=1e-5)
+            # Without the frozen kernel, products have another size, and round otherwise.
+            error = moved * BFLOAT16 if leaf.ndim == 4 else 1e-6
+            np.testing.assert_allclose(leaf, whole[-1][name], atol=error)
     assert not [name for name in named_leaves(state) if f".{frozen}." in name]
 
 
