@@ -4,9 +4,9 @@
   python -m benchmarks.ablation --seeds 0 1 2 --resume       keep the runs that the JSON holds
   python -m benchmarks.ablation --only plain reference --set width=64 resize=32 dtype=bfloat16
 
-The reference is the preset "speedrun" as it was at first, with SGD. It trains on all of CIFAR-10, by
-default at a fraction of the size: width 8 instead of 64, images of 16x16 instead of 32x32 (shifts
-and cutouts halved too), 8 epochs, float32. The JSON is written after every run.
+The reference is the preset "speedrun" as it was at first, with SGD. It trains on all of CIFAR-10,
+by default at a fraction of the size: width 8 instead of 64, images of 16x16 instead of 32x32
+(shifts and cutouts halved too), 8 epochs, float32. The JSON is written after every run.
 """
 
 import json
