@@ -35,13 +35,15 @@ OURS = {
     "models/layers.py": "devices; images * devices; self.groups; x.shape[-2]; x.shape[-3]",
     "models/resnet.py": """
         ', '.join(ARCHITECTURES); ', '.join(children); ', '.join(choices);
-        model.dropout_rate; model.num_classes; name""",
+        model.batch_norm_decay; model.dropout_rate; model.num_classes; name""",
     "runs/stored_steps.py": "name",
-    "step/augment.py": "', '.join(NORMALIZATIONS); ', '.join(get_args(Interpolation))",
+    "step/augment.py": """
+        ', '.join(NORMALIZATIONS); ', '.join(get_args(Interpolation));
+        ', '.join(get_args(TranslateFill))""",
     "step/lookahead.py": "share; steps",
     "step/optimizer.py": "', '.join(get_args(OptimizerName)); bias_scale; clip_norm",
     "step/schedules.py": "', '.join(choices); period; repeated; steps_per_epoch; warmup",
-    "step/steps.py": "start",
+    "step/steps.py": "name; shift; start",
     "studies/reproduction/page.py": "len(ragged[0]); len(self.columns)",
     "training/epoch.py": "batch_size; size",
     "training/plan.py": "data; expected",

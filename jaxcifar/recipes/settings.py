@@ -7,7 +7,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxcifar.models.layers import BATCH_NORM_DECAY
 from jaxcifar.models.resnet import ARCHITECTURES, Head, Stem
 from jaxcifar.step.augment import NORMALIZATIONS, Interpolation, TranslateFill
 from jaxcifar.step.optimizer import OptimizerName
@@ -102,9 +101,7 @@ class Settings:
         "devices; the number of devices: each its own share, without communication)",
     )
     batch_norm_decay: float = setting(
-        "model",
-        BATCH_NORM_DECAY,
-        "of the running statistics in each step (torch's momentum is 1 less this)",
+        "model", 0.9, "of the running statistics in each step (torch's momentum is 1 less this)"
     )
     dtype: Literal["float32", "bfloat16"] = setting(
         "model", "float32", "compute dtype; parameters and statistics are float32"
