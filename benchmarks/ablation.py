@@ -30,6 +30,7 @@ from benchmarks.harness import (
 )
 from benchmarks.time_to_accuracy import (
     SCORES,
+    check,
     earlier_result,
     initial_state,
     make_score,
@@ -161,6 +162,8 @@ def main() -> None:
     out = parsed.out or RESULTS / f"ablation_{jax.default_backend()}.json"
     rows = earlier_result(out, settings).get("rows", []) if parsed.resume else []
     done = {(row["variant"], row["seed"]) for row in rows}
+    for recipe in recipes.values():
+        check(recipe)
     splits = load_splits(recipes[parsed.only[0]], parsed.data_dir)
     for name, recipe in recipes.items():
         left = [seed for seed in parsed.seeds if (name, seed) not in done]

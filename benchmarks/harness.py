@@ -139,7 +139,7 @@ def recipe_step(recipe: Recipe, lowering: Lowering, cut: str | None = None) -> T
     return make_train_step(
         recipe.make_model(1).clone(lowering=lowering),
         recipe.make_optimizer(),
-        normalize=recipe.make_preprocess(),
+        normalize=recipe.make_preprocess(1),
         label_smoothing=recipe.label_smoothing,
         labels=recipe.make_labels(1),
         start=cut,

@@ -203,7 +203,8 @@ def check(recipe: Recipe) -> None:
     """Refuse a recipe that needs more than one program, or trains on features."""
     if recipe.cache_features or stage_epochs(recipe, 1)[1] != recipe.epochs:
         raise SystemExit(
-            "this benchmark takes only recipes without cached features and thawing layers"
+            "this benchmark takes only recipes of one program: without cached features, thawing "
+            "layers and several sides of train_resize"
         )
 
 

@@ -13,6 +13,7 @@ from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.recipes.settings import LOOKAHEAD_SHARE, OWN, PATIENCE_METRICS
+from jaxcifar.recipes.sides import smallest_side
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.freeze import frozen_batch_norms, frozen_prefix, labels_at, stage_starts
 
@@ -234,7 +235,7 @@ def check_batches(recipe: Recipe) -> None:
         )
     halvings = 5 if recipe.stem == "imagenet" else 3
     one_image = groups in (size, rest) and recipe.architecture != OWN
-    if one_image and recipe.image_size <= 2**halvings:  # torch refuses this batch, too
+    if one_image and smallest_side(recipe) <= 2**halvings:  # torch refuses this batch, too
         raise RecipeError(
             f"batch_size {size} leaves a batch of one image among {train_size}, which BatchNorm "
             "has no variance for: choose another --batch-size"

@@ -28,6 +28,7 @@ from jaxcifar.recipes.checks import (
 from jaxcifar.recipes.parts import Parts, name_of, named_shapes, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN, PATIENCE_METRICS
+from jaxcifar.recipes.sides import train_sides
 from jaxcifar.recipes.stage import make_labels, make_stage
 from jaxcifar.step.metrics import per_example
 from jaxcifar.step.state import TrainState, state_shapes
@@ -137,9 +138,10 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
         )
     if not jax.tree.leaves(variables["params"]):
         raise RecipeError(f"the model {name} has no parameters: there is nothing to train")
-    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
 
-    def logits_of(train: bool) -> Any:
+    def logits_of(side: int, train: bool) -> Any:
+        images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+
         def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
             if not train:
                 return model.apply(variables, images, train=False)
@@ -149,14 +151,17 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
 
         return jax.eval_shape(apply, variables, images, jax.random.key(0))
 
-    for train in (False, True):
-        logits = _try(f"the model {name} with train={train}", side, partial(logits_of, train))
+    training = {side.pixels: True for side in train_sides(recipe)}
+    for pixels, train in ((side, False), *training.items()):
+        of = "" if pixels == side else f" on a side of train_resize {shown(recipe.train_resize)}"
+        what = f"the model {name} with train={train}{of}"
+        logits = _try(what, pixels, partial(logits_of, pixels, train))
         is_array = hasattr(logits, "shape")
         if not is_array or logits.shape != (2, classes) or not _is_float(logits):
             found = f"{logits.dtype} {list(logits.shape)}" if is_array else type(logits).__name__
             raise RecipeError(
                 f"the model {name} must return logits [n, {classes}], one for each class of "
-                f"{recipe.dataset}, but for 2 images of {side}x{side} it returns {found}"
+                f"{recipe.dataset}, but for 2 images of {pixels}x{pixels} it returns {found}"
             )
 
 

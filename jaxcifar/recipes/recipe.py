@@ -26,6 +26,7 @@ from jaxcifar.recipes.checks import (
     checked,
 )
 from jaxcifar.recipes.settings import OWN, Settings
+from jaxcifar.recipes.sides import check_sides, train_side
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
     Augment,
@@ -76,6 +77,7 @@ class Recipe(Settings):
             value = checked(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         check_values(self)
+        check_sides(self)
         check_batches(self)
         check_own(self)
         check_weights(self)
@@ -234,9 +236,16 @@ class Recipe(Settings):
             total_steps=self.epochs * self.steps_per_epoch,
         )
 
-    def make_preprocess(self) -> Callable[[jax.Array], jax.Array]:
-        """uint8 or [0, 1] images to what the network sees: resized and normalised."""
-        return make_preprocess(self.normalization, self.resize)
+    def make_preprocess(self, epoch: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """uint8 or [0, 1] images to what the network sees: resized and normalised.
+
+        Args:
+            epoch: images to train on in this epoch, from 1; see `train_resize`. By default images
+                to evaluate on.
+        """
+        side = self.image_size if epoch is None else train_side(self, epoch)
+        shrink_to = None if side == self.image_size else side
+        return make_preprocess(self.normalization, self.resize, shrink_to)
 
     def make_augment(self) -> Augment | None:
         """``(keys [n], images [n, h, w, 3]) -> images``, or None where nothing is asked for."""

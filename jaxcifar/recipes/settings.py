@@ -56,6 +56,14 @@ class Settings:
         "their shorter side and cropped to the centre",
         unset="the dataset's",
     )
+    train_resize: str | None = setting(
+        "data",
+        None,
+        "side of the training images by epoch, pixels: '16 24@7 32@13' trains on 16 from epoch 1, "
+        "on 24 from epoch 7, on 32 from epoch 13; they are augmented first, at the network's input "
+        "size, which evaluation keeps",
+        unset="the network's input size",
+    )
     flip_rate: float = setting("data", 0.0, "augmentation: probability of a horizontal flip")
     rotate_degrees: float = setting("data", 0.0, "augmentation: largest rotation either way")
     interpolation: Interpolation = setting(

@@ -13,6 +13,7 @@ import optax
 from jaxcifar.recipes.numbers import without_numbers
 from jaxcifar.recipes.parts import NO_PARTS, Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.sides import side_starts
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.freeze import Labels, labels_at, stage_starts
 from jaxcifar.step.precision import computed_at
@@ -22,7 +23,7 @@ from jaxcifar.step.steps import BatchAugment, EvalStep, TrainStep, make_eval_ste
 class StageRecipe(NamedTuple):
     """What a recipe builds for a stage: the epochs in which the same program trains.
 
-    That is, the same parameters, and the schedule on one side of its end.
+    That is, the same parameters, on images of one side, and the schedule on one side of its end.
 
     Attributes:
         recipe: that of the run.
@@ -32,7 +33,8 @@ class StageRecipe(NamedTuple):
         model: the network; its BatchNorms of frozen modules are frozen if `bn` is "frozen".
         labels: what is trained, and how.
         tx: the optimizer.
-        preprocess: uint8 images to the network's input.
+        preprocess: uint8 images to the network's input, in evaluation.
+        train_preprocess: the same in training, see `train_resize`.
         augment: the recipe's: ``(keys [n], images) -> images``, or None.
     """
 
@@ -44,6 +46,7 @@ class StageRecipe(NamedTuple):
     labels: Labels
     tx: optax.GradientTransformation
     preprocess: Callable[[jax.Array], jax.Array]
+    train_preprocess: Callable[[jax.Array], jax.Array]
     augment: Augment | None
 
     def make_train_step(self, cut: str | None = None, *, axis_name: str | None = None) -> TrainStep:
@@ -57,7 +60,7 @@ class StageRecipe(NamedTuple):
         step = make_train_step(
             model,
             self.tx,
-            normalize=self.preprocess,
+            normalize=self.train_preprocess,
             label_smoothing=self.recipe.label_smoothing,
             labels=self.labels,
             start=cut,
@@ -126,6 +129,7 @@ def make_stage(recipe: Recipe, epoch: int = 1, parts: Parts = NO_PARTS) -> Stage
         tx=parts.make_transformation(labels)
         or recipe.make_optimizer(epoch, labels=labels, schedule=parts.schedule),
         preprocess=recipe.make_preprocess(),
+        train_preprocess=recipe.make_preprocess(epoch),
         augment=recipe.make_augment(),
     )
 
@@ -148,7 +152,8 @@ def stage_epochs(recipe: Recipe, epoch: int, parts: Parts = NO_PARTS) -> tuple[i
 
 def _around(epoch: int, labels: Labels, recipe: Recipe) -> tuple[int, int]:
     end = schedule_end(recipe)
-    starts = [*stage_starts(labels), *([] if end is None else [end + 1])]
+    ends = [] if end is None else [end + 1]
+    starts = [*stage_starts(labels), *side_starts(recipe), *ends]
     first = max(start for start in starts if start <= max(epoch, 1))
     return first, min([start - 1 for start in starts if start > first], default=recipe.epochs)
 

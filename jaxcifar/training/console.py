@@ -7,6 +7,7 @@ from jaxcifar.common.notebook import in_notebook
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import name_of
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.sides import sides_text
 from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
 from jaxcifar.runs.patience import Stopped, best_score
@@ -62,6 +63,8 @@ class Console:
         )
         if recipe.limit_batches is not None:
             say(f"smoke run: {limit_text(recipe.limit_batches)}")
+        if recipe.train_resize is not None:
+            say(f"training images: {sides_text(recipe)}; evaluation: {recipe.image_size} pixels")
         streamed = self.plan.input == "stream"
         if layout.size > 1 or streamed:
             images = "read from the host" if streamed else "on the devices"

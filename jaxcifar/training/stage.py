@@ -1,7 +1,8 @@
 """A stage of a run: the epochs in which the same parameters are trained, compiled and with data.
 
-Most runs have one. Where something thaws later, each stage has an optimizer and programs of its
-own, and the state is carried over.
+Most runs have one. Where something thaws later, or the training images change their side, each
+stage has programs of its own. The state is carried over; where something thaws, its optimizer's
+state grows.
 """
 
 import time

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxcifar.step.augment import (
     NORMALIZATIONS,
+    _windows,
     cutout,
     flip,
     make_augment,
@@ -170,6 +171,57 @@ def test_resize_is_pillows(digits, side, dtype):
     assert errors.max() < 2
 
 
+# (40, 2): a sum of 40 terms, which is a loop; (7, 7): nothing to do.
+@pytest.mark.parametrize(
+    ("size", "side"), [(8, 32), (9, 20), (32, 24), (20, 6), (40, 2), (1, 5), (7, 7)]
+)
+def test_resize_is_jaxs(size, side):
+    batch = images(2, size, size)
+    found = resize(batch, side)
+    expected = jax.image.resize(batch / 255, (2, side, side, 3), "bilinear", antialias=True)
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 300), side=st.integers(1, 300))
+def test_the_weights_of_resizing_are_a_triangle_around_each_centre(size, side):
+    rows, weights = _windows(size, side)
+    assert rows.min() >= 0
+    assert rows.max() < size
+    assert len(rows) <= max(2, 2 * -(-size // side))
+    matrix = np.zeros((side, size))
+    np.add.at(matrix, (np.arange(side), rows), weights)
+    centre, half = (np.arange(side) + 0.5) * size / side - 0.5, max(size / side, 1)
+    triangle = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(size)) / half)
+    np.testing.assert_allclose(matrix, triangle / triangle.sum(1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(6, 7, 16), (12, 5, 6), (9, 30, 9)])
+def test_resize_is_torchs(height, width, side):
+    torch = pytest.importorskip("torch")
+    batch = images(2, height, width)
+    channels_first = torch.tensor(np.asarray(batch / 255)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(
+        channels_first, (side, side), mode="bilinear", antialias=True
+    )
+    np.testing.assert_allclose(resize(batch, side), expected.permute(0, 2, 3, 1), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("size", "side"), [(8, 32), (32, 224), (32, 16), (512, 16)])
+def test_resize_has_no_matrix_product_which_gpus_did_not_compile(size, side, dtype):
+    """XLA refused the one of `jax.image.resize` with --xla_gpu_autotune_level=0."""
+    batch = jax.ShapeDtypeStruct((4, 2, size, size, 3), jnp.uint8)
+    many = jax.vmap(lambda images: resize(images, side, dtype))
+    assert "dot_general" not in jax.jit(many).lower(batch).as_text()
+
+
+def test_resize_under_vmap_is_each_by_itself():
+    batches = jnp.stack([images(2, 6, 6), images(2, 6, 6)[::-1]])
+    each = jnp.stack([resize(batch, 9) for batch in batches])
+    np.testing.assert_allclose(jax.vmap(lambda x: resize(x, 9))(batches), each, atol=1e-6)
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_rotate_is_pillows(digits, interpolation):
     image = photograph(digits)
@@ -245,6 +297,16 @@ def test_preprocess_resizes_images_of_another_size_and_normalises():
     np.testing.assert_array_equal(make_preprocess("half", 12)(batch), expected)
     np.testing.assert_array_equal(make_preprocess("half", 6)(batch), make_normalize("half")(batch))
     np.testing.assert_array_equal(make_preprocess("half")(batch), make_normalize("half")(batch))
+
+
+def test_preprocess_shrinks_images_of_the_full_size():
+    batch = images(2, 6, 6)
+    full = make_preprocess("half", 12)(batch)
+    shrunk = make_preprocess("half", 12, 5)(batch)
+    np.testing.assert_allclose(shrunk, resize(full, 5), atol=1e-6)
+    np.testing.assert_array_equal(
+        make_preprocess("half", None, 5)(batch), make_normalize("half")(resize(batch, 5))
+    )
 
 
 def test_images_are_rotated_at_the_size_of_the_networks_input():

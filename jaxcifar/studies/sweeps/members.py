@@ -12,6 +12,7 @@ from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.recipes.numbers import TRACED_SETTINGS
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.sides import side_starts
 from jaxcifar.recipes.stage import schedule_end, stage_epochs
 from jaxcifar.step.state import state_shapes
 
@@ -108,6 +109,8 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
         return "with --patience the members may stop after different epochs"
     if schedule_end(recipe) is not None:
         return f"after_schedule {recipe.after_schedule} is another program after epoch t_max"
+    if side_starts(recipe):
+        return f"train_resize {recipe.train_resize!r} is another program for each side"
     if stage_epochs(recipe, 1)[1] < recipe.epochs:
         return f"with freeze {recipe.freeze!r} something thaws later, which is another program"
     if recipe.cache_features and field in _FEATURE_FIELDS:

@@ -81,6 +81,8 @@ def test_values_of_the_command_line_get_the_type_of_the_field():
         ("batch_size", [20, 40], {}, "batch_size changes the data, a shape or the program"),
         ("epochs", [1, 2], {}, "epochs changes"),
         ("learning_rate", [0.1, 1.0], {"freeze": "fc=trained *=0.1@2"}, "something thaws later"),
+        ("seed", [0, 1], {"train_resize": "16 32@2"}, "train_resize '16 32@2' is another program"),
+        ("seed", [0, 1], {"train_resize": "16"}, None),
         ("momentum", [0.0, 0.9], {"optimizer": "sgd"}, "momentum 0.0 and 0.9 are optimizers with"),
         ("momentum", [0.5, 0.9], {"optimizer": "sgd"}, None),
         ("weight_decay", [0.0, 0.1], {"optimizer": "adamw"}, None),
