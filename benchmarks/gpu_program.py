@@ -67,7 +67,7 @@ def lower_recipe(recipe: Recipe, place: Callable[[Any], Any]) -> jax.stages.Lowe
     epoch = resident_epoch(stage, size)
     shape = jax.ShapeDtypeStruct
     data = {"image": shape((size, SIDE, SIDE, 3), jnp.uint8), "label": shape((size,), jnp.int32)}
-    return epoch.whole.lower(  # type: ignore[attr-defined, no-any-return]
+    return epoch.whole.lower(  # type: ignore[attr-defined]
         place(state_shapes(stage.model, stage.tx, image_size=recipe.image_size)),
         place(data),
         place(shape((size,), jnp.int32)),
