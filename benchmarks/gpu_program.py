@@ -36,7 +36,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from matplotlib.figure import Figure
 
-from benchmarks.harness import BAR_COLOR, make_parser, new_figure, save, timed
+from benchmarks.harness import BAR_COLOR, RESULTS, make_parser, new_figure, save, timed
 from benchmarks.hlo import Program
 from jaxcifar.common.target import built_for
 from jaxcifar.recipes.presets import get_experiment
@@ -316,7 +316,12 @@ def main() -> None:
         "cases": cases,
         "ratios": ratios(cases),
     }
-    save("gpu_program_h100", result, out=parsed.out, figure=draw(cases))
+    save(
+        "gpu_program_h100",
+        result,
+        out=parsed.out or RESULTS / "gpu_program_h100.json",
+        figure=draw(cases),
+    )
 
 
 if __name__ == "__main__":
