@@ -26,6 +26,7 @@ from benchmarks.harness import (
     new_figure,
     parse_settings,
     save,
+    start,
     without_paths,
 )
 from benchmarks.time_to_accuracy import (
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the JSON holds")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     changes = parse_settings(parsed.set)
     settings = settings_of(parsed.epochs, changes)
     recipes = {name: variant_recipe(name, parsed.epochs, changes) for name in parsed.only}

@@ -10,12 +10,14 @@ side other than 32, every variant resizes its images.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.failures import try_variant
 from benchmarks.harness import (
     Variant,
     compare,
@@ -27,6 +29,7 @@ from benchmarks.harness import (
     save,
     scratch_recipe,
     show,
+    start,
 )
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
@@ -86,13 +89,17 @@ def main() -> None:
     parser = make_parser(__doc__, repeats=9, result="augment_time_SIDE")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--side", type=int, default=32, help="pixels (default: %(default)s)")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     n = parsed.batch_size
     base = scratch_recipe(batch_size=n, resize=None if parsed.side == 32 else parsed.side)
     data = random_data(STEPS * n, 32)
     runs, compile_seconds = {}, {}
+    left_out: dict[str, str] = {}
     for name, settings in VARIANTS.items():
-        epoch = variant(dataclasses.replace(base, **settings), data)
+        recipe = dataclasses.replace(base, **settings)
+        epoch = try_variant(name, partial(variant, recipe, data), left_out)
+        if epoch is None:
+            continue
         runs[name], compile_seconds[name] = epoch.run, epoch.compile_seconds
         print(f"compiled {name} in {compile_seconds[name]:.1f} s", flush=True)
     augmented = [name for name in VARIANTS if name != "none"]
@@ -100,18 +107,20 @@ def main() -> None:
         recipe = dataclasses.replace(base, **VARIANTS[name])
         runs[f"only {name}"] = augmentation_only(recipe, data)
     ratios = {f"{name} / none": (name, "none") for name in runs if name != "none"}
-    timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
+    about = {
+        "settings": {"batch_size": n, "side": parsed.side, "dtype": "float32", "steps": STEPS},
+        "variants": VARIANTS,
+        "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
+    }
+
+    def keep(seconds: Mapping[str, Sequence[float]], *, complete: bool = False) -> None:
+        result = about | {"epochs": compare(seconds, ratios), "left_out": left_out}
+        save(f"augment_time_{parsed.side}", result, out=parsed.out, complete=complete)
+
+    seconds = interleave(runs, repeats=parsed.repeats, warmup=1, left_out=left_out, keep=keep)
+    timed = compare(seconds, ratios)
     show(f"{STEPS} training steps at {parsed.side} pixels, batch {n}, float32", timed)
-    save(
-        f"augment_time_{parsed.side}",
-        {
-            "settings": {"batch_size": n, "side": parsed.side, "dtype": "float32", "steps": STEPS},
-            "variants": VARIANTS,
-            "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
-            "epochs": timed,
-        },
-        out=parsed.out,
-    )
+    keep(seconds, complete=True)
 
 
 if __name__ == "__main__":

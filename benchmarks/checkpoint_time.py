@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.harness import compare, interleave, make_parser, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show, start
 from jaxcifar.common.errors import DataError
 from jaxcifar.data import Source, load_dataset
 from jaxcifar.recipes.presets import get_experiment
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument(
         "--directory", type=Path, help="save below this directory; default: a temporary one"
     )
-    parsed = parser.parse_args()
+    parsed = start(parser)
     name, dataset = training_images(parsed.data_dir)
     dataset = dataset.read(np.arange(parsed.images or len(dataset)))
     recipe = replace(

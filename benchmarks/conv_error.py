@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import RESULTS, save
+from benchmarks.harness import RESULTS, save, start
 from jaxcifar.data import Dataset
 from jaxcifar.models.conv import Lowering, conv2d
 from jaxcifar.models.layers import Conv
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="scratch", help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--out", type=Path, metavar="PATH.json")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     recipe = get_experiment(parsed.experiment).recipe
     splits = load_splits(recipe, parsed.data_dir)
     assert isinstance(splits.train, Dataset)

@@ -28,8 +28,9 @@ from benchmarks.harness import (
     new_figure,
     save,
     seconds_per_step,
-    timed,
+    start,
 )
+from benchmarks.programs import compiled_anew
 from jaxcifar.models.conv import conv2d, cpu_forms
 
 TIMES = 4  # that one program runs a pass
@@ -111,7 +112,7 @@ def variant(layer: Layer, lowering: str, which: str, batch_size: int) -> Variant
         return jax.lax.fori_loop(0, TIMES, once, (*operands, nothing))[-1]
 
     operands = (images, kernel, cotangent)
-    compiled, seconds = timed(lambda: program.lower(*operands).compile())
+    compiled, seconds = compiled_anew(lambda: program.lower(*operands).compile())
     return Variant(lambda: jax.block_until_ready(compiled(*operands)), seconds, TIMES)
 
 
@@ -149,7 +150,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--all", action="store_true", help="time XLA's own weight gradient too")
     parser.add_argument("--only", default="", help="only layers whose name contains this text")
-    parsed = parser.parse_args()
+    parsed = start(parser)
+    settings = {
+        "batch_size": parsed.batch_size,
+        "image_size": parsed.image_size,
+        "width": parsed.width,
+        "dtype": "float32",
+        "times": TIMES,
+    }
     timings, table = {}, []
     candidates = layers(parsed.image_size, parsed.width)
     for layer in [layer for layer in candidates if parsed.only in layer.name]:
@@ -170,14 +178,8 @@ def main() -> None:
         ]
         table.append(f"{layer.name:<28}" + " | ".join(cells) + f" | auto: {'/'.join(forms[:3])}")
         print(table[-1], flush=True)
-    settings = {
-        "batch_size": parsed.batch_size,
-        "image_size": parsed.image_size,
-        "width": parsed.width,
-        "dtype": "float32",
-        "times": TIMES,
-    }
-    result = {"settings": settings, "table": table, "layers": timings}
+        result = {"settings": settings, "table": table, "layers": timings}
+        save("conv_time", result, out=parsed.out, complete=False)
     save("conv_time", result, out=parsed.out, figure=draw(timings))
 
 

@@ -15,11 +15,13 @@ to "finetune" over the ratio of FLOPs: 1 if the time falls as much as the FLOPs.
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.failures import try_variant
 from benchmarks.harness import (
     Variant,
     add_network_options,
@@ -33,6 +35,7 @@ from benchmarks.harness import (
     save,
     seconds_per_step,
     show,
+    start,
     timed,
 )
 from jaxcifar.models.names import count_params
@@ -120,33 +123,49 @@ def main() -> None:
     add_network_options(parser)
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--images", type=int, help="in an epoch (default: ten batches)")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     parsed.images = parsed.images or 10 * parsed.batch_size
     data = random_data(parsed.images, parsed.image_size)
-    epochs, facts = {}, {}
+    epochs: dict[str, Variant] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+
+    def keep(*, complete: bool = False, **results: Any) -> None:
+        result = {"settings": settings_of(parsed), "variants": facts, "left_out": left_out}
+        save("freeze_time", result | results, out=parsed.out, complete=complete)
+
     for name, (preset, cached) in VARIANTS.items():
-        epochs[name], facts[name] = variant(preset, cached, data, parsed)
+        built = try_variant(name, partial(variant, preset, cached, data, parsed), left_out)
+        if built is None:
+            continue
+        epochs[name], facts[name] = built
         facts[name]["steps"] = epochs[name].steps
         print(f"{name}: {facts[name]}", flush=True)
+        keep()
     ratios = {f"{name} / {BASE}": (name, BASE) for name in epochs if name != BASE}
-    compared = compare(seconds_per_step(epochs, repeats=parsed.repeats), ratios)
+    seconds = seconds_per_step(
+        epochs,
+        repeats=parsed.repeats,
+        left_out=left_out,
+        keep=lambda seconds: keep(steps=compare(seconds, ratios)),
+    )
+    compared = compare(seconds, ratios)
+    if BASE not in seconds:
+        keep(steps=compared)
+        raise SystemExit(f"{BASE} was left out ({left_out[BASE]}); nothing can be compared with it")
     show(f"a step of an epoch as one program, batch {parsed.batch_size}, float32", compared)
     against = against_base(compared, facts)
     print(f"  {'ratio to finetune':<32}" + "".join(f"{key:>11}" for key in against[BASE]))
     for name, row in against.items():
         print(f"  {name:<32}" + "".join(f"{value:>11.4g}" for value in row.values()), flush=True)
+    keep(complete=True, against_finetune=against, steps=compared)
+
+
+def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The settings in the JSON file."""
     names = ("stem", "width", "image_size", "batch_size", "images")
     settings = {name: getattr(parsed, name) for name in names}
-    save(
-        "freeze_time",
-        {
-            "settings": settings | {"dtype": "float32", "clip_norm": 1.0},
-            "variants": facts,
-            "against_finetune": against,
-            "steps": compared,
-        },
-        out=parsed.out,
-    )
+    return settings | {"dtype": "float32", "clip_norm": 1.0}
 
 
 if __name__ == "__main__":

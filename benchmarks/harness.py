@@ -11,7 +11,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +21,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.failures import try_variant
+from benchmarks.figures import BAR_COLOR as BAR_COLOR
+from benchmarks.figures import IDEAL_COLOR as IDEAL_COLOR
+from benchmarks.figures import draw_tables as draw_tables
+from benchmarks.figures import error_bars as error_bars
+from benchmarks.figures import new_figure as new_figure
+from benchmarks.figures import tables_of
+from benchmarks.programs import compiled_anew
+from benchmarks.programs import start as start
+from benchmarks.programs import timed as timed
+from jaxcifar.common.errors import DeviceError
+from jaxcifar.common.target import built_for
+from jaxcifar.common.writing import write_atomically
 from jaxcifar.devices.machine import describe_machine
-from jaxcifar.devices.memory import on_host
 from jaxcifar.models.conv import Lowering
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -37,7 +48,7 @@ from jaxcifar.training.resident import make_train_epoch
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("torch", "keras")  # their versions are recorded if they are installed
 DPI = 100
-BAR_COLOR, IDEAL_COLOR = "#1f5fa8", "#999999"
+Keep = Callable[[Mapping[str, Sequence[float]]], object]  # the seconds of each variant so far
 
 
 class Variant(NamedTuple):
@@ -152,7 +163,7 @@ def epoch_variant(
 ) -> Variant:
     """The library's epoch over `size` images; `settings` go to `make_train_epoch`."""
     epoch = make_train_epoch(step, size=size, batch_size=batch_size, **settings)
-    state, seconds = timed(lambda: epoch.compile(state, data))
+    state, seconds = compiled_anew(lambda: epoch.compile(state, data))
     holder = [state]
 
     def run() -> None:
@@ -161,39 +172,65 @@ def epoch_variant(
     return Variant(run, seconds, -(-size // batch_size))
 
 
-def timed(f: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of a call, and the seconds it took."""
-    started = time.perf_counter()
-    result = jax.block_until_ready(f())
-    return result, time.perf_counter() - started
-
-
 def interleave(
-    variants: Mapping[str, Callable[[], None]], *, repeats: int, warmup: int = 2
+    variants: Mapping[str, Callable[[], None]],
+    *,
+    repeats: int,
+    warmup: int = 2,
+    left_out: dict[str, str] | None = None,
+    keep: Keep | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each call; the variants take turns: a b c a b c ...
 
-    Each variant must block until its work is done.
+    Args:
+        variants: each blocks until its work is done.
+        left_out: gets the reason of a variant that fails, which is then no longer run and has no
+            seconds. Without it, an error ends the measurement.
+        keep: called after each round from the second on with the seconds so far.
     """
     if repeats < 2:
         raise ValueError(f"a spread needs at least 2 repeats, not {repeats}")
+    running = dict(variants)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(warmup + repeats):
-        for name, run in variants.items():
-            started = time.perf_counter()
-            run()
-            if repeat >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+        for name in list(running):
+            taken = _one_call(name, running[name], left_out)
+            if taken is None:
+                del running[name], seconds[name]
+            elif repeat >= warmup:
+                seconds[name].append(taken)
+        if keep is not None and warmup + 1 <= repeat < warmup + repeats - 1:
+            keep(seconds)
     return seconds
 
 
+def _one_call(name: str, run: Callable[[], None], left_out: dict[str, str] | None) -> float | None:
+    def call() -> float:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return call() if left_out is None else try_variant(name, call, left_out)
+
+
 def seconds_per_step(
-    variants: Mapping[str, Variant], *, repeats: int, warmup: int = 1
+    variants: Mapping[str, Variant],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    left_out: dict[str, str] | None = None,
+    keep: Keep | None = None,
 ) -> dict[str, list[float]]:
-    """The times of `interleave`, divided by each variant's steps."""
+    """The times of `interleave`, divided by each variant's steps; see there."""
+
+    def divided(seconds: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        return {name: [s / variants[name].steps for s in v] for name, v in seconds.items()}
+
     runs = {name: variant.run for name, variant in variants.items()}
-    seconds = interleave(runs, repeats=repeats, warmup=warmup)
-    return {name: [s / variants[name].steps for s in values] for name, values in seconds.items()}
+    keep_divided = None if keep is None else (lambda seconds: keep(divided(seconds)))
+    return divided(
+        interleave(runs, repeats=repeats, warmup=warmup, left_out=left_out, keep=keep_divided)
+    )
 
 
 # FLOPs and memory.
@@ -202,24 +239,56 @@ def seconds_per_step(
 def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
     """FLOPs of a program as XLA counts them, before a backend rewrites it.
 
-    So the count is the same for a GPU and a CPU. Compiled for the CPU, a ResNet-18 step counted up
-    to 5 % more at width 8, because fusions compute some values twice.
+    Counted from the shapes alone, for the CPU, which every default device has beside it: a GPU's
+    client counts nothing (JAX 0.10 to 0.12). Compiled for the CPU, a ResNet-18 step counted up to
+    5 % more at width 8, because fusions compute some values twice.
+
+    Raises:
+        DeviceError: JAX_PLATFORMS leaves out the CPU.
     """
-    analysis = jax.jit(f).lower(*arguments).cost_analysis()
-    assert analysis is not None
+    shapes = jax.tree.map(_shape_of, arguments)
+    with jax.default_device(counting_device()):
+        analysis = jax.jit(f).lower(*shapes).cost_analysis()
+    if analysis is None:
+        raise RuntimeError(f"JAX {jax.__version__} counts no FLOPs for the CPU; use 0.10 to 0.12")
     return float(analysis["flops"])
+
+
+def counting_device() -> jax.Device:
+    """The CPU device, for which FLOPs are counted.
+
+    Raises:
+        DeviceError: JAX_PLATFORMS leaves out the CPU.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+        raise DeviceError(
+            f"JAX_PLATFORMS is {asked!r}, which leaves out the CPU, where FLOPs are counted: set "
+            f"it to {asked},cpu"
+        ) from None
+
+
+def _shape_of(leaf: Any) -> Any:
+    """Without the device that holds the array, or the program would be lowered for that one."""
+    if not hasattr(leaf, "dtype"):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
 
 
 def algorithm_flops(recipe: Recipe, batch: Mapping[str, Any], cut: str | None = None) -> float:
     """FLOPs of the recipe's training step on a batch (or its shapes), including the optimizer.
 
     Counted with plain float32 convolutions. The forms of `jaxcifar.models.conv` for the CPU do more
-    or less arithmetic, which must not change the count.
+    or less arithmetic, which must not change the count; nor may the platform that programs are
+    built for, by which max pooling differs.
     """
     recipe = replace(recipe, dtype="float32")
     model, tx = recipe.make_model(1), recipe.make_optimizer()
     state = state_shapes(model, tx, image_size=recipe.image_size)  # the same at any size
-    return count_flops(recipe_step(recipe, "xla", cut), state, dict(batch))
+    with built_for("cpu"):
+        return count_flops(recipe_step(recipe, "xla", cut), state, dict(batch))
 
 
 def memory_of(lowered: jax.stages.Lowered) -> int:
@@ -231,26 +300,6 @@ def memory_of(lowered: jax.stages.Lowered) -> int:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-
-
-def matrix_peak(dtype: str, *, repeats: int = 5) -> float:
-    """FLOP/s of a large square matrix product on the default device, the best of several.
-
-    float32 uses JAX's default precision, as the training steps do.
-    """
-    n, products = (2048 if on_host() else 4096), 4  # several per program: a call itself costs time
-    key = jax.random.key(0)
-    matrix = jax.random.normal(key, (n, n), jnp.dtype(dtype)) / jnp.sqrt(n).astype(dtype)
-
-    @jax.jit
-    def program(x: jax.Array) -> jax.Array:
-        for _ in range(products):
-            x = x @ matrix
-        return x
-
-    jax.block_until_ready(program(matrix))
-    seconds = min(timed(lambda: program(matrix))[1] for _ in range(repeats))
-    return products * 2 * n**3 / seconds
 
 
 # Reports.
@@ -274,13 +323,17 @@ def statistics_of(seconds: Sequence[float]) -> dict[str, Any]:
 def compare(
     seconds: Mapping[str, Sequence[float]], ratios: Mapping[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """Statistics of each variant, and for each named pair (a, b) the ratio of medians a / b."""
+    """Statistics of each variant, and for each named pair (a, b) the ratio of medians a / b.
+
+    A pair is left out if one of its variants has no times.
+    """
     results = {name: statistics_of(values) for name, values in seconds.items()}
     return {
         "results": results,
         "ratios": {
             name: round(results[a]["median_ms"] / results[b]["median_ms"], 3)
             for name, (a, b) in ratios.items()
+            if a in results and b in results
         },
     }
 
@@ -298,21 +351,36 @@ def show(title: str, compared: Mapping[str, Any]) -> None:
 
 
 def save(
-    name: str, result: Mapping[str, Any], *, out: Path | None = None, figure: Figure | None = None
+    name: str,
+    result: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    figure: Figure | None = None,
+    complete: bool = True,
 ) -> Path:
     """Write ``{machine, **result}`` as JSON, by default under `benchmarks/results/`, and a figure.
 
     Without `figure`, the tables of `compare` in the result are drawn, if there are any.
+
+    What is done before the end (`complete=False`) goes to PATH.partial.json, with "complete":
+    false and no figure: an earlier result at PATH.json stays until there is a whole new one.
     """
     machine = describe()
     path = out or RESULTS / f"{name}_{machine['backend']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
-    tables = dict(_tables(result))
+    partial = path.with_suffix(".partial.json")
+    if not complete:
+        text = json.dumps({"complete": False, "machine": machine, **result}, indent=2)
+        write_atomically(partial, text + "\n")
+        return partial
+    write_atomically(path, json.dumps({"machine": machine, **result}, indent=2) + "\n")
+    partial.unlink(missing_ok=True)
+    tables = dict(tables_of(result))
     if figure is None and tables:
         figure = draw_tables(tables)
     if figure is not None:
-        figure.suptitle(f"{path.stem}: {machine['device']}, {machine['processor']}", fontsize=9)
+        if not figure.get_suptitle():
+            figure.suptitle(f"{path.stem}: {machine['device']}, {machine['processor']}", fontsize=9)
         figure.savefig(path.with_suffix(".png"), dpi=DPI)
     print(f"wrote {path}" + ("" if figure is None else " and its .png"), flush=True)
     return path
@@ -323,56 +391,8 @@ def describe() -> dict[str, Any]:
     machine = describe_machine()
     if "GLIBC_TUNABLES" in os.environ:
         machine["glibc_tunables"] = os.environ["GLIBC_TUNABLES"]
+    machine |= {n.lower(): value for n, value in os.environ.items() if n.startswith("MALLOC_")}
     for peer in PEERS:
         with suppress(PackageNotFoundError):
             machine["versions"][peer] = version(peer)
     return machine
-
-
-def draw_tables(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Medians as bars, quartiles as whiskers, ratios to the first row as labels."""
-    rows = [len(results) for results in tables.values()]
-    figure, panels = new_figure(len(tables), sum(0.32 * n + 1.0 for n in rows), rows=rows)
-    for axes, (title, results) in zip(panels, tables.items(), strict=True):
-        names = list(results)
-        medians = np.array([results[name]["median_ms"] for name in names])
-        spread = np.abs([error_bars(results[name]) for name in names]).T
-        axes.barh(names, medians, xerr=spread, color=BAR_COLOR, ecolor="black", capsize=3)
-        for i, median in enumerate(medians):
-            number = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
-            label = f"{number} ms (x{median / medians[0]:.3g})"
-            axes.text(median + spread[1][i], i, f"  {label}", va="center", fontsize=8)
-        axes.set_xlim(0, 1.35 * (medians + spread[1]).max())
-        axes.invert_yaxis()
-        axes.tick_params(labelsize=8)
-        axes.set_xlabel("median, ms; whiskers: quartiles; (x: ratio to first row)", fontsize=8)
-        axes.set_title(title, fontsize=9)
-    return figure
-
-
-def error_bars(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The distances from the median down to the first quartile and up to the third."""
-    return row["median_ms"] - row["quartile_1_ms"], row["quartile_3_ms"] - row["median_ms"]
-
-
-def new_figure(
-    panels: int, height: float, *, rows: Sequence[int] | None = None
-) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, or below each other if the number of rows of each is given."""
-    figure = Figure(figsize=(9, height + 0.3), layout="constrained")
-    if rows is None:
-        return figure, list(figure.subplots(1, panels, squeeze=False).flat)
-    ratios = [n + 2 for n in rows]
-    grid = figure.subplots(panels, 1, squeeze=False, gridspec_kw={"height_ratios": ratios})
-    return figure, list(grid.flat)
-
-
-def _tables(result: Mapping[str, Any], title: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The tables of `compare` in a nested result, with the names of the keys that lead to them."""
-    for name, value in result.items():
-        if not isinstance(value, Mapping):
-            continue
-        if name == "results":
-            yield title, value
-        else:
-            yield from _tables(value, f"{title}, {name}" if title else name)

@@ -17,7 +17,7 @@ import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from benchmarks.harness import (
     save,
     scratch_recipe,
     show,
-    timed,
+    start,
 )
+from benchmarks.programs import compiled_anew
 from jaxcifar.data import Rows, Source
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
@@ -60,7 +61,7 @@ def variant(
     else:
         resident = make_train_epoch(step, size=len(source), **settings)
         epoch = resident.over(to_device(source))
-    state, seconds = timed(lambda: epoch.compile(new_state(recipe)))
+    state, seconds = compiled_anew(lambda: epoch.compile(new_state(recipe)))
     holder = [state]
     losses: list[float] = []
 
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--images", type=int, default=5_120, help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     if parsed.data_dir is not None:
         os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
     if parsed.images % parsed.batch_size:
@@ -165,7 +166,22 @@ def main() -> None:
     )
     runs, losses, compile_seconds = make_runs(recipe)
     ratios = {f"{name} / on the device": (name, "on the device") for name in list(runs)[1:]}
-    timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1), ratios)
+    about = {
+        "settings": {
+            "batch_size": parsed.batch_size,
+            "width": parsed.width,
+            "images": parsed.images,
+            "dtype": "float32",
+        },
+        "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
+    }
+    name = f"input_time_w{parsed.width}"
+
+    def keep(seconds: Mapping[str, Sequence[float]]) -> None:
+        result = about | {"epochs": compare(seconds, ratios)}
+        save(name, result, out=parsed.out, complete=False)
+
+    timed = compare(interleave(runs, repeats=parsed.repeats, warmup=1, keep=keep), ratios)
     show(f"an epoch of {parsed.images} images, width {parsed.width}", timed)
     same = all(values == losses["on the device"] for values in losses.values())
     print(f"  the losses are {'bit-identical' if same else 'DIFFERENT'}")
@@ -177,15 +193,9 @@ def main() -> None:
         memory.append(round(resident_mib(), 1))
     print(f"  memory after each of three more streamed epochs, MiB: {memory}")
     save(
-        f"input_time_w{parsed.width}",
-        {
-            "settings": {
-                "batch_size": parsed.batch_size,
-                "width": parsed.width,
-                "images": parsed.images,
-                "dtype": "float32",
-            },
-            "compile_seconds": {name: round(s, 1) for name, s in compile_seconds.items()},
+        name,
+        about
+        | {
             "epochs": timed,
             "losses_identical": same,
             "memory_mib_after_streamed_epochs": memory,

@@ -16,14 +16,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness import compare, interleave, make_parser, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show, start
 from jaxcifar.data import Rows, load_labelled
 from jaxcifar.inference.load import load
 from jaxcifar.inference.network import TrainedNetwork
@@ -101,9 +101,16 @@ def measure_time(parsed: argparse.Namespace) -> None:
             "predict an array": partial(predict, "predict an array", test.images),
             "predict files": partial(predict, "predict files", folder),
         }
-        seconds = interleave(variants, repeats=parsed.repeats)  # compiled by its warm-up
-    names = [name for name in variants if name.startswith("predict")]
-    ratios = {f"{name} / {base}": (name, base) for name in names for base in list(variants)[:3]}
+        names = [name for name in variants if name.startswith("predict")]
+        bases = list(variants)[:3]
+        ratios = {f"{name} / {base}": (name, base) for name in names for base in bases}
+
+        def keep(seconds: Mapping[str, Sequence[float]]) -> None:
+            result = {"images": count, "accuracy": correct, **compare(seconds, ratios)}
+            save(NAME, result, out=parsed.out, complete=False)
+
+        # Compiled by its warm-up.
+        seconds = interleave(variants, repeats=parsed.repeats, keep=keep)
     compared = compare(seconds, ratios)
     show(f"{count:,} images", compared)
     print(f"accuracy: {correct}")
@@ -126,6 +133,8 @@ def measure_memory(parsed: argparse.Namespace) -> None:
             count, seconds, peak = map(float, done.stdout.split())
             rows.append({"pictures": int(count), "seconds": seconds, "peak_mb": peak})
             print(json.dumps(rows[-1]), flush=True)
+            result = {"size": list(SIZE), "peaks": rows}
+            save("predict_memory", result, out=parsed.out, complete=False)
     save("predict_memory", {"size": list(SIZE), "peaks": rows}, out=parsed.out)
 
 
@@ -135,7 +144,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run, for the time one on CIFAR-10")
     parser.add_argument("--memory", action="store_true", help="measure the memory")
     parser.add_argument("--images", type=int, help="fewer images, to try it")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     measure_memory(parsed) if parsed.memory else measure_time(parsed)
 
 

@@ -15,12 +15,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.failures import try_variant
 from benchmarks.harness import (
     BAR_COLOR,
     IDEAL_COLOR,
@@ -37,6 +39,7 @@ from benchmarks.harness import (
     scratch_recipe,
     seconds_per_step,
     show,
+    start,
 )
 from jaxcifar.devices.memory import on_host
 from jaxcifar.devices.processes import DeviceOptions, make_layout
@@ -112,18 +115,36 @@ def measure(
     ideal: Callable[[int], float],
     *,
     repeats: int,
+    keep: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """The table along one axis; `ideal` is proportional to the ideal time."""
-    variants = {}
+    """The table along one axis; `ideal` is proportional to the ideal time.
+
+    `keep` is called with the table of the rounds so far.
+    """
+    variants: dict[str, Variant] = {}
+    left_out: dict[str, str] = {}
     for value in values:
-        variants[str(value)] = build(value)
-        print(f"{title} {value}: compiled in {variants[str(value)].compile_seconds:.1f} s")
+        variant = try_variant(f"{title} {value}", partial(build, value), left_out)
+        if variant is not None:
+            variants[str(value)] = variant
+            print(f"{title} {value}: compiled in {variant.compile_seconds:.1f} s", flush=True)
     names = list(variants)
     ratios = {f"{name} / {names[0]}": (name, names[0]) for name in names[1:]}
-    compared = compare(seconds_per_step(variants, repeats=repeats), ratios)
-    first = compared["results"][names[0]]["median_ms"]
+    seconds = seconds_per_step(
+        variants,
+        repeats=repeats,
+        left_out=left_out,
+        keep=lambda seconds: keep(compare(seconds, ratios)),
+    )
+    compared = compare(seconds, ratios)
+    if left_out:
+        compared["left_out"] = left_out
+    values = [value for value in values if str(value) in seconds]
     for value in values:
-        row = compared["results"][str(value)]
+        row, first = (
+            compared["results"][str(value)],
+            compared["results"][str(values[0])]["median_ms"],
+        )
         row["compile_seconds"] = round(variants[str(value)].compile_seconds, 1)
         row["ideal_ms"] = round(first * ideal(value) / ideal(values[0]), 3)
         row["over_ideal"] = round(row["median_ms"] / row["ideal_ms"], 3)
@@ -164,7 +185,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=10, help="in an epoch (default: %(default)s)")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    parsed = parser.parse_args()
+    parsed = start(parser)
     if parsed.worker:
         work(parsed)
         return
@@ -189,18 +210,25 @@ def main() -> None:
             lambda n: 1.0 if shared else 1 / n,
         ),
     }
-    measured = {
-        title: measure(title, values, build, ideal, repeats=parsed.repeats)
-        for title, (values, build, ideal) in axes.items()
-        if values
-    }
     names = ("stem", "width", "image_size", "batch_size", "dtype", "steps")
     settings = {name: getattr(parsed, name) for name in names}
+    measured: dict[str, dict[str, Any]] = {}
+
+    def keep(title: str, table: dict[str, Any]) -> None:
+        result = {"settings": settings, "axes": measured | {title: table}}
+        save(f"scaling_{parsed.stem}", result, out=parsed.out, complete=False)
+
+    for title, (values, build, ideal) in axes.items():
+        if values:
+            measured[title] = measure(
+                title, values, build, ideal, repeats=parsed.repeats, keep=partial(keep, title)
+            )
+            keep(title, measured[title])
     save(
         f"scaling_{parsed.stem}",
         {"settings": settings, "axes": measured},
         out=parsed.out,
-        figure=draw(measured),
+        figure=draw({title: table for title, table in measured.items() if table["results"]}),
     )
 
 

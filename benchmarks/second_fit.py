@@ -17,7 +17,15 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from benchmarks.harness import compare, make_parser, parse_settings, save, show, without_paths
+from benchmarks.harness import (
+    compare,
+    make_parser,
+    parse_settings,
+    save,
+    show,
+    start,
+    without_paths,
+)
 from jaxcifar import EXPERIMENTS, Recipe, Splits, fit
 from jaxcifar.training.stage import forget_programs
 from jaxcifar.training.start import forget_first_programs
@@ -49,7 +57,7 @@ def main() -> None:
     """Measure, print, save."""
     parser = make_parser(__doc__, repeats=3, result="second_fit")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     settings = parse_settings(parsed.set)
     base = EXPERIMENTS["scratch"].recipe
     base = replace(base, epochs=1, optimizer="adamw", learning_rate=0.001, weight_decay=0.01)

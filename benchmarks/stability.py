@@ -40,6 +40,7 @@ from benchmarks.harness import (
     parse_settings,
     recipe_step,
     save,
+    start,
     without_paths,
 )
 from benchmarks.time_to_accuracy import earlier_result, initial_state
@@ -316,7 +317,7 @@ def main() -> None:
         "--keep", type=Path, metavar="FOLDER", help="write the weights of each epoch there"
     )
     parser.add_argument("--resume", action="store_true", help="keep the rows that the JSON holds")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     changes = parse_settings(parsed.set) | {"epochs": parsed.epochs}
     recipe = replace(get_experiment(parsed.experiment).recipe, **changes)
     values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}

@@ -7,14 +7,19 @@
 The images are random and on the device, except for "host-fed" and Keras. A call runs --steps
 training steps (at least ten for the one-program epoch and Keras) and waits for the device; its time
 is divided by the steps. The FLOPs are the same for every variant: those of the algorithm
-(`harness.algorithm_flops`). A peer that is not installed or does not work is left out, and a line
-says why.
+(`harness.algorithm_flops`). A variant that is not installed, does not compile or does not fit into
+memory is left out, and a line says why. For a GPU:
+
+  python -m benchmarks.step_time --stem cifar --batch-size 512 --dtype bfloat16
+    --only one-program step flax torch-compile torch-reduce-overhead
 """
 
+import argparse
 import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from benchmarks.failures import LeftOut, try_variant
 from benchmarks.harness import (
     Variant,
     add_network_options,
@@ -30,7 +36,6 @@ from benchmarks.harness import (
     compare,
     epoch_variant,
     make_parser,
-    matrix_peak,
     new_state,
     random_data,
     recipe_step,
@@ -38,8 +43,11 @@ from benchmarks.harness import (
     scratch_recipe,
     seconds_per_step,
     show,
+    start,
     timed,
 )
+from benchmarks.peak import Peak, matrix_peak
+from benchmarks.programs import compiled_anew
 from jaxcifar.devices.layout import AXIS, Layout
 from jaxcifar.devices.memory import on_host
 from jaxcifar.recipes.recipe import Recipe
@@ -47,10 +55,6 @@ from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.state import TrainState
 
 EPOCH_STEPS = 10  # the fewest in one program
-
-
-class LeftOut(Exception):
-    """A variant is not available here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def jitted(
 ) -> Variant:
     """Jitted calls one after another; each donates its state."""
     program = jax.jit(step, donate_argnums=0)
-    compiled, seconds = timed(lambda: program.lower(state, batch).compile())
+    compiled, seconds = compiled_anew(lambda: program.lower(state, batch).compile())
     holder = [state]
 
     def run() -> None:
@@ -139,7 +143,7 @@ def host_fed(case: Case) -> Variant:
         return {"image": images[rows].astype(np.float32) / 255, "label": labels[rows]}
 
     state = case.state()
-    compiled, seconds = timed(lambda: step.lower(state, batch()).compile())
+    compiled, seconds = compiled_anew(lambda: step.lower(state, batch()).compile())
     holder = [state]
 
     def run() -> None:
@@ -186,17 +190,21 @@ def keras(case: Case) -> Variant:
         model.fit(images, labels, batch_size=recipe.batch_size, shuffle=False, verbose=0)
 
     one = slice(recipe.batch_size)
-    _, seconds = timed(lambda: model.fit(images[one], labels[one], recipe.batch_size, verbose=0))
+    _, seconds = compiled_anew(
+        lambda: model.fit(images[one], labels[one], recipe.batch_size, verbose=0)
+    )
     return Variant(run, seconds, steps)
 
 
-def torch(case: Case, **form: bool) -> Variant:
-    """PyTorch in one of its forms; bfloat16 is autocast."""
+def torch(case: Case, **form: Any) -> Variant:
+    """PyTorch in one of its forms; bfloat16 is autocast; compiled for CUDA, Adam is fused."""
     if importlib.util.find_spec("torch") is None:
         raise LeftOut("torch is not installed")
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # or compiling again takes no time
     from benchmarks.peers import torch_training
 
+    if form.get("mode") == "reduce-overhead" and torch_training.device().type != "cuda":
+        raise LeftOut("CUDA graphs need a CUDA device, and PyTorch has none here")
     recipe = case.recipe
     step = torch_training.make_step(
         stem=recipe.stem,
@@ -235,26 +243,42 @@ VARIANTS: dict[str, tuple[str, Callable[[Case], Variant]]] = {
     "torch-channels-last": ("PyTorch eager, channels_last", torch),
     "torch-contiguous": ("PyTorch eager, contiguous", lambda c: torch(c, channels_last=False)),
     "torch-compile": ("PyTorch torch.compile, channels_last", lambda c: torch(c, compiled=True)),
+    "torch-reduce-overhead": (
+        "PyTorch torch.compile, CUDA graphs, channels_last",
+        lambda c: torch(c, compiled=True, mode="reduce-overhead"),
+    ),
     "keras": ("Keras 3 on JAX, fit", keras),
 }
 
 
-def measure(case: Case, only: list[str], peak: float, *, repeats: int) -> dict[str, Any]:
-    """The table of one case, with the share of the device's peak that each variant reaches."""
+def measure(
+    case: Case, only: list[str], peak: float, *, repeats: int, keep: Callable[[Any], object]
+) -> dict[str, Any]:
+    """The table of one case, with the share of the device's peak that each variant reaches.
+
+    `keep` is called with the table of the rounds so far.
+    """
+    flops = algorithm_flops(case.recipe, case.batch)  # first: without it nothing need be timed
     variants: dict[str, Variant] = {}
+    left_out: dict[str, str] = {}
     for key in only:
         name, build = VARIANTS[key]
-        try:
-            variants[name] = build(case)
-        except LeftOut as reason:
-            print(f"left out: {name}: {reason}", flush=True)
-            continue
-        print(f"{name}: compiled in {variants[name].compile_seconds:.1f} s", flush=True)
+        variant = try_variant(name, lambda build=build: build(case), left_out)  # type: ignore[misc]
+        if variant is not None:
+            variants[name] = variant
+            print(f"{name}: compiled in {variant.compile_seconds:.1f} s", flush=True)
     ours = (VARIANTS["one-program"][0], VARIANTS["step"][0])
     pairs = [(a, b) for a, b in combinations(variants, 2) if a in ours]
     ratios = {f"{a} / {b}": (a, b) for a, b in pairs}
-    compared = compare(seconds_per_step(variants, repeats=repeats), ratios)
-    flops = algorithm_flops(case.recipe, case.batch)
+    seconds = seconds_per_step(
+        variants,
+        repeats=repeats,
+        left_out=left_out,
+        keep=lambda seconds: keep(compare(seconds, ratios)),
+    )
+    compared = compare(seconds, ratios)
+    if left_out:
+        compared["left_out"] = left_out
     for name, row in compared["results"].items():
         achieved = 1e3 * flops / row["median_ms"]
         row |= {
@@ -276,34 +300,59 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="in a call (default: 1 on a CPU, otherwise 20, all enqueued)"
     )
-    parsed = parser.parse_args()
+    parsed = start(parser)
     steps = parsed.steps or (1 if on_host() else 20)
+    measure_cases(parsed, steps)
+
+
+def measure_cases(parsed: argparse.Namespace, steps: int) -> None:
+    """Every dtype and batch size in turn; the JSON is written after each."""
     peaks = {dtype: matrix_peak(dtype) for dtype in parsed.dtype}
-    print({f"matrix peak, {dtype}, GFLOP/s": round(p / 1e9, 1) for dtype, p in peaks.items()})
-    cases = {}
+    for dtype, peak in peaks.items():
+        print(f"matrix peak, {dtype}: {peak.flops_per_second / 1e9:.1f} GFLOP/s, {peak[1:]}")
+    cases: dict[str, Any] = {}
+
+    def keep(*, complete: bool, **unfinished: Any) -> None:
+        result = describe_cases(parsed, steps, peaks, cases | unfinished)
+        save(f"step_time_{parsed.stem}", result, out=parsed.out, complete=complete)
+
+    def keep_rounds(title: str, table: Any) -> None:
+        keep(complete=False, **{title: table})
+
     for dtype in parsed.dtype:
         for n in parsed.batch_size:
             recipe = scratch_recipe(stem=parsed.stem, width=parsed.width, batch_size=n, dtype=dtype)
             data = random_data(max(steps, EPOCH_STEPS) * n, parsed.image_size)
             case = Case(recipe, parsed.image_size, steps, data)
             title = f"batch {n}, {dtype}"
-            cases[title] = measure(case, parsed.only, peaks[dtype], repeats=parsed.repeats)
+            cases[title] = measure(
+                case,
+                parsed.only,
+                peaks[dtype].flops_per_second,
+                repeats=parsed.repeats,
+                keep=partial(keep_rounds, title),
+            )
+            keep(complete=False)
             show(f"a training step, {parsed.stem} stem, {title}", cases[title])
-    save(
-        f"step_time_{parsed.stem}",
-        {
-            "settings": {
-                "stem": parsed.stem,
-                "width": parsed.width,
-                "image_size": parsed.image_size,
-                "steps_in_a_call": steps,
-                "steps_in_one_program": max(steps, EPOCH_STEPS),
-            },
-            "matrix_peak_flops_per_second": peaks,
-            "cases": cases,
+    keep(complete=True)
+
+
+def describe_cases(
+    parsed: argparse.Namespace, steps: int, peaks: dict[str, Peak], cases: dict[str, Any]
+) -> dict[str, Any]:
+    """The contents of the JSON file."""
+    return {
+        "settings": {
+            "stem": parsed.stem,
+            "width": parsed.width,
+            "image_size": parsed.image_size,
+            "steps_in_a_call": steps,
+            "steps_in_one_program": max(steps, EPOCH_STEPS),
         },
-        out=parsed.out,
-    )
+        "matrix_peak_flops_per_second": {d: peak.flops_per_second for d, peak in peaks.items()},
+        "matrix_peak": {d: peak._asdict() for d, peak in peaks.items()},
+        "cases": cases,
+    }
 
 
 if __name__ == "__main__":

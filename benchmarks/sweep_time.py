@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import compare, interleave, make_parser, save, show
+from benchmarks.harness import compare, interleave, make_parser, save, show, start
+from benchmarks.programs import without_cache
 from jaxcifar.data import Dataset, Splits
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -78,17 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=CASES, default=list(CASES), help="default: all cases"
     )
-    parsed = parser.parse_args()
-    facts, timed = {}, {}
-    for name in parsed.only:
-        variants, facts[name] = case(name, parsed.members, parsed.batch_size)
-        one_program, in_turn = variants
-        timed[name] = compare(
-            interleave(variants, repeats=parsed.repeats, warmup=1),
-            {"one program / one after another": (one_program, in_turn)},
-        )
-        show(f"{name}: {parsed.members} members, batch {parsed.batch_size}, float32", timed[name])
-        print(f"  {facts[name]}", flush=True)
+    parsed = start(parser)
     settings = {
         "members": parsed.members,
         "batch_size": parsed.batch_size,
@@ -96,7 +87,20 @@ def main() -> None:
         "field": "dropout_rate",
         "cases": {name: CASES[name] for name in parsed.only},
     }
-    save("sweep_time", {"settings": settings, "compiled": facts, "cases": timed}, out=parsed.out)
+    facts, timed = {}, {}
+    for name in parsed.only:
+        with without_cache():
+            variants, facts[name] = case(name, parsed.members, parsed.batch_size)
+        one_program, in_turn = variants
+        timed[name] = compare(
+            interleave(variants, repeats=parsed.repeats, warmup=1),
+            {"one program / one after another": (one_program, in_turn)},
+        )
+        show(f"{name}: {parsed.members} members, batch {parsed.batch_size}, float32", timed[name])
+        print(f"  {facts[name]}", flush=True)
+        result = {"settings": settings, "compiled": facts, "cases": timed}
+        save("sweep_time", result, out=parsed.out, complete=False)
+    save("sweep_time", result, out=parsed.out)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.harness import BAR_COLOR, compare, make_parser, new_figure, save, show
+from benchmarks.harness import BAR_COLOR, compare, make_parser, new_figure, save, show, start
 from jaxcifar import load_dataset, load_pretrained, resnet18
 from jaxcifar.step.augment import make_normalize
 
@@ -191,7 +191,7 @@ def main() -> None:
     """Measure, print, save."""
     parser = make_parser(__doc__, repeats=3, result="transfer")
     parser.add_argument("weights", help="of a ResNet-18, with torchvision's key names")
-    parsed = parser.parse_args()
+    parsed = start(parser)
     weights = str(Path(parsed.weights).absolute())
     sources = {name: ROOT / "benchmarks" / f"{script}.py" for name, script in SCRIPTS.items()}
     lines = {name: count_lines(source.read_text()) for name, source in sources.items()}
@@ -203,13 +203,17 @@ def main() -> None:
         data = Path(folder) / "data.npz"
         logits = compare_logits(weights, write_data(data))
         print(f"lines {lines}, logits {logits}", flush=True)
-        rows = list(measure(data, weights, parsed.repeats))
+        settings = {"weights": Path(weights).name, "split": list(SPLIT), "epochs": EPOCHS}
+        about = {"settings": settings, "lines": lines, "logits": logits}
+        rows: list[dict[str, Any]] = []
+        for row in measure(data, weights, parsed.repeats):
+            rows.append(row)
+            save("transfer", about | {"runs": rows}, out=parsed.out, complete=False)
     result = summarize(rows)
     for title, compared in result["seconds"].items():
         show(title, compared)
     print(f"test accuracy: {result['test_accuracy']}")
-    settings = {"weights": Path(weights).name, "split": list(SPLIT), "epochs": EPOCHS}
-    about = {"settings": settings, "lines": lines, "logits": logits, **result, "runs": rows}
+    about |= {**result, "runs": rows}
     save("transfer", about, out=parsed.out, figure=draw(lines, rows))
 
 

@@ -40,5 +40,6 @@ def _explain(asked: str | None, error: Exception) -> str:
     set_by = VARIABLE if os.environ.get(VARIABLE) == asked else "JAX's setting jax_platforms"
     return (
         f"{set_by} is {asked!r}, and JAX finds no such device here{because}: unset it or set it to "
-        "cpu to compute on the processor; an NVIDIA GPU needs its driver and jaxcifar[cuda12]"
+        "cpu to compute on the processor; an NVIDIA GPU needs jaxcifar[cuda13] with a driver of at "
+        "least 580, or jaxcifar[cuda12] with one of at least 525"
     )

@@ -47,6 +47,7 @@ def test_a_platform_that_is_not_there_is_named_with_the_way_out(platform):
     assert first.startswith(f"JAX_PLATFORMS is '{platform}', and JAX finds no such device here")
     assert "set it to cpu" in first
     assert "jaxcifar[cuda12]" in first
+    assert "jaxcifar[cuda13]" in first
     assert "JAX_PLATFORMS=''" not in first
 
 
