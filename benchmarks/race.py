@@ -191,7 +191,7 @@ def open_file(out: Path, header: Row, *, resume: bool) -> list[Row]:
 
 def identity(row: Row) -> str:
     """What two lines of one header have in common if they are the same run."""
-    return json.dumps([row["preset"], row["settings"], row["seed"]], sort_keys=True)
+    return json.dumps([row["name"], row["preset"], row["settings"], row["seed"]], sort_keys=True)
 
 
 # The race.

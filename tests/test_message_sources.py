@@ -32,7 +32,8 @@ OURS = {
     "models/conv.py": """
         ', '.join(get_args(Lowering)); images.shape[1]; images.shape[2]; images.shape[3];
         kernel.shape[0]; kernel.shape[1]; kernel.shape[2]; padding; stride""",
-    "models/layers.py": "devices; images * devices; self.groups; x.shape[-2]; x.shape[-3]",
+    "models/layers.py": "devices; images * devices; self.groups",
+    "models/normalization.py": "x.shape[-2]; x.shape[-3]",
     "models/resnet.py": """
         ', '.join(ARCHITECTURES); ', '.join(children); ', '.join(choices);
         model.batch_norm_decay; model.dropout_rate; model.num_classes; name""",

@@ -89,7 +89,8 @@ def test_weights_see_test_images_at_their_training_size(tiny, tmp_path):
     assert network.image_size == PREPROCESSING.size
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), jnp.uint8)
     expected = network.normalize(resize(images, 64))
-    np.testing.assert_array_equal(network.preprocess(images), expected)
+    # Compiled as one program, the sums of the resize round otherwise than one by one.
+    np.testing.assert_allclose(network.preprocess(images), expected, atol=1e-6)
     assert network.batch_size == 500
     write(tmp_path / "plain.safetensors", Preprocessing((0.5,) * 3, (0.5,) * 3), classes=10)
     plain = network_of_weights(

@@ -552,8 +552,8 @@ def test_steps_that_are_not_finite_are_skipped_on_request(recipe, digits, monkey
 
     original = module.Recipe.make_preprocess
 
-    def make_preprocess(self):
-        preprocess = original(self)
+    def make_preprocess(self, epoch=None):
+        preprocess = original(self, epoch)
         bad = jnp.asarray(digits.train.images[7])
         return lambda x: jnp.where(
             jnp.all(x == bad, axis=(1, 2, 3), keepdims=True), jnp.nan, preprocess(x)
