@@ -318,3 +318,14 @@ def test_everything_is_checked_before_anything_runs(command, ran, tmp_path):
         command(SLOW, "big: demo batch_size=100000")
     assert not ran
     assert not (tmp_path / "race.jsonl").exists()
+
+
+def test_the_table_counts_the_runs_of_a_name_even_where_settings_are_alike():
+    contenders = [read_contender(f"{name}: speedrun", {}) for name in "ab"]
+    rows = [
+        race.start_of(contender, 0)
+        | {"test_accuracy": score, "test_accuracy_views": score, "train_seconds": 1.0}
+        for contender, score in zip(contenders, (0.25, 0.75), strict=True)
+    ]
+    _, *lines = race.table(contenders, rows)
+    assert [line.split()[2:4] for line in lines] == [["1", "0.2500"], ["1", "0.7500"]]
