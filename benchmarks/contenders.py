@@ -122,10 +122,5 @@ def check_names(contenders: Sequence[Contender]) -> None:
 
 
 def plain_views(recipe: Recipe) -> Recipe:
-    """The recipe, but the test images are scored as they are: the settings test_... are off."""
-    views: dict[str, Any] = {
-        field.name: field.default
-        for field in dataclasses.fields(recipe)
-        if field.name.startswith("test_")
-    }
-    return replace(recipe, **views)
+    """The recipe, but the test images are scored as they are."""
+    return replace(recipe, test_mirror=False, test_shift_pixels=0)

@@ -3,7 +3,7 @@ r"""Compile the training programs for a GPU that is not there, and read what the
   pip install --no-deps --target cuda_wheels jax-cuda12-pjrt==VERSION jax-cuda12-plugin==VERSION \
     nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12       VERSION: that of jaxlib; 226 MB of wheels
   python -m benchmarks.gpu_program --wheels cuda_wheels  every case, for an NVIDIA H100
-  python -m benchmarks.gpu_program --wheels cuda_wheels --only speedrun
+  python -m benchmarks.gpu_program --wheels cuda_wheels --only speedrun --out speedrun.json
 
 XLA's GPU compiler needs no GPU: it is told what the GPU is like (`h100_target.txt`). Each case is
 compiled in a process of its own, once as it is and once with the switch that puts the loop into a
@@ -38,6 +38,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import BAR_COLOR, RESULTS, make_parser, new_figure, save, timed
 from benchmarks.hlo import Program
+from jaxcifar.commands.exit_status import exit_with_status
+from jaxcifar.common.errors import RunError
 from jaxcifar.common.target import built_for
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -229,13 +231,13 @@ def check_wheels(wheels: Path | None) -> Path:
     """The folder with JAX's CUDA plugin.
 
     Raises:
-        FileNotFoundError: it is not there.
+        RunError: it is not there.
     """
     if wheels is None or not (wheels / "jax_plugins").is_dir():
         named = (
             f"{wheels} has no jax_plugins" if wheels else f"neither --wheels nor {WHEELS} is set"
         )
-        raise FileNotFoundError(
+        raise RunError(
             f"{named}: install JAX's CUDA plugin into a folder of its own, as the first lines of "
             "`python -m benchmarks.gpu_program --help` say"
         )
@@ -300,7 +302,13 @@ def main() -> None:
     """Compile, count, save after every case."""
     parser = make_parser(__doc__, repeats=None, result="gpu_program_h100", suffix="")
     default = os.environ.get(WHEELS)
-    parser.add_argument("--wheels", type=Path, default=default and Path(default))
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="FOLDER",
+        default=default and Path(default),
+        help=f"with JAX's CUDA plugin (default: ${WHEELS})",
+    )
     parser.add_argument("--target", type=Path, default=TARGET, help="of the GPU; default: H100")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
@@ -310,6 +318,11 @@ def main() -> None:
         print(json.dumps(compile_case(name, parsed.target, Path(dump))))
         return
     wheels = check_wheels(parsed.wheels)
+    if parsed.out is None and (parsed.only != list(CASES) or parsed.target != TARGET):
+        raise RunError(
+            "the file of all cases for an H100 would be replaced by fewer, or by those of another "
+            "GPU: name another one by --out"
+        )
     found = re.search(r'device_description_str: "(.*)"', parsed.target.read_text())
     gpu = found.group(1) if found else parsed.target.name
     cases: dict[str, Any] = {}
@@ -325,4 +338,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_status(main)

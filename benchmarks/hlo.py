@@ -58,21 +58,16 @@ class Instruction(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolution of the program: its kind, dtypes and order of dimensions."""
+    """A convolution of the program: its dtypes and order of dimensions."""
 
-    kind: str  # Forward, BackwardInput, BackwardFilter
     dtypes: tuple[str, ...]  # of both operands and the result
-    labels: str  # as "b01f_o01i->b01f"
+    labels: str  # of images, kernel and outputs, as "b01f_o01i->b01f", also in cuDNN's gradients
 
     @property
     def channels_last(self) -> bool:
-        """Whether the images' channels are the fastest dimension (NHWC)."""
-        return all(part.startswith("b") and part.endswith("f") for part in self._image_parts())
-
-    def _image_parts(self) -> tuple[str, str]:
-        images, _, result = re.split("_|->", self.labels)
-        # A kernel's gradient is written with images, kernel and result in other places.
-        return images, images if self.kind == "BackwardFilter" else result
+        """Whether the channels are the fastest dimension of images and outputs (NHWC)."""
+        images, _, outputs = re.split("_|->", self.labels)
+        return all(part.startswith("b") and part.endswith("f") for part in (images, outputs))
 
 
 class Program:
@@ -181,16 +176,9 @@ class Program:
                 continue
             labels = re.search(r"dim_labels=([\w>\-]+)", instruction.rest)
             assert labels is not None
-            kind = re.search(r"conv(Forward|BackwardInput|BackwardFilter)", instruction.target)
             operands = [self.computations[where][name] for name in instruction.operands[:2]]
             shapes = (*(operand.shapes[0] for operand in operands), instruction.shapes[0])
-            found.append(
-                Convolution(
-                    kind.group(1) if kind else "Forward",
-                    tuple(shape.dtype for shape in shapes),
-                    labels.group(1),
-                )
-            )
+            found.append(Convolution(tuple(shape.dtype for shape in shapes), labels.group(1)))
         return found
 
 

@@ -1,9 +1,11 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu_program
 from benchmarks.gpu_program import (
     GRAPH_SWITCH,
     TARGET,
@@ -15,6 +17,7 @@ from benchmarks.gpu_program import (
     run_case,
 )
 from benchmarks.hlo import Program
+from jaxcifar.common.errors import RunError
 
 RESULT = Path(__file__).parent.parent / "benchmarks/results/gpu_program_h100.json"
 # A loop whose step gathers two rows of a table, convolves, and updates a row of the carry in place.
@@ -130,8 +133,16 @@ def test_atomic_instructions_are_found_and_shared_memory_is_not(tmp_path):
 def test_a_folder_without_the_plugin_is_refused_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.delenv(WHEELS, raising=False)
     for folder in (None, tmp_path):
-        with pytest.raises(FileNotFoundError, match="--help"):
+        with pytest.raises(RunError, match="--help"):
             check_wheels(folder)
+
+
+@pytest.mark.parametrize("options", [["--only", "scratch"], ["--target", "other.txt"]])
+def test_the_file_of_all_cases_is_not_replaced_by_others(options, tmp_path, monkeypatch):
+    (tmp_path / "jax_plugins").mkdir()
+    monkeypatch.setattr(sys, "argv", ["gpu_program", "--wheels", str(tmp_path), *options])
+    with pytest.raises(RunError, match="--out"):
+        gpu_program.main()
 
 
 def test_the_committed_figures_hold_what_was_promised():
@@ -157,7 +168,7 @@ def check(cases):
 def test_the_programs_compiled_here_hold_it_too():
     try:
         wheels = check_wheels(Path(os.environ[WHEELS]) if WHEELS in os.environ else None)
-    except FileNotFoundError as error:
+    except RunError as error:
         pytest.skip(str(error))
     cases = {}
     for name in ("flax_cifar_512", "scratch_cifar_512", "speedrun"):

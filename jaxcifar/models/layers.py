@@ -18,9 +18,8 @@ Dtype = Any
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.Linear.reset_parameters: kaiming_uniform_(a=sqrt(5)), which is U(-1, 1) / sqrt(fan_in)
 linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-BATCH_NORM_DECAY = (
-    0.9  # the default: torch's momentum of 0.1; Flax's default of 0.99 is too slow for 39 steps
-)
+# The default: torch's momentum of 0.1. Flax's default of 0.99 is too slow for 39 steps.
+BATCH_NORM_DECAY = 0.9
 
 
 class Conv(nn.Module):
