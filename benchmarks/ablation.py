@@ -19,16 +19,8 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from benchmarks.harness import (
-    BAR_COLOR,
-    RESULTS,
-    make_parser,
-    new_figure,
-    parse_settings,
-    save,
-    start,
-    without_paths,
-)
+from benchmarks.harness import BAR_COLOR, RESULTS, make_parser, new_figure, save, start
+from benchmarks.settings import parse_settings, without_paths
 from benchmarks.time_to_accuracy import (
     SCORES,
     check,

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.harness import parse_settings, without_paths
+from benchmarks.settings import parse_settings, without_paths
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
+
+# Settings of a recipe that a race does not heed, and the way to what was meant.
+UNHEEDED = {
+    "seed": "name the seeds by --seeds",
+    "patience": "it trains every run to its last epoch",
+}
 
 
 @dataclass(frozen=True)
@@ -109,16 +115,27 @@ def _scaled(recipe: Recipe, epochs: Any) -> dict[str, Any]:
     }
 
 
-def check_names(contenders: Sequence[Contender]) -> None:
-    """Refuse two contenders of one name.
+def check_contenders(contenders: Sequence[Contender]) -> None:
+    """Refuse two contenders of one name or of the same settings, and settings that no race heeds.
 
     Raises:
-        RecipeError: naming it.
+        RecipeError: naming them.
     """
-    names = [contender.name for contender in contenders]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecipeError(f"{name!r} runs twice: give each a name, as in 'hot: {name}'")
+    for number, one in enumerate(contenders):
+        usual = get_experiment(one.preset).recipe
+        for setting, instead in UNHEEDED.items():
+            if getattr(one.recipe, setting) != getattr(usual, setting):
+                raise RecipeError(f"{one.name!r} sets {setting}, which a race ignores: {instead}")
+        for other in contenders[:number]:
+            if one.name == other.name:
+                raise RecipeError(
+                    f"{one.name!r} runs twice: give each a name, as in 'hot: {one.name}'"
+                )
+            if one.recipe == other.recipe:
+                raise RecipeError(
+                    f"{other.name!r} and {one.name!r} have the same settings: remove one of them; "
+                    "further runs of one contender are further --seeds"
+                )
 
 
 def plain_views(recipe: Recipe) -> Recipe:

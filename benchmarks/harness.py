@@ -6,7 +6,6 @@ comparable between machines.
 """
 
 import argparse
-import ast
 import json
 import os
 import statistics
@@ -95,31 +94,6 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stem", choices=("imagenet", "cifar"), default="imagenet")
     parser.add_argument("--width", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--image-size", type=int, default=32, help="default: %(default)s")
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """A recipe's fields from "field=value" words; a value is a Python literal, or else a string."""
-    settings = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"{text!r} is not field=value")
-        settings[name.replace("-", "_")] = value
-        with suppress(ValueError, SyntaxError):
-            settings[name.replace("-", "_")] = ast.literal_eval(value)
-    return settings
-
-
-def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with only the last part of each path: the rest means nothing elsewhere."""
-
-    def shorten(value: Any) -> Any:
-        if not isinstance(value, str) or "/" not in value:
-            return value
-        kind, colon, path = value.rpartition(":")
-        return f"{kind}{colon}{Path(path).name}" if Path(path).exists() else value
-
-    return {name: shorten(value) for name, value in settings.items()}
 
 
 # What is timed.

@@ -14,7 +14,8 @@ Each run is a line of JSON, written when it ends. "test_accuracy" is of the imag
 is without compiling, caching features and scoring. A run whose numbers are no longer finite is a
 line with "nonfinite_step". Before each run its time is estimated: by runs of the same program, else
 by the longest run so far. If it would pass the limit, the race stops, and --resume continues it: it
-skips the runs that the file holds from the same code, data, machine and settings.
+skips the runs that the file holds from the same sources (the commit is noted, not compared), data,
+machine, settings and weights.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ import jax
 
 from benchmarks.contenders import (
     Contender,
-    check_names,
+    check_contenders,
     plain_views,
     read_contender,
     read_settings,
@@ -54,6 +55,8 @@ from jaxcifar.training.stage import begin_stage
 from jaxcifar.training.start import first_state
 
 ROOT = Path(__file__).parents[1]
+# What the figures of a run depend on; a page of docs or another benchmark may change between runs.
+SOURCES = ("jaxcifar/**/*.py", *(f"benchmarks/{name}.py" for name in ("race", "contenders")))
 SCORES = ("test_accuracy", "test_accuracy_views")
 Row = dict[str, Any]
 
@@ -154,9 +157,9 @@ def commit() -> str | None:
 
 
 def code_digest() -> str:
-    """SHA-256 (hex) of the library's sources and of this file, which may differ from any commit."""
+    """SHA-256 (hex) of `SOURCES` as they are, which may differ from any commit."""
     whole = hashlib.sha256()
-    for path in [*sorted(ROOT.glob("jaxcifar/**/*.py")), Path(__file__)]:
+    for path in (path for pattern in SOURCES for path in sorted(ROOT.glob(pattern))):
         whole.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
     return whole.hexdigest()
 
@@ -165,33 +168,53 @@ def open_file(out: Path, header: Row, *, resume: bool) -> list[Row]:
     """The runs that `out` holds under this header, which is written unless it is the last one.
 
     Raises:
-        RunError: the file holds runs, and they are not to be continued.
+        RunError: the file holds runs, and they are not to be continued; or it is no such file.
     """
-    text = out.read_text() if out.exists() else ""
-    if text and not resume:
-        raise RunError(f"{out} holds runs already: continue with --resume, or choose another --out")
+    text = _text_of(out)
     kept: list[Row] = []
-    last = None
+    last, runs = None, 0
     for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # cut short by a kill
             continue
+        if not isinstance(row, dict) or not {"machine", "name"} & set(row):
+            raise RunError(f"{out} was not written by a race: choose another --out")
         if "machine" in row:
             last = row
-        elif last == header:
+            continue
+        runs += 1
+        if last is not None and _compared(last) == _compared(header):
             kept.append(row)
+    if runs and not resume:
+        raise RunError(f"{out} holds runs already: continue with --resume, or choose another --out")
     make_folder(out.parent)
     if text and not text.endswith("\n"):
         append_line(out, "")
-    if last != header:
+    if last is None or _compared(last) != _compared(header):
         append_line(out, json.dumps(header))
     return kept
 
 
+def _text_of(out: Path) -> str:
+    """What the file holds; "" if there is none."""
+    try:
+        return out.read_text()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{out} cannot be read ({error}): choose another --out") from None
+
+
+def _compared(header: Row) -> Row:
+    """A header without the commit: most commits change nothing that runs, see `code_digest`."""
+    return {name: value for name, value in header.items() if name != "commit"}
+
+
 def identity(row: Row) -> str:
     """What two lines of one header have in common if they are the same run."""
-    return json.dumps([row["name"], row["preset"], row["settings"], row["seed"]], sort_keys=True)
+    names = ("name", "preset", "settings", "weights_sha256", "seed")
+    return json.dumps([row.get(name) for name in names], sort_keys=True)
 
 
 # The race.
@@ -243,13 +266,13 @@ def race(
     """
     done = {identity(row): row for row in rows}
     keys = {contender: program_key(plan.recipe) for contender, plan in plans.items()}
-    for contender, key in keys.items():
+    for contender, plan in plans.items():
         for seed in seeds:
-            if row := done.get(identity(start_of(contender, seed))):
-                clock.learn(key, row, here=False)
+            if row := done.get(identity(start_of(contender, plan, seed))):
+                clock.learn(keys[contender], row, here=False)
     for seed in seeds:
         for contender, plan in plans.items():
-            row = start_of(contender, seed)
+            row = start_of(contender, plan, seed)
             if identity(row) in done:
                 continue
             expected = clock.estimate(keys[contender])
@@ -268,27 +291,29 @@ def race(
     return rows
 
 
-def start_of(contender: Contender, seed: int) -> Row:
+def start_of(contender: Contender, plan: RunPlan, seed: int) -> Row:
     """The line of a run as far as it is known before."""
+    weights = {} if plan.weights is None else {"weights_sha256": plan.weights.report.sha256}
     return {
         "name": contender.name,
         "preset": contender.preset,
         "settings": contender.settings,
+        **weights,
         "seed": seed,
         "epochs": contender.recipe.epochs,
     }
 
 
-def table(contenders: Sequence[Contender], rows: Sequence[Row]) -> list[str]:
+def table(plans: Mapping[Contender, RunPlan], rows: Sequence[Row]) -> list[str]:
     """Lines: for each contender n, and mean and deviation of its accuracies, and seconds."""
-    width = max(len(contender.name) for contender in contenders)
+    width = max(len("contender"), *(len(contender.name) for contender in plans))
     head = f"{'contender':<{width}}  epochs   n  {'plain':>17}  {'own views':>17}  seconds"
-    return [head, *(f"{each.name:<{width}}  {table_row(each, rows)}" for each in contenders)]
+    return [head, *(f"{c.name:<{width}}  {table_row(c, p, rows)}" for c, p in plans.items())]
 
 
-def table_row(contender: Contender, rows: Sequence[Row]) -> str:
+def table_row(contender: Contender, plan: RunPlan, rows: Sequence[Row]) -> str:
     """The figures of a contender's runs."""
-    own = [row for row in rows if identity(row) == identity(start_of(contender, row["seed"]))]
+    own = [row for row in rows if identity(row) == identity(start_of(contender, plan, row["seed"]))]
     ended = [row for row in own if "nonfinite_step" not in row]
     scores = "  ".join(f"{spread([row[name] for row in ended]):>17}" for name in SCORES)
     seconds = f"{statistics.mean(row['train_seconds'] for row in ended):7.1f}" if ended else "-"
@@ -338,7 +363,7 @@ def main() -> None:
     if parsed.epochs is not None:
         common["epochs"] = parsed.epochs
     contenders = [read_contender(text, common) for text in parsed.contenders]
-    check_names(contenders)
+    check_contenders(contenders)
     splits = load_all(contenders, parsed.packed, parsed.data_dir)
     plans = {
         contender: plan_contender(contender, data)
@@ -349,9 +374,9 @@ def main() -> None:
     rows = race(
         plans, list(dict.fromkeys(parsed.seeds)), rows, Clock(parsed.time_limit, started), out
     )
-    print("\n".join(table(contenders, rows)))
+    print("\n".join(table(plans, rows)))
     print(f"{len(rows)} runs are in {out}; {jax.default_backend()}", flush=True)
 
 
 if __name__ == "__main__":
-    exit_with_status(main)
+    exit_with_status(main, interrupted="each run that ended is a line; continue with --resume")

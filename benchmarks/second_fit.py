@@ -17,15 +17,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from benchmarks.harness import (
-    compare,
-    make_parser,
-    parse_settings,
-    save,
-    show,
-    start,
-    without_paths,
-)
+from benchmarks.harness import compare, make_parser, save, show, start
+from benchmarks.settings import parse_settings, without_paths
 from jaxcifar import EXPERIMENTS, Recipe, Splits, fit
 from jaxcifar.training.stage import forget_programs
 from jaxcifar.training.start import forget_first_programs

@@ -33,16 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.harness import (
-    RESULTS,
-    make_parser,
-    new_figure,
-    parse_settings,
-    recipe_step,
-    save,
-    start,
-    without_paths,
-)
+from benchmarks.harness import RESULTS, make_parser, new_figure, recipe_step, save, start
+from benchmarks.settings import parse_settings, without_paths
 from benchmarks.time_to_accuracy import earlier_result, initial_state
 from jaxcifar.data import Dataset, Splits
 from jaxcifar.models.conv import Lowering

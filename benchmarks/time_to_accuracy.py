@@ -28,13 +28,12 @@ from benchmarks.harness import (
     describe,
     make_parser,
     new_figure,
-    parse_settings,
     save,
     start,
     timed,
-    without_paths,
 )
 from benchmarks.programs import compiled_anew
+from benchmarks.settings import parse_settings, without_paths
 from jaxcifar.data import Splits
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe

@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import compare, make_parser, parse_settings, save, show, without_paths
+from benchmarks.harness import compare, make_parser, save, show
+from benchmarks.settings import parse_settings, without_paths
 
 ROOT = Path(__file__).parents[1]
 # Moment -> the start of its line

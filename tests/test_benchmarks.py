@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, harness, time_to_accuracy
+from benchmarks.settings import parse_settings
 from jaxcifar.models.conv import conv2d
 from jaxcifar.models.names import count_params
 from jaxcifar.models.resnet import resnet18
@@ -154,12 +155,12 @@ def test_a_result_without_a_table_has_no_figure(tmp_path):
 
 
 def test_settings_are_read_as_python_values():
-    settings = harness.parse_settings(
-        ["width=16", "learning-rate=0.1", "dtype=bfloat16", "views=None"]
-    )
+    settings = parse_settings(["width=16", "learning-rate=0.1", "dtype=bfloat16", "views=None"])
     assert settings == {"width": 16, "learning_rate": 0.1, "dtype": "bfloat16", "views": None}
+    text = parse_settings(["train_resize=16", "clip_norm=1", "weights=None", "freeze=7"])
+    assert text == {"train_resize": "16", "clip_norm": 1, "weights": None, "freeze": "7"}
     with pytest.raises(ValueError, match="field=value"):
-        harness.parse_settings(["width"])
+        parse_settings(["width"])
 
 
 def test_counted_flops_of_a_convolution_match_the_formula():

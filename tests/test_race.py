@@ -8,13 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import race
-from benchmarks.contenders import Contender, check_names, plain_views, read_contender, recipe_of
+from benchmarks.contenders import (
+    Contender,
+    check_contenders,
+    plain_views,
+    read_contender,
+    recipe_of,
+)
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.stage import make_stage
+from jaxcifar.runs.transfer import export_run
 from jaxcifar.training import stage
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.training.fit import fit
+from jaxcifar.training.plan import RunPlan
 
 # Who runs.
 
@@ -82,7 +90,19 @@ def test_a_wrong_contender_is_refused_in_one_line(text, message):
 def test_two_contenders_of_one_name_are_refused():
     twice = [read_contender(text, {}) for text in ("demo", "demo: demo width=8")]
     with pytest.raises(RecipeError, match="'demo' runs twice"):
-        check_names(twice)
+        check_contenders(twice)
+
+
+def test_two_contenders_of_the_same_settings_are_refused():
+    twice = [read_contender(text, {}) for text in ("a: demo width=8", "scratch", "b: demo width=8")]
+    with pytest.raises(RecipeError, match="'a' and 'b' have the same settings"):
+        check_contenders(twice)
+
+
+@pytest.mark.parametrize(("setting", "way"), [("seed=1", "--seeds"), ("patience=2", "last epoch")])
+def test_a_setting_that_no_race_heeds_is_refused(setting, way):
+    with pytest.raises(RecipeError, match=f"'hot' sets {setting[:4]}.*{way}"):
+        check_contenders([read_contender(f"hot: demo {setting}", {})])
 
 
 def test_the_plain_views_are_those_without_test_settings():
@@ -233,7 +253,7 @@ def test_a_run_of_other_settings_or_seed_is_not_taken(command, ran, tmp_path, ch
     assert len(lines(tmp_path / "race.jsonl")) == 3  # under the header that is there
 
 
-@pytest.mark.parametrize("name", ["commit", "code_digest", "describe"])
+@pytest.mark.parametrize("name", ["code_digest", "describe"])
 def test_a_run_of_other_code_or_another_machine_is_not_taken(
     command, ran, tmp_path, monkeypatch, name
 ):
@@ -246,6 +266,49 @@ def test_a_run_of_other_code_or_another_machine_is_not_taken(
     assert [("machine" in row) for row in lines(tmp_path / "race.jsonl")] == [True, False] * 2
     assert "1 runs" in command(SLOW, "--resume")  # back again: a header of its own, its old run
     assert len(ran) == 2
+
+
+def test_another_commit_of_the_same_sources_keeps_the_runs(command, ran, tmp_path, monkeypatch):
+    command(SLOW)
+    monkeypatch.setattr(race, "commit", lambda: "another")
+    assert "2 runs" in command(SLOW, FAST, "--resume")
+    assert len(ran) == 2
+    assert ["machine" in row for row in lines(tmp_path / "race.jsonl")] == [True, False, False]
+
+
+def test_a_header_without_runs_does_not_stand_in_the_way(command, ran, tmp_path):
+    command(SLOW)
+    out = tmp_path / "race.jsonl"
+    out.write_text(out.read_text().splitlines(keepends=True)[0])  # killed in the first run
+    command(SLOW)
+    assert ["machine" in row for row in lines(out)] == [True, False]
+
+
+@pytest.mark.parametrize("text", ['{"epoch": 1}\n', "[1]\n", b"\xff\xfe"])
+def test_another_file_is_not_written_into(command, ran, tmp_path, text):
+    out = tmp_path / "race.jsonl"
+    out.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = out.read_bytes()
+    with pytest.raises(RunError, match="another --out"):
+        command(SLOW, "--resume")
+    assert (out.read_bytes(), ran) == (before, [])
+
+
+def test_other_weights_under_the_same_name_are_another_run(recipe, digits, tmp_path):
+    rows = []
+    for seed in range(2):
+        path = tmp_path / str(seed) / "weights.safetensors"
+        path.parent.mkdir()
+        fit(
+            replace(recipe, seed=seed, epochs=1, limit_batches=1),
+            digits,
+            workdir=tmp_path / f"r{seed}",
+        )
+        export_run(tmp_path / f"r{seed}", path)
+        contender = contender_of(replace(recipe, weights=str(path)))
+        rows.append(race.start_of(contender, race.plan_contender(contender, digits), 0))
+    assert rows[0]["settings"] == rows[1]["settings"]
+    assert race.identity(rows[0]) != race.identity(rows[1])
 
 
 def test_a_file_with_runs_is_not_continued_unasked(command, ran, tmp_path):
@@ -320,12 +383,15 @@ def test_everything_is_checked_before_anything_runs(command, ran, tmp_path):
     assert not (tmp_path / "race.jsonl").exists()
 
 
-def test_the_table_counts_the_runs_of_a_name_even_where_settings_are_alike():
-    contenders = [read_contender(f"{name}: speedrun", {}) for name in "ab"]
+def test_the_table_counts_the_runs_of_a_name_even_where_settings_are_alike(digits):
+    plans = {
+        contender: RunPlan(contender.recipe, digits)
+        for contender in (read_contender(f"{name}: speedrun", {}) for name in "ab")
+    }
     rows = [
-        race.start_of(contender, 0)
+        race.start_of(contender, plan, 0)
         | {"test_accuracy": score, "test_accuracy_views": score, "train_seconds": 1.0}
-        for contender, score in zip(contenders, (0.25, 0.75), strict=True)
+        for (contender, plan), score in zip(plans.items(), (0.25, 0.75), strict=True)
     ]
-    _, *lines = race.table(contenders, rows)
+    _, *lines = race.table(plans, rows)
     assert [line.split()[2:4] for line in lines] == [["1", "0.2500"], ["1", "0.7500"]]

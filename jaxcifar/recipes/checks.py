@@ -129,11 +129,6 @@ CHECKS = (
         "must lie between 0 and 1",
     ),
     Check(
-        ("translate_fill",),
-        lambda value, recipe: value == "zero" or recipe.translate_pixels > 0,
-        "is for --translate-pixels: without them it must be zero",
-    ),
-    Check(
         ("start_scale",),
         lambda value, recipe: value == 0 or recipe.warmup_epochs > 0,
         "is where a warm-up starts: with no --warmup-epochs it must be 0",

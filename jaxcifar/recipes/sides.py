@@ -95,7 +95,7 @@ def sides_text(recipe: Recipe) -> str:
 def _read(recipe: Recipe, word: str, begins: int | None) -> Side:
     """A side from its word; `begins` is the epoch of a first one, which may go without."""
     # The digits are bounded: int() rejects thousands of them.
-    match = re.fullmatch(r"([-+]?\d{1,9})(?:@(\d{1,9}))?", word)
+    match = re.fullmatch(r"([-+]?[0-9]{1,9})(?:@([0-9]{1,9}))?", word)
     if match is None:
         raise _refused(
             recipe, f"has {shown(word)}; write SIDE, then SIDE@EPOCH, as in '16 24@7 32@13'"

@@ -5,12 +5,14 @@ from types import TracebackType
 from jaxcifar.common.messages import say
 from jaxcifar.common.notebook import in_notebook
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.models.names import children_of, named_leaves
 from jaxcifar.recipes.parts import name_of
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import sides_text
 from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
 from jaxcifar.runs.patience import Stopped, best_score
+from jaxcifar.step.freeze import FROZEN, Labels
 from jaxcifar.step.summary import summarize
 from jaxcifar.training.live import LiveCurves
 from jaxcifar.training.plan import RunPlan
@@ -77,6 +79,8 @@ class Console:
             if labels is not None and self.plan.parts.model is None:
                 statistics = _FROZEN_STATISTICS[recipe.bn]
                 say(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
+            if labels is not None and recipe.weights is None:
+                say(*random_and_frozen(recipe, labels), flush=True)
         else:
             self._resuming(run)
 
@@ -129,6 +133,21 @@ class Console:
             )
         curves = "figures/curves.png, " if (run_dir.figures / "curves.png").is_file() else ""
         say(f"wrote {run_dir.path}: {curves}metrics.jsonl, summary.json, checkpoints/")
+
+
+def random_and_frozen(recipe: Recipe, labels: Labels) -> list[str]:
+    """A line that names the modules whose random kernels are never trained; or none."""
+    frozen = [
+        name
+        for name, label in named_leaves(labels).items()
+        if label == FROZEN
+        and name.endswith("kernel")
+        and not (recipe.whiten and name == "conv1.kernel")
+    ]
+    if not frozen:
+        return []
+    modules = ", ".join(children_of(frozen))
+    return [f"frozen at their random initial values: {modules}; --weights names trained ones"]
 
 
 def limit_text(batches: int) -> str:

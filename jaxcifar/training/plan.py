@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.common.messages import warn
 from jaxcifar.data import Dataset, Rows, Splits
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
@@ -16,12 +15,12 @@ from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.own import check_augmented, with_parts
 from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.sides import train_side
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_origin
 from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.state import state_shapes
+from jaxcifar.training.cautions import warn_of_doubts
 from jaxcifar.training.evaluation import too_large
 from jaxcifar.training.features import check_memory, cut_point
 
@@ -88,7 +87,7 @@ def plan_run(
         input = choose_input(recipe, splits, devices.input, layout)
     check_stages(recipe, splits, layout)
     if layout.is_main:
-        warn_of_last_side(recipe)
+        warn_of_doubts(recipe, parts)
     # Before the directory is touched: weights that do not fit leave everything as it was.
     run_dir = None if workdir is None else RunDirectory(Path(workdir))
     if run_dir is not None:
@@ -167,21 +166,6 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
                 image_size=recipe.image_size,
             )
         epoch = stage.last_epoch + 1
-
-
-def warn_of_last_side(recipe: Recipe) -> None:
-    """Warn of a run that ends on smaller images than those it is evaluated on.
-
-    It may be meant: for some networks, larger test images than training images score better
-    (Touvron et al. 2019, arXiv:1906.06423).
-    """
-    last, full = train_side(recipe, recipe.epochs), recipe.image_size
-    if last != full:
-        warn(
-            f"train_resize {recipe.train_resize!r} ends with training images of {last} pixels, "
-            f"and evaluation is at {full}; if that is not meant, end it with {full}@EPOCH",
-            stacklevel=3,
-        )
 
 
 def check_pmap(layout: Layout, parts: Parts) -> None:

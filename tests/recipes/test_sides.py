@@ -80,6 +80,7 @@ def test_every_epoch_has_the_last_side_that_has_begun(data, count):
         ("16.5", "has '16.5'; write SIDE"),
         ("16 24@7@9", "has '24@7@9'; write SIDE"),
         ("9" * 50, "write SIDE"),
+        ("١٦ 32@3", "write SIDE"),  # digits, but not those that it is written in
         (" , ", "names no side; leave it unset"),
         ("0 32@3", "has a side of 0 pixels; a side is at least 1"),
         ("16 -4@3", "has a side of -4 pixels; a side is at least 1"),

@@ -1,0 +1,55 @@
+"""What a run can do, but is seldom meant to: a warning each, before anything is compiled."""
+
+from jaxcifar.common.messages import warn
+from jaxcifar.recipes.parts import Parts, own_variables
+from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.sides import train_side
+
+
+def warn_of_doubts(recipe: Recipe, parts: Parts) -> None:
+    """Warn of settings that are allowed, and most often a slip."""
+    for doubt in (of_last_side(recipe), of_warm_up(recipe), of_muon(recipe, parts)):
+        if doubt is not None:
+            warn(doubt, stacklevel=4)
+
+
+def of_last_side(recipe: Recipe) -> str | None:
+    """A run that ends on smaller images than those it is evaluated on.
+
+    It may be meant: for some networks, larger test images than training images score better
+    (Touvron et al. 2019, arXiv:1906.06423).
+    """
+    last, full = train_side(recipe, recipe.epochs), recipe.image_size
+    if last == full:
+        return None
+    return (
+        f"train_resize {recipe.train_resize!r} ends with training images of {last} pixels, "
+        f"and evaluation is at {full}; if that is not meant, end it with {full}@EPOCH"
+    )
+
+
+def of_warm_up(recipe: Recipe) -> str | None:
+    """A warm-up that no epoch follows, as of a preset whose epochs alone were changed."""
+    if recipe.warmup_epochs < recipe.epochs or not recipe.warmup_epochs:
+        return None
+    return (
+        f"warmup_epochs {recipe.warmup_epochs:g} is as long as the run of {recipe.epochs} epochs "
+        f"or longer, so its whole rate of {recipe.learning_rate:g} comes at the end or never: "
+        "lower --warmup-epochs"
+    )
+
+
+def of_muon(recipe: Recipe, parts: Parts) -> str | None:
+    """Muon with a network that has no BatchNorm.
+
+    It normalises each kernel, which changes nothing where a BatchNorm follows the convolution, and
+    is another network where none does.
+    """
+    if recipe.optimizer != "muon" or parts.model is None:
+        return None
+    if own_variables(parts.model, recipe.image_size).get("batch_stats"):
+        return None
+    return (
+        "optimizer muon gives each convolution kernel a fixed norm in every step, which only a "
+        "BatchNorm behind it makes up for, and your network has none: use --optimizer sgd or adamw"
+    )
