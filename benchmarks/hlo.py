@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 _WIDTHS = {"pred": 1.0, "s4": 0.5, "u4": 0.5, "token": 0.0}  # bytes; others say it in their name
 _FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"))
-_CALLS = frozenset(("while", "call", "conditional", "async-start"))
+_CALLS = frozenset(("call", "conditional", "async-start"))
 _THROUGH = frozenset(("bitcast", "reshape"))  # of the same numbers
 _SHAPE = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?(%[\w.\-]+) = (.*)$")
 _NAME = re.compile(r"%[\w.\-]+")
 _CALLED = re.compile(
-    r"(?:calls|body|condition|to_apply|true_computation|false_computation)=(%[^,\s]+)"
+    r"(?:calls|to_apply|true_computation|false_computation)=(%[^,\s]+)|branch_computations=\{([^}]*)\}"
 )
 
 
@@ -102,10 +102,21 @@ class Program:
         return self.entry
 
     def launches(self, computation: str) -> Iterator[tuple[str, Instruction]]:
-        """Everything that a computation launches, with the computation it stands in."""
+        """Everything that a computation launches, with the computation it stands in.
+
+        All branches of a conditional count, so the sum is at least what one run launches.
+
+        Raises:
+            ValueError: there is a loop in it, whose number of runs is not in the text.
+        """
         for instruction in self.computations[computation].values():
+            if instruction.opcode == "while":
+                raise ValueError(
+                    f"{instruction.name} is a loop inside of {computation}: how often it runs is "
+                    "not in the text, so its kernels cannot be counted"
+                )
             if instruction.opcode in _CALLS:
-                for called in _CALLED.findall(instruction.rest):
+                for called in _called(instruction):
                     yield from self.launches(called)
             elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
                 yield computation, instruction
@@ -120,7 +131,7 @@ class Program:
         sizes = [table[name].bytes for name in instruction.operands if name in table]
         if instruction.opcode != "fusion":
             return sum(sizes) + instruction.bytes
-        (called,) = _CALLED.findall(instruction.rest)[:1]
+        (called,) = _called(instruction)
         read, written = self._of_fusion(self.computations[called], sizes)
         return read + (instruction.bytes if written is None else written)
 
@@ -180,6 +191,11 @@ class Program:
             shapes = (*(operand.shapes[0] for operand in operands), instruction.shapes[0])
             found.append(Convolution(tuple(shape.dtype for shape in shapes), labels.group(1)))
         return found
+
+
+def _called(instruction: Instruction) -> list[str]:
+    """The computations that an instruction calls."""
+    return _NAME.findall(" ".join(map(" ".join, _CALLED.findall(instruction.rest))))
 
 
 def _read(line: str) -> Instruction | None:

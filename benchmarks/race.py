@@ -18,6 +18,7 @@ skips the runs that the file holds from the same sources (the commit is noted, n
 machine, settings and weights.
 """
 
+import argparse
 import hashlib
 import json
 import statistics
@@ -346,9 +347,8 @@ def load_all(
     return splits
 
 
-def main() -> None:
-    """Check everything, run, print the table."""
-    started = time.monotonic()
+def make_race_parser() -> argparse.ArgumentParser:
+    """The contenders, and how to race them."""
     parser = make_parser(__doc__, repeats=None, result="race", suffix="")
     parser.add_argument("contenders", nargs="+", metavar="[NAME:] PRESET [FIELD=VALUE ...]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
@@ -358,12 +358,28 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, metavar="DIR", help="data of without_tfds pack")
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--resume", action="store_true", help="skip the runs that --out holds")
-    parsed = parser.parse_args()
+    return parser
+
+
+def read_contenders(parsed: argparse.Namespace) -> list[Contender]:
+    """Those of a command line.
+
+    Raises:
+        RecipeError: one cannot be read, or not be raced.
+    """
     common = read_settings(parsed.set)
     if parsed.epochs is not None:
         common["epochs"] = parsed.epochs
     contenders = [read_contender(text, common) for text in parsed.contenders]
     check_contenders(contenders)
+    return contenders
+
+
+def main() -> None:
+    """Check everything, run, print the table."""
+    started = time.monotonic()
+    parsed = make_race_parser().parse_args()
+    contenders = read_contenders(parsed)
     splits = load_all(contenders, parsed.packed, parsed.data_dir)
     plans = {
         contender: plan_contender(contender, data)

@@ -6,7 +6,8 @@
 
 Uses the recipe's own step, epoch and data, and one program for all seeds. Compiling and scoring are
 not timed. After every epoch the test images are scored twice: unchanged, and with the logits
-averaged over image and mirror image. FLOPs are those of the algorithm
+averaged over image and mirror image. (`benchmarks.race` scores with the recipe's own views, once.)
+FLOPs are those of the algorithm
 (`harness.algorithm_flops`), without augmentation. The JSON is written after every seed.
 """
 
@@ -34,6 +35,7 @@ from benchmarks.harness import (
 )
 from benchmarks.programs import compiled_anew
 from benchmarks.settings import parse_settings, without_paths
+from benchmarks.without_tfds import read_packed
 from jaxcifar.data import Splits
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -216,6 +218,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="recipe fields")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--target", type=float, nargs="+", default=[0.94, 0.95, 0.96])
+    parser.add_argument("--packed", type=Path, metavar="DIR", help="data of without_tfds pack")
     parser.add_argument("--data-dir", type=Path, help="TFDS directory (default: $TFDS_DATA_DIR)")
     parser.add_argument("--resume", action="store_true", help="keep the seeds that the JSON holds")
     parsed = start(parser)
@@ -227,7 +230,8 @@ def main() -> None:
     seeds = earlier.get("seeds", {})
     remaining = [seed for seed in parsed.seeds if str(seed) not in seeds]
 
-    splits = load_splits(recipe, parsed.data_dir)
+    packed: Path | None = parsed.packed
+    splits = read_packed(packed, recipe) if packed else load_splits(recipe, parsed.data_dir)
     data, test = to_device(splits.train), to_device(splits.test)
     epoch, score = resident_epoch(make_stage(recipe), len(splits.train)), make_score(recipe, test)
     flops = epoch_flops(recipe, data)

@@ -215,7 +215,7 @@ def _digest(images: NDArray[np.uint8]) -> str:
 
 
 def check(folder: Path, data_dir: Path | None = None) -> Iterator[str]:
-    """Read the folder, and compare it with the library's data pixel by pixel.
+    """Read the folder, and compare it with the library's data pixel by pixel; download nothing.
 
     Yields:
         A line for each split that is equal; or one that says why nothing could be compared.
@@ -227,7 +227,7 @@ def check(folder: Path, data_dir: Path | None = None) -> Iterator[str]:
     yield f"{folder}: {packed.name}, every sheet has the pixels that were packed"
     for split, data in zip(SPLITS, (packed.pool, packed.test), strict=True):
         try:
-            source = load_labelled(packed.name, split, data_dir=data_dir)
+            source = load_labelled(packed.name, split, data_dir=data_dir, download=False)
             there = _whole(source)
         except (DataError, ImportError) as error:
             yield f"not compared with the library's data, which are not here: {error}"

@@ -85,6 +85,42 @@ def test_a_step_is_the_body_of_the_loop():
     assert traffic == {"%rows": 16 + 8 + 32, "%conv": 96, "%new": 64, "%copy": 12}
 
 
+BRANCHES = """\
+%left (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %left.1 = f32[4]{0} copy(%a)
+}
+
+%right (b: f32[4]) -> f32[4] {
+  %b = f32[4]{0} parameter(0)
+  ROOT %right.1 = f32[4]{0} negate(%b)
+}
+
+ENTRY %main (p: s32[], q: f32[4]) -> f32[4] {
+  %p = s32[] parameter(0)
+  %q = f32[4]{0} parameter(1)
+  ROOT %either = f32[4]{0} conditional(%p, %q, %q), CALLED
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "called",
+    ["branch_computations={%left, %right}", "true_computation=%left, false_computation=%right"],
+)
+def test_all_branches_are_counted(called):
+    program = Program(BRANCHES.replace("CALLED", called))
+    names = [launch.name for _, launch in program.launches(program.entry)]
+    assert names == ["%left.1", "%right.1"]
+
+
+def test_a_loop_inside_of_the_step_cannot_be_counted():
+    inner = "  %inner = (s32[]) while(%index), condition=%cond, body=%cond\n  %copy = s32[]"
+    program = Program(TEXT.replace("  %copy = s32[]", inner))
+    with pytest.raises(ValueError, match="%inner is a loop inside of %body"):
+        count(program)
+
+
 def test_another_layout_is_not_called_channels_last():
     text = TEXT.replace("b01f_o01i->b01f", "bf01_oi01->bf01")
     assert count(Program(text))["convolutions"] == {"bf16 bf01_oi01->bf01": 1}

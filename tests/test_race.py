@@ -1,6 +1,8 @@
 """Many short runs compared: the oracle of a run is `fit` with the same recipe."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -23,6 +25,7 @@ from jaxcifar.training import stage
 from jaxcifar.training.evaluation import evaluate
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import RunPlan
+from tests.conftest import ROOT
 
 # Who runs.
 
@@ -109,6 +112,23 @@ def test_the_plain_views_are_those_without_test_settings():
     recipe = get_experiment("speedrun").recipe
     assert plain_views(recipe).test_mirror is False
     assert plain_views(get_experiment("demo").recipe) == get_experiment("demo").recipe
+
+
+def race_commands():
+    """The races of the documentation."""
+    for page in sorted(ROOT.glob("docs/*.md")):
+        text = page.read_text().replace("\\\n", "")
+        for line in re.findall(
+            r"^(?:\w+=\S+ )?python -m benchmarks\.race (.*)$", text, re.MULTILINE
+        ):
+            yield shlex.split(line.split("  #")[0])
+
+
+@pytest.mark.parametrize("words", race_commands(), ids=" ".join)
+def test_a_race_of_the_documentation_is_between_different_recipes(words):
+    contenders = race.read_contenders(race.make_race_parser().parse_args(words))
+    assert contenders
+    assert len({contender.recipe for contender in contenders}) == len(contenders)
 
 
 # One run.

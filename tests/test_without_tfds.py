@@ -181,6 +181,14 @@ def test_where_the_librarys_data_are_not_the_sheets_are_checked(packed, monkeypa
     assert "not compared" in lines[-1]
 
 
+def test_checking_downloads_nothing(copy, monkeypatch):
+    index = json.loads((copy / "index.json").read_text())
+    (copy / "index.json").write_text(json.dumps(index | {"name": "cifar10"}))
+    monkeypatch.setattr("jaxcifar.data.cifar.prepare_cifar", pytest.fail)
+    lines = list(check(copy, copy))
+    assert "CIFAR-10 is not prepared" in lines[-1]
+
+
 def in_process(code, *arguments, **more):
     return subprocess.run(
         [sys.executable, "-c", BLOCK + code, *map(str, arguments)],

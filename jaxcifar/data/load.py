@@ -255,6 +255,7 @@ def load_labelled(
     side: int | None = None,
     data_dir: str | Path | None = None,
     follow_links: bool = False,
+    download: bool = True,
 ) -> LabelledData:
     """Load one split, complete, to score a network on it; it needs no data to train on.
 
@@ -266,7 +267,7 @@ def load_labelled(
             may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
             validation and test. Where there is something to train on and no test split, the
             validation split is "test", as in `load_dataset`.
-        side, data_dir, follow_links: as in `load_dataset`.
+        side, data_dir, follow_links, download: as in `load_dataset`.
 
     Returns:
         The images, read when they are asked for. The classes of a folder are those of this split.
@@ -284,7 +285,7 @@ def load_labelled(
     if name in DATASETS:
         if split not in ("train", "test"):
             raise DataError(f"{name} has no split {split}; it has the splits train, test")
-        sources, fingerprint = _load_built_in(name, data_dir, download=True)
+        sources, fingerprint = _load_built_in(name, data_dir, download=download)
         return LabelledData(name, DATASETS[name].class_names, sources[split], fingerprint)
     found = own.find_own_split(name, split, data_dir, follow_links=follow_links)
     if found is None:

@@ -68,7 +68,8 @@ def evaluate_run(
 
     Returns:
         "split", "examples", "accuracy" and "loss" (nats); "top5_accuracy" where there are more than
-        five classes; "dataset" where another one was named; and `metrics` by their names.
+        five classes; "dataset" where another one was named; "views" ("mirror" and "shift")
+        where they are means over several views of each image; and `metrics` by their names.
 
     Raises:
         RunError: not a run; a part of its own is missing or another; or train or validation images
@@ -115,6 +116,8 @@ def evaluate_run(
     scores: dict[str, Any] = {"split": split}
     if dataset is not None:
         scores["dataset"] = dataset
+    if network.mirror or network.shift:
+        scores["views"] = {"mirror": network.mirror, "shift": network.shift}
     scores |= {name: means[name] for name in ("examples", "accuracy", "loss")}
     if len(network.class_names) > TOP:
         scores["top5_accuracy"] = step_metrics.top5_accuracy(sums)

@@ -190,6 +190,8 @@ def test_a_shift_that_is_asked_for_takes_the_place_of_the_recipes(photo_run):
     losses = {shift: evaluate_run(photo_run, shift=shift)["loss"] for shift in (None, 0, 1, 15)}
     assert losses[None] == losses[0]
     assert len(set(losses.values())) == 3
+    assert "views" not in evaluate_run(photo_run)
+    assert evaluate_run(photo_run, shift=1)["views"] == {"mirror": False, "shift": 1}
     shifted_run(photo_run, test_shift_pixels=1)
     assert evaluate_run(photo_run)["loss"] == losses[1]
     assert evaluate_run(photo_run, shift=0)["loss"] == losses[0]
