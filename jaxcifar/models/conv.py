@@ -236,24 +236,30 @@ def xla_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
     )
 
 
-def _slices(
-    images: jax.Array, kernel: jax.Array, stride: int, padding: int
-) -> list[tuple[int, int, jax.Array]]:
-    """For each kernel position (i, j), the inputs it multiplies: [n, h_out, w_out, c_in]."""
+def _columns(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """The inputs that each output depends on: [n, h_out, w_out, k k c_in], in the kernel's order."""
     height, width = output_size(images, kernel, stride, padding)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    k_h, k_w = kernel.shape[:2]
 
-    def inputs(i: int, j: int) -> jax.Array:
-        rows = slice(i, i + stride * (height - 1) + 1, stride)
-        columns = slice(j, j + stride * (width - 1) + 1, stride)
-        return padded[:, rows, columns, :]
+    def across(x: jax.Array, j: int) -> jax.Array:
+        return x[:, :, j : j + stride * (width - 1) + 1 : stride]
 
-    return [(i, j, inputs(i, j)) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    def down(x: jax.Array, i: int) -> jax.Array:
+        return x[:, i : i + stride * (height - 1) + 1 : stride]
+
+    # A 7x7 stem's weight gradient took 11 ms with rows joined first, and 14 with all positions
+    # joined at once; the input gradient of 3x3 kernels takes up to twice as long that way.
+    if k_w > 3:
+        joined = jnp.concatenate([across(padded, j) for j in range(k_w)], axis=-1)
+        return jnp.concatenate([down(joined, i) for i in range(k_h)], axis=-1)
+    slices = [across(down(padded, i), j) for i in range(k_h) for j in range(k_w)]
+    return jnp.concatenate(slices, axis=-1)
 
 
 def patches_form(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """The slices of all kernel positions, concatenated, times the kernel as one matrix."""
-    columns = jnp.concatenate([s for _, _, s in _slices(images, kernel, stride, padding)], axis=-1)
+    columns = _columns(images, kernel, stride, padding)
     n, height, width, depth = columns.shape
     product = columns.reshape(-1, depth) @ kernel.reshape(depth, -1)
     return product.reshape(n, height, width, kernel.shape[3])

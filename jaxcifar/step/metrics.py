@@ -178,14 +178,13 @@ def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:
 def _has_nonfinite(leaves: list[jax.Array]) -> jax.Array:
     """Whether any number is not finite, bool [].
 
-    On an accelerator, a reduction of each leaf to a single flag is two small kernels, of which a
-    ResNet-18 has 102. There, kernels are reduced along their rows only, by the program that reads
-    them anyway (the optimizer's), and all that is left is reduced at once.
+    Kernels are reduced along their rows only, and all that is left at once. On an accelerator, a
+    reduction of each leaf to a single flag would be two small kernels, of which a ResNet-18 has
+    102; the rows are reduced by the program that reads them anyway (the optimizer's). On a CPU one
+    core would do it: 4.6 ms instead of 2.2 for a ResNet-18 on two cores.
     """
     if not leaves:
         return jnp.zeros((), bool)
-    if target_platform() == "cpu":
-        return jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves]).any()
     rows = [~jnp.isfinite(leaf) for leaf in leaves]
     # The channels that a convolution takes are next to each other in the layout of cuDNN.
     rows = [row.any(axis=-2) if row.ndim > 1 else row for row in rows]

@@ -25,7 +25,7 @@ def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
     """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them."""
     key = program_key(plan.recipe, plan.parts)
     if plan.input != "stream":
-        programs = evaluation_programs(key, 1, None, plan.layout, len(source))
+        programs = evaluation_programs(key, None, plan.layout, len(source))
         return programs.over(to_device(source, plan.layout))
     return make_streamed_evaluation(
         make_stage(plan.recipe, 1, plan.parts).make_eval_step(),

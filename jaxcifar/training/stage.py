@@ -99,7 +99,6 @@ def _programs(plan: RunPlan, stage: StageRecipe, data: StageData | None) -> tupl
     train_epoch = resident_epoch(stage, len(plan.splits.train), cut=data.cut, layout=plan.layout)
     evaluation = evaluation_programs(
         program_key(plan.recipe, plan.parts),
-        stage.first_epoch,
         data.cut,
         plan.layout,
         len(plan.splits.validation),
@@ -202,11 +201,12 @@ def _streamed_programs(key: ProgramKey, epoch: int, layout: Layout, size: int) -
 
 
 @lru_cache(maxsize=KEPT_PROGRAMS)
-def evaluation_programs(
-    key: ProgramKey, epoch: int, cut: str | None, layout: Layout, size: int
-) -> Evaluation:
-    """The scoring of data on the devices, shared in the same way."""
-    stage = make_stage(key.recipe, epoch, key.parts)
+def evaluation_programs(key: ProgramKey, cut: str | None, layout: Layout, size: int) -> Evaluation:
+    """The scoring of data on the devices, shared in the same way, and by all stages of a run.
+
+    What is trained, and on which side, makes no difference to it.
+    """
+    stage = make_stage(key.recipe, 1, key.parts)
     return resident_evaluation(stage, size, cut=cut, layout=layout)
 
 

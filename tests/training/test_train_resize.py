@@ -21,7 +21,7 @@ from jaxcifar.step.state import Draw, draw_key, state_shapes
 from jaxcifar.step.steps import make_train_step
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import plan_run
-from jaxcifar.training.stage import forget_programs, training_programs
+from jaxcifar.training.stage import evaluation_programs, forget_programs, training_programs
 from jaxcifar.training.start import first_state
 from tests.conftest import assert_trees_identical
 from tests.training.test_fit import Stop, numbers, stop_after
@@ -136,6 +136,11 @@ def test_each_side_has_its_program_and_a_second_run_has_them_too(growing, digits
     forget_programs()
     fit(growing, digits)
     assert (training_programs.cache_info().misses, training_programs.cache_info().hits) == (2, 0)
+    # Validation is at the full size on either: the second side finds it compiled.
+    assert (evaluation_programs.cache_info().misses, evaluation_programs.cache_info().hits) == (
+        1,
+        1,
+    )
     fit(dataclasses.replace(growing, seed=1, learning_rate=0.1), digits)
     assert (training_programs.cache_info().misses, training_programs.cache_info().hits) == (2, 2)
 
