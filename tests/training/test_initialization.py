@@ -111,6 +111,7 @@ def test_random_weights_are_not_adjusted_by_default():
     assert make_adjust("kaiming", None) is None
 
 
+@pytest.mark.slow
 def test_a_whitened_first_layer_may_stay_while_the_head_has_twice_the_rate(recipe, digits):
     fast = dataclasses.replace(
         recipe,
@@ -254,6 +255,7 @@ def test_a_frozen_whitening_layer_costs_nothing_and_its_batch_norm_is_trained(
     assert text.count("stablehlo.convolution") == 3 + 2 + 2
 
 
+@pytest.mark.slow
 def test_a_run_with_a_frozen_whitening_layer_goes_from_start_to_end(frozen, digits, tmp_path):
     """It is trained, stopped, resumed, scored and exported, without a warning."""
     whole, history = fit(frozen, digits)

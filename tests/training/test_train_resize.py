@@ -81,7 +81,8 @@ def assert_close(state, history, expected):
         np.testing.assert_allclose(named_leaves(state.params)[name], leaf, atol=2e-5)
 
 
-@pytest.mark.parametrize("input", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("input", ["resident", "stream"])
 def test_a_run_is_the_loop_by_hand(growing, digits, input):
     state, history = fit(growing, digits, devices=DeviceOptions(input=input))
     assert_close(state, history, by_hand(growing, digits, (12, 12, 32)))
