@@ -131,11 +131,16 @@ def check_contenders(contenders: Sequence[Contender]) -> None:
                 raise RecipeError(
                     f"{one.name!r} runs twice: give each a name, as in 'hot: {one.name}'"
                 )
-            if one.recipe == other.recipe:
+            if _raced(one.recipe) == _raced(other.recipe):
                 raise RecipeError(
                     f"{other.name!r} and {one.name!r} have the same settings: remove one of them; "
                     "further runs of one contender are further --seeds"
                 )
+
+
+def _raced(recipe: Recipe) -> Recipe:
+    """The recipe without what makes no difference to a race."""
+    return replace(recipe, validate_every=1)
 
 
 def plain_views(recipe: Recipe) -> Recipe:

@@ -107,13 +107,13 @@ class Program:
         All branches of a conditional count, so the sum is at least what one run launches.
 
         Raises:
-            ValueError: there is a loop in it, whose number of runs is not in the text.
+            ValueError: there is a loop in it, whose number of runs is not read here.
         """
         for instruction in self.computations[computation].values():
             if instruction.opcode == "while":
                 raise ValueError(
                     f"{instruction.name} is a loop inside of {computation}: how often it runs is "
-                    "not in the text, so its kernels cannot be counted"
+                    "not read here, so its kernels cannot be counted"
                 )
             if instruction.opcode in _CALLS:
                 for called in _called(instruction):

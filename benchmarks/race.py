@@ -19,12 +19,10 @@ machine, settings and weights.
 """
 
 import argparse
-import hashlib
 import json
 import statistics
-import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +36,15 @@ from benchmarks.contenders import (
     read_contender,
     read_settings,
 )
-from benchmarks.harness import describe, make_parser
+from benchmarks.race_file import Row, identity, make_header, open_file
 from benchmarks.without_tfds import read_packed
 from jaxcifar.commands.exit_status import exit_with_status
-from jaxcifar.common.errors import RunError
-from jaxcifar.common.writing import append_line, make_folder
+from jaxcifar.common.writing import append_line
 from jaxcifar.data import Splits
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.recipes.stage import ProgramKey, program_key
+from jaxcifar.runs.transfer import starting_weights
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.state import TrainState, all_finite
 from jaxcifar.training.closing import make_closing_scoring
@@ -55,11 +53,7 @@ from jaxcifar.training.plan import RunPlan, plan_run
 from jaxcifar.training.stage import begin_stage
 from jaxcifar.training.start import first_state
 
-ROOT = Path(__file__).parents[1]
-# What the figures of a run depend on; a page of docs or another benchmark may change between runs.
-SOURCES = ("jaxcifar/**/*.py", *(f"benchmarks/{name}.py" for name in ("race", "contenders")))
 SCORES = ("test_accuracy", "test_accuracy_views")
-Row = dict[str, Any]
 
 
 # One run.
@@ -83,9 +77,16 @@ def make_scorings(plan: RunPlan) -> dict[str, Scoring]:
     return {SCORES[0]: scoring, SCORES[1]: make_closing_scoring(plan, plan.splits.test)}
 
 
+def with_seed(plan: RunPlan, seed: int) -> RunPlan:
+    """The plan of another seed, from which a new head on given weights is drawn, too."""
+    recipe = replace(plan.recipe, seed=seed)
+    weights = starting_weights(recipe, plan.all_splits) if recipe.new_head else plan.weights
+    return replace(plan, recipe=recipe, weights=weights)
+
+
 def run(plan: RunPlan, seed: int) -> Row:
     """Train with a seed and score the last state: the figures of a line."""
-    plan = replace(plan, recipe=replace(plan.recipe, seed=seed))
+    plan = with_seed(plan, seed)
     started = time.perf_counter()
     state = plan.layout.replicate(first_state(plan.recipe, plan.splits, plan.weights))
     scorings = make_scorings(plan)
@@ -137,87 +138,6 @@ def is_finite(state: TrainState, epoch: int, recipe: Recipe) -> bool:
     return at_end and bool(all_finite(state.variables))
 
 
-# The file.
-
-
-def make_header(splits: Iterable[Splits]) -> Row:
-    """The machine, the versions, the code and the data: a line before the runs they belong to."""
-    data = sorted({f"{each.name} {each.fingerprint}" for each in splits})
-    return {"machine": describe(), "commit": commit(), "code": code_digest(), "data": data}
-
-
-def commit() -> str | None:
-    """The commit that is checked out; None outside of a clone."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def code_digest() -> str:
-    """SHA-256 (hex) of `SOURCES` as they are, which may differ from any commit."""
-    whole = hashlib.sha256()
-    for path in (path for pattern in SOURCES for path in sorted(ROOT.glob(pattern))):
-        whole.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
-    return whole.hexdigest()
-
-
-def open_file(out: Path, header: Row, *, resume: bool) -> list[Row]:
-    """The runs that `out` holds under this header, which is written unless it is the last one.
-
-    Raises:
-        RunError: the file holds runs, and they are not to be continued; or it is no such file.
-    """
-    text = _text_of(out)
-    kept: list[Row] = []
-    last, runs = None, 0
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-        if not isinstance(row, dict) or not {"machine", "name"} & set(row):
-            raise RunError(f"{out} was not written by a race: choose another --out")
-        if "machine" in row:
-            last = row
-            continue
-        runs += 1
-        if last is not None and _compared(last) == _compared(header):
-            kept.append(row)
-    if runs and not resume:
-        raise RunError(f"{out} holds runs already: continue with --resume, or choose another --out")
-    make_folder(out.parent)
-    if text and not text.endswith("\n"):
-        append_line(out, "")
-    if last is None or _compared(last) != _compared(header):
-        append_line(out, json.dumps(header))
-    return kept
-
-
-def _text_of(out: Path) -> str:
-    """What the file holds; "" if there is none."""
-    try:
-        return out.read_text()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{out} cannot be read ({error}): choose another --out") from None
-
-
-def _compared(header: Row) -> Row:
-    """A header without the commit: most commits change nothing that runs, see `code_digest`."""
-    return {name: value for name, value in header.items() if name != "commit"}
-
-
-def identity(row: Row) -> str:
-    """What two lines of one header have in common if they are the same run."""
-    names = ("name", "preset", "settings", "weights_sha256", "seed")
-    return json.dumps([row.get(name) for name in names], sort_keys=True)
-
-
 # The race.
 
 
@@ -238,7 +158,9 @@ class Clock:
     def learn(self, key: ProgramKey, row: Row, *, here: bool) -> None:
         """Note a run of a program: of this process, which has it compiled now, or of an earlier."""
         seconds: float = row["seconds"]
-        if here:
+        if "nonfinite_step" in row:  # it ended early, and says nothing of one that does not
+            seconds = max(seconds, self.estimate(key))
+        elif here:
             self._next[key] = seconds - row["compile_seconds"]
         else:  # the longest of them compiled it
             self._next[key] = max(seconds, self._next.get(key, 0.0))
@@ -299,6 +221,7 @@ def start_of(contender: Contender, plan: RunPlan, seed: int) -> Row:
         "name": contender.name,
         "preset": contender.preset,
         "settings": contender.settings,
+        "data": plan.all_splits.fingerprint,
         **weights,
         "seed": seed,
         "epochs": contender.recipe.epochs,
@@ -349,7 +272,16 @@ def load_all(
 
 def make_race_parser() -> argparse.ArgumentParser:
     """The contenders, and how to race them."""
-    parser = make_parser(__doc__, repeats=None, result="race", suffix="")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("race.jsonl"),
+        metavar="PATH.jsonl",
+        help="a line for each run (default: %(default)s)",
+    )
     parser.add_argument("contenders", nargs="+", metavar="[NAME:] PRESET [FIELD=VALUE ...]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--epochs", type=int, help="of all contenders (default: their presets')")
@@ -385,7 +317,7 @@ def main() -> None:
         contender: plan_contender(contender, data)
         for contender, data in zip(contenders, splits, strict=True)
     }
-    out = parsed.out or Path("race.jsonl")
+    out: Path = parsed.out
     rows = open_file(out, make_header(splits), resume=parsed.resume)
     rows = race(
         plans, list(dict.fromkeys(parsed.seeds)), rows, Clock(parsed.time_limit, started), out

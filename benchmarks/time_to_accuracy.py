@@ -6,9 +6,9 @@
 
 Uses the recipe's own step, epoch and data, and one program for all seeds. Compiling and scoring are
 not timed. After every epoch the test images are scored twice: unchanged, and with the logits
-averaged over image and mirror image. (`benchmarks.race` scores with the recipe's own views, once.)
-FLOPs are those of the algorithm
-(`harness.algorithm_flops`), without augmentation. The JSON is written after every seed.
+averaged over image and mirror image. (`benchmarks.race` scores at the end, plain and with the
+recipe's own views.) FLOPs are those of the algorithm (`harness.algorithm_flops`), without
+augmentation. The JSON is written after every seed.
 """
 
 import json

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import race
+from benchmarks import race, race_file
 from benchmarks.contenders import (
     Contender,
     check_contenders,
@@ -97,7 +97,8 @@ def test_two_contenders_of_one_name_are_refused():
 
 
 def test_two_contenders_of_the_same_settings_are_refused():
-    twice = [read_contender(text, {}) for text in ("a: demo width=8", "scratch", "b: demo width=8")]
+    texts = ("a: demo width=8", "scratch", "b: demo width=8 validate_every=2")
+    twice = [read_contender(text, {}) for text in texts]
     with pytest.raises(RecipeError, match="'a' and 'b' have the same settings"):
         check_contenders(twice)
 
@@ -116,19 +117,20 @@ def test_the_plain_views_are_those_without_test_settings():
 
 def race_commands():
     """The races of the documentation."""
+    found = []
     for page in sorted(ROOT.glob("docs/*.md")):
         text = page.read_text().replace("\\\n", "")
         for line in re.findall(
             r"^(?:\w+=\S+ )?python -m benchmarks\.race (.*)$", text, re.MULTILINE
         ):
-            yield shlex.split(line.split("  #")[0])
+            found.append(shlex.split(line.split("  #")[0]))
+    assert len(found) > 5
+    return found
 
 
 @pytest.mark.parametrize("words", race_commands(), ids=" ".join)
 def test_a_race_of_the_documentation_is_between_different_recipes(words):
-    contenders = race.read_contenders(race.make_race_parser().parse_args(words))
-    assert contenders
-    assert len({contender.recipe for contender in contenders}) == len(contenders)
+    assert race.read_contenders(race.make_race_parser().parse_args(words))
 
 
 # One run.
@@ -279,7 +281,7 @@ def test_a_run_of_other_code_or_another_machine_is_not_taken(
 ):
     command(SLOW)
     with monkeypatch.context() as patch:
-        patch.setattr(race, name, lambda: "another")
+        patch.setattr(race_file, name, lambda: "another")
         printed = command(SLOW, "--resume")
     assert len(ran) == 2
     assert "1 runs" in printed
@@ -290,7 +292,7 @@ def test_a_run_of_other_code_or_another_machine_is_not_taken(
 
 def test_another_commit_of_the_same_sources_keeps_the_runs(command, ran, tmp_path, monkeypatch):
     command(SLOW)
-    monkeypatch.setattr(race, "commit", lambda: "another")
+    monkeypatch.setattr(race_file, "commit", lambda: "another")
     assert "2 runs" in command(SLOW, FAST, "--resume")
     assert len(ran) == 2
     assert ["machine" in row for row in lines(tmp_path / "race.jsonl")] == [True, False, False]
@@ -304,14 +306,64 @@ def test_a_header_without_runs_does_not_stand_in_the_way(command, ran, tmp_path)
     assert ["machine" in row for row in lines(out)] == [True, False]
 
 
-@pytest.mark.parametrize("text", ['{"epoch": 1}\n', "[1]\n", b"\xff\xfe"])
-def test_another_file_is_not_written_into(command, ran, tmp_path, text):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"epoch": 1}\n',
+        "[1]\n",
+        b"\xff\xfe",
+        "notes\nof mine\n",
+        '{\n "machine": {"device": "cpu"},\n "seeds": {}\n}\n',
+        '{"machine": {"device": "cpu"}, "seeds": {}}\n',
+        '{"name": "a run without a header"}\n',
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_another_file_is_not_written_into(command, ran, tmp_path, text, options):
     out = tmp_path / "race.jsonl"
     out.write_bytes(text if isinstance(text, bytes) else text.encode())
     before = out.read_bytes()
     with pytest.raises(RunError, match="another --out"):
-        command(SLOW, "--resume")
+        command(SLOW, *options)
     assert (out.read_bytes(), ran) == (before, [])
+
+
+def test_a_header_that_was_cut_short_does_not_stand_in_the_way(command, ran, tmp_path):
+    command(SLOW)
+    out = tmp_path / "race.jsonl"
+    out.write_text(out.read_text()[:40])
+    command(SLOW)
+    assert "2 runs" in command(SLOW, FAST, "--resume")
+    assert len(ran) == 3
+
+
+def test_other_contenders_data_do_not_make_a_run_another(command, ran, tmp_path):
+    command(SLOW)
+    text = (tmp_path / "race.jsonl").read_text()
+    header, run = map(json.loads, text.splitlines())
+    assert header["data"] == [f"digits {run['data']}"]
+    header["data"].append("cifar10 0")
+    (tmp_path / "race.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(run)}\n")
+    assert "1 runs" in command(SLOW, "--resume")
+    assert len(ran) == 1
+
+
+def test_a_run_that_broke_early_says_nothing_of_the_next_ones_time():
+    clock = race.Clock(None, 0.0)
+    broken = {"seconds": 2.0, "compile_seconds": 1.0, "nonfinite_step": 1}
+    clock.learn("key", {"seconds": 90.0, "compile_seconds": 20.0}, here=True)
+    clock.learn("key", broken, here=True)
+    assert clock.estimate("key") == 70.0
+    clock.learn("other", broken, here=True)
+    assert clock.estimate("other") == 90.0
+
+
+def test_a_new_head_is_drawn_from_the_seed_of_the_run(recipe, digits, tmp_path):
+    fit(replace(recipe, epochs=1, limit_batches=1), digits, workdir=tmp_path / "run")
+    recipe = replace(recipe, epochs=1, weights=str(tmp_path / "run"), new_head=True)
+    row = race.run(race.plan_contender(contender_of(recipe), digits), seed=3)
+    _, history = fit(replace(recipe, seed=3), digits)
+    assert row["train_loss"] == pytest.approx(history.column("train_loss")[-1], abs=1e-5)
 
 
 def test_other_weights_under_the_same_name_are_another_run(recipe, digits, tmp_path):

@@ -36,7 +36,10 @@ from jaxcifar.step.state import TrainState, state_shapes
 COLLECTIONS = {"params", "batch_stats"}
 _LEAST, _MOST = -1.0, 2.0  # of floats that an augmentation returns
 # A row of the history has "validation_seconds", and scores have these.
-RESERVED_METRICS = ("loss", "accuracy", "examples", "seconds", "top5_accuracy")
+RESERVED_METRICS = (
+    *("loss", "accuracy", "examples", "seconds", "top5_accuracy"),
+    *("split", "dataset", "views", "macro_f1", "per_class"),
+)
 
 
 def with_parts(recipe: Recipe, parts: Parts) -> tuple[Recipe, Parts]:

@@ -1,6 +1,7 @@
 """What a run can do, but is seldom meant to: a warning each, before anything is compiled."""
 
 from jaxcifar.common.messages import warn
+from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.parts import Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import train_side
@@ -40,16 +41,20 @@ def of_warm_up(recipe: Recipe) -> str | None:
 
 
 def of_muon(recipe: Recipe, parts: Parts) -> str | None:
-    """Muon with a network that has no BatchNorm.
+    """Muon with a network of convolutions and no normalization.
 
-    It normalises each kernel, which changes nothing where a BatchNorm follows the convolution, and
-    is another network where none does.
+    It normalises each kernel, which changes nothing where a normalization follows the convolution,
+    and is another network where none does.
     """
     if recipe.optimizer != "muon" or parts.model is None:
         return None
-    if own_variables(parts.model, recipe.image_size).get("batch_stats"):
+    params = named_leaves(own_variables(parts.model, recipe.image_size)["params"])
+    if not any(leaf.ndim == 4 for leaf in params.values()):  # those that muon trains
+        return None
+    if any(name.endswith("scale") for name in params):  # as BatchNorm and GroupNorm call theirs
         return None
     return (
         "optimizer muon gives each convolution kernel a fixed norm in every step, which only a "
-        "BatchNorm behind it makes up for, and your network has none: use --optimizer sgd or adamw"
+        "normalization behind it, such as BatchNorm, makes up for, and your network has none: use "
+        "--optimizer sgd or adamw"
     )

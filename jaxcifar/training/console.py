@@ -137,17 +137,17 @@ class Console:
 
 def random_and_frozen(recipe: Recipe, labels: Labels) -> list[str]:
     """A line that names the modules whose random kernels are never trained; or none."""
-    frozen = [
-        name
-        for name, label in named_leaves(labels).items()
-        if label == FROZEN
-        and name.endswith("kernel")
-        and not (recipe.whiten and name == "conv1.kernel")
-    ]
-    if not frozen:
+    known = {"conv1.kernel"} if recipe.whiten else set()
+    kernels = {name: label for name, label in named_leaves(labels).items() if "kernel" in name}
+    frozen = {name for name, label in kernels.items() if label == FROZEN} - known
+    modules = []
+    for child in children_of(frozen):
+        own = {name for name in kernels if name.split(".")[0] == child}
+        modules += [child] if own <= frozen else sorted(n.rpartition(".")[0] for n in own & frozen)
+    if not modules:
         return []
-    modules = ", ".join(children_of(frozen))
-    return [f"frozen at their random initial values: {modules}; --weights names trained ones"]
+    names = ", ".join(modules)
+    return [f"frozen at their random initial values: {names}; --weights names trained ones"]
 
 
 def limit_text(batches: int) -> str:

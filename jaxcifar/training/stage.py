@@ -43,7 +43,7 @@ from jaxcifar.training.streamed import (
     stream,
 )
 
-# Of each kind. Eight runs that share no program, with three stages each, have 24 to train and 32 to
+# Of each kind. Eight runs that share no program, with three stages each, have 24 to train and 16 to
 # score, and come round again with the next seed.
 KEPT_PROGRAMS = 32
 

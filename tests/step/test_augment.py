@@ -331,6 +331,7 @@ def test_without_random_transformations_it_is_none():
     assert make_augment() is None
     assert make_augment(side=64) is None
     assert make_augment(flip_rate=0.0, translate_pixels=0) is None
+    assert make_augment(translate_fill="reflect") is None
 
 
 def test_flip_and_shift_are_drawn_independently():

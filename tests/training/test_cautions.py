@@ -13,15 +13,17 @@ from jaxcifar.training.plan import plan_run
 
 
 class Net(nn.Module):
-    """A convolution, perhaps with a BatchNorm, and a head."""
+    """A convolution, perhaps with a normalization, and a head."""
 
-    norm: bool
+    norm: nn.Module | None = None
+    convolution: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
-        x = nn.Conv(4, (3, 3))(x)
-        if self.norm:
-            x = nn.BatchNorm(use_running_average=not train)(x)
+        if self.convolution:
+            x = nn.Conv(4, (3, 3))(x)
+        if self.norm is not None:
+            x = self.norm(x)
         return nn.Dense(10)(x.mean((1, 2)))
 
 
@@ -37,11 +39,19 @@ def test_a_warm_up_as_long_as_the_run(recipe, epochs, warm_up, warned):
         assert f"{epochs} epochs" in text
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_muon_without_batch_norm(recipe, norm):
+@pytest.mark.parametrize(
+    ("model", "warned"),
+    [
+        (Net(), True),
+        (Net(nn.BatchNorm(use_running_average=True)), False),
+        (Net(nn.GroupNorm(2)), False),
+        (Net(convolution=False), False),  # nothing that muon would train
+    ],
+)
+def test_muon_without_a_normalization(recipe, model, warned):
     recipe = replace(recipe, architecture="resnet18", width=64, dropout_rate=0.0, optimizer="muon")
-    recipe, parts = with_parts(recipe, Parts(model=Net(norm)))
-    assert (of_muon(recipe, parts) is None) is norm
+    recipe, parts = with_parts(recipe, Parts(model=model))
+    assert (of_muon(recipe, parts) is not None) is warned
     assert of_muon(replace(recipe, optimizer="sgd"), parts) is None
 
 
@@ -64,6 +74,7 @@ def test_a_plan_warns(recipe, digits):
         ("conv1=trained@2 *=trained", {}, None),
         ("conv1=frozen *=trained", {"stem": "cifar", "whiten": True}, None),
         ("up_to:layer1", {"stem": "cifar", "whiten": True}, "layer1"),
+        ("layer1.0.conv1=frozen *=trained", {}, "layer1.0.conv1"),
     ],
 )
 def test_random_kernels_that_are_never_trained_are_named(recipe, freeze, changes, named):
