@@ -2,6 +2,7 @@
 
 jaxcifar visualize runs/scratch --image ship                  feature maps of three layers
 jaxcifar visualize runs/scratch --image photo.jpg --size 224 --layers layer2.0.relu1
+jaxcifar visualize runs/scratch --image ship --order first --scale layer
 jaxcifar visualize runs/scratch --list-layers
 jaxcifar visualize runs/scratch --grad-cam                    of 10 sure test images
 jaxcifar visualize runs/scratch --grad-cam --image cat --target dog
@@ -26,6 +27,8 @@ from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.feature_maps import REPORT_LAYERS
 from jaxcifar.visualize.pictures import (
+    ChannelOrder,
+    MapScale,
     describe_layers,
     draw_activations,
     draw_confusion,
@@ -36,7 +39,7 @@ from jaxcifar.visualize.saving import save_picture
 
 # What can be drawn, and the options that apply to it.
 DRAWINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "activations": (draw_activations, ("layers", "image", "size", "channels")),
+    "activations": (draw_activations, ("layers", "image", "size", "channels", "order", "scale")),
     "grad_cam": (draw_grad_cam, ("layers", "image", "size", "count", "target")),
     "mistakes": (draw_mistakes, ("count", "split")),
     "confusion": (draw_confusion, ("split",)),
@@ -97,6 +100,18 @@ def _add_details(parser: Parser) -> None:
         "its centre; own: a file as it is (default: as in training)",
     )
     group.add_argument("--channels", type=int, metavar="N", help="maps of each layer (default: 8)")
+    group.add_argument(
+        "--order",
+        choices=get_args(ChannelOrder),
+        help="which maps: active, those whose pixels have the largest standard deviation, in that "
+        "order (the default), or first, those of the first channels",
+    )
+    group.add_argument(
+        "--scale",
+        choices=get_args(MapScale),
+        help="colours from the minimum to the maximum of each channel (the default), or of the "
+        "whole layer, to compare its maps",
+    )
     group.add_argument(
         "--count", type=int, metavar="N", help="images (default: --grad-cam 10, --mistakes 16)"
     )

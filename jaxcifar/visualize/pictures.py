@@ -38,8 +38,11 @@ from jaxcifar.step.precision import computed_at
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.feature_maps import feature_maps
 from jaxcifar.visualize.images import InputImage, Size, load_image
+from jaxcifar.visualize.plots import ChannelOrder as ChannelOrder
+from jaxcifar.visualize.plots import MapScale as MapScale
 from jaxcifar.visualize.plots import (
     Overlay,
+    check_choices,
     plot_activations,
     plot_confusion,
     plot_grad_cam,
@@ -68,6 +71,8 @@ def draw_activations(
     *,
     size: Size = None,
     channels: int = CHANNELS,
+    order: ChannelOrder = "active",
+    scale: MapScale = "channel",
     which: Which = "best",
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
@@ -84,12 +89,16 @@ def draw_activations(
             side and cropped to the centre. By default the size of the training images; "own" for a
             file as it is.
         channels: how many maps of each layer to draw.
+        order: which maps: the "active" channels, by the standard deviation of the map over its
+            pixels, the most active first; or the "first" ones. Their numbers are printed.
+        scale: of the colours: of each "channel", from its own minimum to its own maximum, which
+            shows weak maps, too; or of the whole "layer", which compares its maps.
         which: the checkpoint of the run.
         out: a PNG to write, too.
         data_dir: where TFDS keeps its data.
 
     Raises:
-        RecipeError: no such image or layer.
+        RecipeError: no such image, layer, order or scale.
         ImageFileError: the image file cannot be used.
 
     Example:
@@ -103,12 +112,16 @@ def draw_activations(
     path = _png(out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
+    check_choices(order, scale)
     loaded = load_image(network, image, size)
     maps, probabilities = feature_maps(network, layers, loaded.inputs)
     input_size, size_shown = loaded.inputs.shape[1:3], loaded.pixels.shape[:2]
     at = "" if input_size == size_shown else f", seen at {input_size[0]}x{input_size[1]}"
     title = f"{loaded.name}{at}, {describe_prediction(network, probabilities)}; {network.name}"
-    return _written(plot_activations(loaded.pixels, maps, title=title, channels=channels), path)
+    figure = plot_activations(
+        loaded.pixels, maps, title=title, channels=channels, order=order, scale=scale
+    )
+    return _written(figure, path)
 
 
 def draw_grad_cam(

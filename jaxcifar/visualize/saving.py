@@ -68,6 +68,8 @@ def _activations(network: TrainedNetwork, given: Settings) -> str:
         layers=None if layers == REPORT_LAYERS else word(" ".join(layers)),
         size=given["size"],
         channels=_differing(draw_activations, given, "channels"),
+        order=_differing(draw_activations, given, "order"),
+        scale=_differing(draw_activations, given, "scale"),
     )
 
 

@@ -20,6 +20,11 @@ def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
     )
     command(stored_run, "--layers", "conv1", "--checkpoint", "last", "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+    capsys.readouterr()
+    settings = ("--layers", "conv1", "--order", "first", "--scale", "layer")
+    command(stored_run, "--image", "8", *settings)
+    path = stored_run / "figures" / "activations_8_layers=conv1_order=first_scale=layer.png"
+    assert capsys.readouterr().out == f"wrote {path}\n"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,9 @@ def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
         (("run", "--grad-cam", "--layers", "conv1", "layer1"), "--grad-cam takes one layer"),
         (("run", "--list-layers", "--out", "x.png"), "--list-layers prints and writes nothing"),
         (("--weights", "w", "--checkpoint", "last"), "--checkpoint is for a RUN"),
+        (("run", "--mistakes", "--order", "first"), "--order does not apply to --mistakes"),
+        (("run", "--grad-cam", "--scale", "layer"), "--scale does not apply to --grad-cam"),
+        (("run", "--order", "firs"), "'firs' (choose from"),
         (("run", "--size", "big"), "neither own nor pixels"),
         (("run", "--normalization", "half"), "--normalization is for --weights; a run knows its"),
         (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),

@@ -44,7 +44,9 @@ def test_a_smoke_run_says_so_and_resumes(smoke, digits, tmp_path, capsys):
     assert config["recipe"]["limit_batches"] == 2
     # What the data are does not depend on the limit.
     assert [config["data"][n] for n in ("train", "validation", "test")] == [120, 40, 360]
-    assert "limit_batches 2, not the default" in preset_differences(config["recipe"], "demo")
+    assert "limit_batches 2, not the default (all images)" in preset_differences(
+        config["recipe"], "demo"
+    )
     with pytest.raises(RunError, match="limit_batches: None, not 2"):
         fit(replace(smoke, limit_batches=None), digits, workdir=run, resume=True)
     longer = replace(smoke, epochs=3)

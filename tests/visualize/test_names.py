@@ -44,17 +44,14 @@ texts = st.text(st.characters(codec=None)) | st.text("aA8_-=./\\\n", max_size=30
 @given(texts)
 def test_a_word_is_plain_and_short(text):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", word(text))
-    name = picture_name(
-        "activations",
-        word(text),
-        layers=word(text),
-        target=word(text),
-        size=1024,
-        channels=10**9,
-        count=100,
-        split="validation",
+    maps = {"channels": 10**9, "order": "active", "scale": "channel"}
+    activations = picture_name("activations", word(text), layers=word(text), size=1024, **maps)
+    images = {"count": 100, "split": "validation"}
+    others = picture_name(
+        "grad_cam", image=word(text), layer=word(text), target=word(text), size=1024, **images
     )
-    assert len(f"{name}_{10**18}.png".encode()) < 200
+    for name in (activations, others):
+        assert len(f"{name}_{10**18}.png".encode()) < 200
 
 
 @given(texts, texts)
@@ -85,6 +82,9 @@ def test_no_drawing_replaces_another(stored_run, tmp_path):
         save_picture(draw_activations, stored_run, ["layer1"], "1"),
         save_picture(draw_activations, stored_run, layers, "1", size=64),
         save_picture(draw_activations, stored_run, layers, "1", channels=2),
+        save_picture(draw_activations, stored_run, layers, "1", order="first"),
+        save_picture(draw_activations, stored_run, layers, "1", scale="layer"),
+        save_picture(draw_activations, stored_run, layers, "1", order="first", scale="layer"),
         save_picture(draw_activations, stored_run, layers, "1", which=0),
         save_picture(draw_grad_cam, stored_run, images=["1"]),
         save_picture(draw_grad_cam, stored_run, images=["2"]),

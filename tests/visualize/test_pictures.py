@@ -98,7 +98,8 @@ class TestActivations:
             "layer1": (8, 8, 4),
         }
         predicted = probabilities[index].argmax()
-        assert settings["channels"] == 2
+        assert (settings["channels"], settings["order"]) == (2, "active")
+        assert settings["scale"] == "channel"
         assert settings["title"] == (
             f"test image {index}: 8, predicted {predicted} "
             f"(p = {probabilities[index, predicted]:.3f}); run run, best checkpoint"
@@ -140,6 +141,12 @@ class TestActivations:
             ((["conv1"], "8"), {"out": "x.foo"}, r"end in \.png, not 'x\.foo'"),
             ((["conv1"], "8"), {"out": "folder.png"}, "is a directory"),
             ((["conv1"], "8"), {"channels": 0}, "channels must be at least 1, not 0"),
+            (
+                (["conv1"], "8"),
+                {"order": "last"},
+                "unknown order 'last'; choose from active, first",
+            ),
+            ((["conv1"], "8"), {"scale": "layers"}, "unknown scale 'layers'; did you mean 'layer'"),
             ((["conv1"], "8"), {"size": 7}, "size must lie between 8 and 1024 pixels, not 7"),
             ((["conv1"], "8"), {"size": 1025}, "not 1025"),
             ((["conv1"], "long.png"), {"size": "own"}, "has 1500x30 pixels, and .* set --size"),

@@ -66,7 +66,10 @@ def test_layers_given_in_order_are_the_default_whatever_their_type(stored_run):
 
     network = jaxcifar.load(stored_run)
     given = {"layers": list(REPORT_LAYERS), "image": "8", "size": None, "channels": 8}
+    given |= {"order": "active", "scale": "channel"}
     assert _NAMES[draw_activations](network, given) == "activations_8"
+    given |= {"order": "first", "scale": "layer"}
+    assert _NAMES[draw_activations](network, given) == "activations_8_order=first_scale=layer"
     assert _NAMES[draw_mistakes](network, {"count": 16, "split": "test"}) == "mistakes"
 
 

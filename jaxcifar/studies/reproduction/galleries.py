@@ -22,8 +22,8 @@ GALLERIES = {
         "Feature maps of early layers",
         "The outputs of an early convolution, the first one of the first block and a later one of "
         "its stage, each before its BatchNorm, as in the course report. They are shown at the "
-        "training size, and enlarged, where the maps have more pixels. Each row has its own grey "
-        "scale, printed above it.",
+        "training size, and enlarged, where the maps have more pixels. Each picture says which "
+        "channels it shows and what its colours mean.",
     ),
     "grad_cam": (
         "Where the network looks (Grad-CAM)",

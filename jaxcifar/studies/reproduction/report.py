@@ -1,7 +1,7 @@
 """The page of a report: its sections, in order. All its figures come from run directories."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jaxcifar.studies.reproduction.entries import NOT_RUN, Entry, Report, Scale, SweepEntry
 from jaxcifar.studies.reproduction.page import (
@@ -21,6 +21,8 @@ from jaxcifar.studies.reproduction.words import (
     mean_text,
     mean_time,
     preset_differences,
+    shared_differences,
+    shared_text,
     time_text,
     triple_text,
     weights_cells,
@@ -30,10 +32,11 @@ from jaxcifar.studies.reproduction.words import (
 def build_page(report: Report) -> Page:
     """The page of a report, however much of it has run."""
     blocks: list[Block] = [*_notices(report)]
-    blocks += _results(report)
+    shared = _shared(report)
+    blocks += _results(report, shared)
     blocks += _comparison(report)
     for sweep in report.sweeps:
-        blocks += _sweep(sweep, report.scale)
+        blocks += _sweep(sweep, shared)
     for gallery in report.galleries:
         blocks += [Heading(gallery.title), Text(gallery.text), *gallery.pictures]
         if gallery.missing is not None:
@@ -41,7 +44,7 @@ def build_page(report: Report) -> Page:
     blocks += _machines_and_data(report.named_runs())
     blocks.append(Heading("Each run"))
     for entry in report.entries:
-        blocks += _details(entry)
+        blocks += _details(entry, shared)
     blocks += _commands(report.command)
     smoke = " (smoke run)" if report.scale == "smoke" else ""
     return Page(f"ResNet-18 on CIFAR-10: the course report reproduced{smoke}", tuple(blocks))
@@ -68,7 +71,24 @@ def _notices(report: Report) -> list[Block]:
     return blocks
 
 
-def _results(report: Report) -> list[Block]:
+def _shared(report: Report) -> dict[str, str]:
+    """The departures that rows of the page share, and whose they are."""
+    rows = {
+        entry.name: [preset_differences(run.config["recipe"], entry.preset) for run in entry.runs()]
+        for entry in report.entries
+    }
+    for sweep in report.sweeps:
+        rows[sweep.name] = [_member_differences(sweep, run) for run in sweep.runs()]
+    # Of a row of several runs, those that they have in common.
+    common = {
+        name: [difference for difference in runs[0] if all(difference in run for run in runs)]
+        for name, runs in rows.items()
+        if runs
+    }
+    return shared_differences(common)
+
+
+def _results(report: Report, shared: Mapping[str, str]) -> list[Block]:
     columns = (
         "run",
         "train / validation / test accuracy",
@@ -79,7 +99,7 @@ def _results(report: Report) -> list[Block]:
         "the report's",
         "remarks",
     )
-    rows = tuple(_result_row(entry, report.scale) for entry in report.entries)
+    rows = tuple(_result_row(entry, report.scale, shared) for entry in report.entries)
     several = any(len(entry.paths) > 1 for entry in report.entries)
     spread = (
         " With several seeds, the table shows the mean and the standard deviation (n - 1). A seed "
@@ -95,10 +115,11 @@ def _results(report: Report) -> list[Block]:
         "figures are single runs on a Colab GPU; its pretrained runs start from torchvision's "
         "ImageNet weights." + spread
     )
-    return [Heading("Results"), Table(columns, rows), Text(text)]
+    departures = [Text(shared_text(shared))] if shared else []
+    return [Heading("Results"), *departures, Table(columns, rows), Text(text)]
 
 
-def _result_row(entry: Entry, scale: Scale) -> tuple[str, ...]:
+def _result_row(entry: Entry, scale: Scale, shared: Collection[str]) -> tuple[str, ...]:
     reported = entry.reported
     theirs = "-" if reported is None else triple_text([[a] for a in reported.accuracies])
     their_time = "-" if reported is None else time_text(reported.seconds)
@@ -123,17 +144,18 @@ def _result_row(entry: Entry, scale: Scale) -> tuple[str, ...]:
         mean_text(best),
         mean_time(runs),
         their_time,
-        _remarks(entry, runs, scale),
+        _remarks(entry, runs, shared),
     )
 
 
-def _remarks(entry: Entry, runs: Sequence[StoredRun], scale: Scale) -> str:
-    remarks = ["smoke run"] if scale == "smoke" else []
+def _remarks(entry: Entry, runs: Sequence[StoredRun], shared: Collection[str]) -> str:
+    remarks = []
     if len(runs) > 1:
         remarks.append(f"n = {len(runs)}")
     if entry.state() != "complete":
         remarks.append(entry.state())
-    remarks += preset_differences(runs[0].config["recipe"], entry.preset)
+    differences = preset_differences(runs[0].config["recipe"], entry.preset)
+    remarks += [difference for difference in differences if difference not in shared]
     if entry.preset != entry.faithful:
         remarks.append(f"{entry.faithful} with another recipe, see below")
     return "; ".join(remarks)
@@ -159,7 +181,7 @@ def _comparison(report: Report) -> list[Block]:
     return [Heading("Accuracy and time"), picture, Table(columns, tuple(rows))]
 
 
-def _sweep(sweep: SweepEntry, scale: Scale) -> list[Block]:
+def _sweep(sweep: SweepEntry, shared: Collection[str]) -> list[Block]:
     rows: list[tuple[str, ...]] = []
     missing = 0
     for value, path in sweep.members:
@@ -174,9 +196,11 @@ def _sweep(sweep: SweepEntry, scale: Scale) -> list[Block]:
         Text(sweep.title),
         *sweep.pictures,
     ]
-    remarks = _sweep_remarks(sweep, scale)
-    if remarks:
-        blocks.append(Text(f"Differences from {sweep.preset}: {'; '.join(remarks)}."))
+    started = sweep.runs()
+    differences = _member_differences(sweep, started[0]) if started else []
+    own = [difference for difference in differences if difference not in shared]
+    if own:
+        blocks.append(Text(f"Differences from {sweep.preset}: {'; '.join(own)}."))
     if missing:
         because = f": {sweep.reason}" if sweep.reason else ""
         blocks.append(Notice(f"{missing} of {len(rows)} {NOT_RUN}{because}"))
@@ -184,14 +208,11 @@ def _sweep(sweep: SweepEntry, scale: Scale) -> list[Block]:
     return [*blocks, Table(columns, tuple(rows))]
 
 
-def _sweep_remarks(sweep: SweepEntry, scale: Scale) -> list[str]:
-    """How the members differ from the preset in the settings that they share."""
-    runs = sweep.runs()
-    if not runs:
-        return []
-    shared = {n: v for n, v in runs[0].config["recipe"].items() if n != sweep.field}
-    smoke = ["smoke run"] if scale == "smoke" else []
-    return smoke + preset_differences(shared, sweep.preset)
+def _member_differences(sweep: SweepEntry, run: StoredRun) -> list[str]:
+    """How a member differs from the preset in the settings that the members share."""
+    recipe = run.config["recipe"]
+    settings = {name: value for name, value in recipe.items() if name != sweep.field}
+    return preset_differences(settings, sweep.preset)
 
 
 def _machines_and_data(named: Iterable[tuple[str, StoredRun]]) -> list[Block]:
@@ -222,23 +243,26 @@ def _machines_and_data(named: Iterable[tuple[str, StoredRun]]) -> list[Block]:
     ]
 
 
-def _details(entry: Entry) -> list[Block]:
+def _details(entry: Entry, shared: Collection[str]) -> list[Block]:
     blocks: list[Block] = [Heading(entry.name, level=3), Text(entry.title)]
     runs = entry.runs()
     if entry.state() != "complete":
         blocks.append(Notice(f"{entry.name}: {entry.state()}"))
     if runs:
         seeds = (f"{entry.run_name(run)}, seed {run.config['recipe']['seed']}" for run in runs)
-        facts = [_facts(entry, run) for run in runs]
+        facts = [_facts(entry, run, shared) for run in runs]
         rows = tuple((name, *(column[name] for column in facts)) for name in facts[0])
         blocks.append(Table(("", *seeds), rows))
     return [*blocks, *entry.pictures]
 
 
-def _facts(entry: Entry, run: StoredRun) -> dict[str, str]:
+def _facts(entry: Entry, run: StoredRun, shared: Collection[str]) -> dict[str, str]:
     machine, recipe = run.config["machine"], run.config["recipe"]
     weights, digest = weights_cells(run)
-    differences = preset_differences(recipe, entry.faithful)
+    every = preset_differences(recipe, entry.faithful)
+    differences = [difference for difference in every if difference not in shared]
+    if len(differences) < len(every):
+        differences.append("those above the table of results")
     facts = {
         "state": entry.state() if run.summary is None else "complete",
         "epochs": f"{len(run.history.rows)} of {run.epochs}",

@@ -13,6 +13,8 @@ from jaxcifar.recipes.presets import EXPERIMENTS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.studies.reproduction.stored_run import StoredRun
 
+_SIZES = ("train_size", "validation_size")
+
 
 def time_text(seconds: float) -> str:
     """Seconds in the form of the course report: "6m 4s"."""
@@ -42,16 +44,52 @@ def triple_text(columns: Iterable[Sequence[float]]) -> str:
 def preset_differences(recipe: Mapping[str, Any], preset: str) -> list[str]:
     """How a run's recipe (from its config.json) differs from a preset's, as "epochs 2, not 20".
 
-    Seeds and the source of the weights are ignored: the page shows them elsewhere.
+    Where the preset leaves a setting out, what that means is said if it is known: "train_size 9,
+    not the default (40000)". Seeds and the source of the weights are ignored: the page shows them
+    elsewhere.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     expected = defaults | EXPERIMENTS[preset].settings
     ignored = ("seed", "weights", "eval_batch_size")
-    return [
-        f"{name} {_value(value)}, not {_value(expected[name])}"
+    differing = {
+        name: value
         for name, value in recipe.items()
         if name in expected and name not in ignored and value != expected[name]
+    }
+    unset = {field.name: field.metadata["unset"] for field in dataclasses.fields(Recipe)}
+    known = unset | (_split_sizes(preset) if differing.keys() & set(_SIZES) else {})
+    return [
+        f"{name} {_value(value, unset[name])}, not {_value(expected[name], known[name])}"
+        for name, value in differing.items()
     ]
+
+
+def shared_differences(rows: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The differences that several rows of a page share, which it says once for all of them.
+
+    Args:
+        rows: the differences of each row by its name, as `preset_differences` returns them.
+
+    Returns:
+        Each difference of at least two rows, those of the most rows first, and whose it is: "All
+        runs", "All runs but mini" or "mini and mini_modern".
+    """
+    whose: dict[str, list[str]] = {}
+    for name, differences in rows.items():
+        for difference in differences:
+            whose.setdefault(difference, []).append(name)
+    shared = {difference: names for difference, names in whose.items() if len(names) > 1}
+    by_rows = sorted(shared.items(), key=lambda item: -len(item[1]))
+    return {difference: _described(names, list(rows)) for difference, names in by_rows}
+
+
+def shared_text(shared: Mapping[str, str]) -> str:
+    """`shared_differences` in sentences, one for each group of rows."""
+    groups: dict[str, list[str]] = {}
+    for difference, whose in shared.items():
+        groups.setdefault(whose, []).append(difference)
+    sentences = [f"{whose}: {'; '.join(differences)}." for whose, differences in groups.items()]
+    return " ".join(["Differences from the recipes, which the rows do not repeat.", *sentences])
 
 
 def checkpoint_text(run: StoredRun, which: str) -> str:
@@ -108,8 +146,25 @@ def _shell_word(word: str) -> str:
     return f"$'{inside}'"
 
 
-def _value(value: Any) -> str:
-    """A recipe's value, which comes from a file."""
+def _described(names: Sequence[str], rows: Sequence[str]) -> str:
+    """Some of the rows, by those that are fewer: these or the others."""
+    others = [row for row in rows if row not in names]
+    if not others:
+        return "All runs"
+    return f"All runs but {_listed(others)}" if len(others) < len(names) else _listed(names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _split_sizes(preset: str) -> dict[str, str]:
+    """The sizes of a preset's splits, its dataset's own where it sets none."""
+    return dict(zip(_SIZES, map(str, EXPERIMENTS[preset].recipe.split_sizes), strict=True))
+
+
+def _value(value: Any, unset: str | None) -> str:
+    """A recipe's value, which comes from a file; `unset` is what None means, if that is known."""
     if value is None:
-        return "the default"
+        return "the default" if unset is None else f"the default ({unset})"
     return printable(value) if isinstance(value, str) else shown(value)

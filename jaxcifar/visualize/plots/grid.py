@@ -17,7 +17,9 @@ CELL = 1.9  # inches, an image's width
 GAP = 0.15
 CAPTION = 0.16  # a line of 8 points
 LETTERS = 33  # of 8 points, in the width of a cell
-HEAT = "turbo"
+# Perceptually uniform. Its dark end dims what does not count and leaves it its own colours, where
+# viridis and plasma tint the whole photo; magma's bright end looks like skin.
+HEAT = "inferno"
 HEAT_ALPHA = 0.5
 
 

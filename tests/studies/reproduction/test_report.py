@@ -83,11 +83,11 @@ def test_figures_are_shown_next_to_the_reports(tmp_path):
     ]
 
 
-def test_a_smoke_run_is_marked_at_the_top_and_in_the_table(tmp_path):
+def test_a_smoke_run_is_marked_at_the_top_and_its_differences_in_the_table(tmp_path):
     report = Report("smoke", (entry(write_run(tmp_path / "scratch")),))
     row = table_row(report, "scratch")
     assert row[3] == "not comparable"
-    assert row[7] == "smoke run; epochs 2, not 20"
+    assert row[7] == "epochs 2, not 20"
     html = to_html(build_page(report))
     assert html.index("Smoke run: real data") < html.index("<table>")
     assert "(smoke run)</h1>" in html
@@ -172,13 +172,61 @@ def test_the_machine_and_the_checkpoints_are_shown(tmp_path):
     assert "excludes compiling (except for the pass that caches features) and validation" in text
 
 
+def test_a_departure_of_several_rows_is_said_once(tmp_path):
+    short = {"train_size": 1_280, "batch_size": 64}
+    runs = [write_run(tmp_path / name, settings=short) for name in ("a", "b", "c")]
+    runs.append(write_run(tmp_path / "d", settings={"batch_size": 64, "width": 8}))
+    entries = [
+        Entry(run.name, "", "scratch", "scratch", REPORTED, (run,), **more)
+        for run, more in zip(runs, ({}, {}, {}, {"compared": False}), strict=True)
+    ]
+    not_run = Entry("e", "", "scratch", "scratch", REPORTED, (tmp_path / "e",))
+    member = write_run(tmp_path / "dropout_rate=0.3", settings=short | {"dropout_rate": 0.3})
+    sweep = SweepEntry("rates", "Rates.", "scratch", "dropout_rate", ((0.3, member),))
+    report = Report("smoke", (*entries, not_run), (sweep,))
+    states = ["", "", "", "width 8, not 64"]
+    assert [table_row(report, name)[7] for name in "abcde"] == [*states, "not run"]
+    text = to_markdown(build_page(report), tmp_path)
+    size = "train_size 1280, not the default (40000)"
+    assert (
+        "the rows do not repeat. All runs: epochs 2, not 20; batch_size 64, not 128. "
+        f"All runs but d: {size}.\n"
+    ) in text
+    assert "Differences from scratch" not in text, "the sweep has none of its own"
+    for once in (size, "epochs 2, not 20", "batch_size 64, not 128"):
+        assert text.count(once) == 1
+    assert text.count("| differences from scratch | those above the table of results |") == 3
+    assert "| width 8, not 64; those above the table of results |" in text
+
+
+def test_a_departure_of_some_seeds_stays_in_the_row(tmp_path):
+    paths = [
+        write_run(tmp_path / "s0", settings={"width": 8}, epochs=20),
+        write_run(tmp_path / "s1", settings={"seed": 1}, epochs=20),
+    ]
+    other = Entry("other", "", "scratch", "scratch", None, (paths[0],))
+    report = Report("full", (entry(*paths), other))
+    assert table_row(report, "scratch")[7] == "n = 2; width 8, not 64"
+    assert "the rows do not repeat" not in to_markdown(build_page(report), None)
+
+
 def test_differences_are_those_from_a_preset():
     recipe = EXPERIMENTS["finetune"].recipe.to_dict()
     assert preset_differences(recipe, "finetune") == []
     assert preset_differences(recipe | {"seed": 3, "weights": "w.pth"}, "finetune") == []
     assert preset_differences(recipe | {"epochs": 3}, "finetune") == ["epochs 3, not 20"]
-    assert preset_differences(recipe | {"train_size": 9}, "finetune") == [
-        "train_size 9, not the default"
+    differences = preset_differences(
+        recipe | {"train_size": 9, "resize": 64, "patience": 3, "t_max": None}, "finetune"
+    )
+    assert differences == [
+        "train_size 9, not the default (40000)",
+        "resize 64, not the default (the dataset's)",
+        "t_max the default (epochs), not 200.0",
+        "patience 3, not the default (train all epochs)",
+    ]
+    # None means something else in each setting, and nothing is known of some.
+    assert preset_differences({"validation_size": None}, "speedrun") == [
+        "validation_size the default, not 500"
     ]
     assert "new_head True, not False" in preset_differences(recipe, "scratch")
     assert set(recipe) == set(Recipe().to_dict())
@@ -199,10 +247,8 @@ def test_a_sweep_shows_its_differences_and_where_it_ran(tmp_path):
     members = ((0.3, run), (0.4, tmp_path / "dropout_rate=0.4"))
     sweep = SweepEntry("rates", "Rates.", "scratch", "dropout_rate", members)
     text = to_markdown(build_page(Report("smoke", (), (sweep,))), tmp_path)
-    differences = "epochs 2, not 20; resize 64, not the default."
-    assert f"Differences from scratch: smoke run; {differences}" in text
-    full = to_markdown(build_page(Report("full", (), (sweep,))), tmp_path)
-    assert f"Differences from scratch: {differences}" in full
+    differences = "epochs 2, not 20; resize 64, not the default (the dataset's)."
+    assert f"Differences from scratch: {differences}" in text
     ran = text.split("What ran where")[1]
     assert ran.count("rates/dropout_rate=0.3") == 3  # machine, weights, data
 

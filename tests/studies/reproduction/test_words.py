@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from jaxcifar.studies.reproduction.words import shell_line
+from jaxcifar.studies.reproduction.words import shared_differences, shared_text, shell_line
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,28 @@ def test_a_command_is_one_line_that_a_shell_reads_back(word):
 def test_ordinary_words_are_quoted_as_always():
     words = ["jaxcifar", "reproduce", "--out", "my report", "--weights", "a/b.pth"]
     assert shell_line(words) == shlex.join(words)
+
+
+def test_what_rows_share_is_said_once_and_of_whom():
+    rows = {
+        "one": ["c", "x", "b", "a"],
+        "two": ["b", "a"],
+        "three": ["b", "a"],
+        "four": ["c", "a", "y"],
+    }
+    assert list(shared_differences(rows).items()) == [
+        ("a", "All runs"),
+        ("b", "All runs but four"),
+        ("c", "one and four"),
+    ]
+    assert shared_differences(rows | {"five": [], "six": []})["a"] == "All runs but five and six"
+    assert shared_differences(rows | {"five": [], "six": []})["b"] == "one, two and three"
+    assert shared_differences({"one": ["a"]}) == shared_differences({}) == {}
+
+
+def test_shared_differences_are_a_sentence_for_each_group():
+    shared = {"a 1, not 2": "All runs", "b": "x and y", "c": "x and y"}
+    assert shared_text(shared) == (
+        "Differences from the recipes, which the rows do not repeat. All runs: a 1, not 2. "
+        "x and y: b; c."
+    )

@@ -1,8 +1,13 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.runs.curves import plot_curves
 from jaxcifar.runs.history import History
@@ -13,6 +18,7 @@ from jaxcifar.visualize.plots import (
     plot_grad_cam,
     plot_images,
 )
+from jaxcifar.visualize.plots.maps import chosen_channels
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -74,30 +80,122 @@ def test_one_epoch_can_be_drawn():
     plot_curves(History(rows(1)), title="short")
 
 
-def test_the_maps_of_a_layer_share_a_scale_which_is_stated():
-    maps = np.zeros((48, 48, 3), np.float32)
-    maps[0, 0, 1] = 2.5
-    maps[47, 47, 2] = -1.0
-    figure = plot_activations(IMAGE, {"conv1": maps, "layer1": 10 * maps[:24, :24]}, title="t")
-    _, conv1, layer1 = figure.axes
-    assert conv1.images[0].get_clim() == (-1.0, 2.5)
-    assert conv1.get_title(loc="left") == ("conv1: 48x48, 3 of 3 channels, black -1 to white 2.5")
-    assert layer1.images[0].get_clim() == (0.0, 25.0)
+def drawn_maps(axes, count, side=48):
+    """The maps of the first row, cut out of their picture between the gaps."""
+    picture = axes.images[0].get_array()
+    step = side + 2
+    return [picture[-side:, i * step : i * step + side] for i in range(count)]
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+@pytest.fixture
+def hand_made():
+    """Channels [48, 48, 4] whose order by activity is known: 2, 1, 3, and 0, which is constant."""
+    maps = np.zeros((48, 48, 4), np.float32)
+    maps[..., 0] = 100
+    maps[:24, :, 1] = 2  # half 2 and half 0: standard deviation 1
+    maps[:24, :, 2] = -8  # 4
+    maps[:24, :, 3] = 0.02  # 0.01
+    return maps
+
+
+def test_the_most_active_channels_come_first_and_are_named(hand_made):
+    assert list(chosen_channels(hand_made, 3, "active")) == [2, 1, 3]
+    assert list(chosen_channels(hand_made, 9, "active")) == [2, 1, 3, 0]
+    assert list(chosen_channels(hand_made, 3, "first")) == [0, 1, 2]
+    axes = plot_activations(IMAGE, {"conv1": hand_made}, title="t", channels=3).axes[1]
+    assert labels(axes) == ["2, std 4", "1, std 1", "3, std 0.01"]
+    assert axes.get_title(loc="left") == "conv1: 48x48, 3 of 4 channels, the most active first"
+    axes = plot_activations(IMAGE, {"conv1": hand_made}, title="t", order="first").axes[1]
+    assert labels(axes) == ["0, std 0", "1, std 1", "2, std 4", "3, std 0.01"]
+    assert axes.get_title(loc="left") == "conv1: 48x48, 4 of 4 channels, in order"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from(["float16", "float32"]))
+def test_channels_are_ordered_by_numpys_standard_deviation(seed, count, dtype):
+    rng = np.random.default_rng(seed)
+    maps = (100 * rng.normal(size=(5, 7, 20)) * rng.uniform(size=20)).astype(dtype)
+    maps[..., 4] = maps[..., 3]
+    deviations = [np.std(maps[..., c].astype(np.float64)) for c in range(20)]
+    expected = np.argsort(-np.array(deviations), kind="stable")[:count]
+    np.testing.assert_array_equal(chosen_channels(maps, count, "active"), expected)
+
+
+def test_each_map_has_its_own_scale(hand_made):
+    figure = plot_activations(IMAGE, {"conv1": hand_made}, title="t")
+    _, axes, bar = figure.axes
+    assert axes.images[0].get_clim() == (0, 1)
+    assert axes.images[0].get_cmap().name == "viridis"
+    two, one, three, constant = drawn_maps(axes, 4)
+    half = np.repeat([[1.0], [0.0]], 24, axis=0) * np.ones(48)
+    np.testing.assert_array_equal(two, 1 - half)
+    np.testing.assert_array_equal(one, half)
+    np.testing.assert_array_equal(three, half)
+    np.testing.assert_array_equal(constant, 0 * half)
+    assert bar.get_xlabel().startswith("colours: from each map's own minimum\nto its own maximum")
+    assert "by which the most active are chosen" in bar.get_xlabel()
+
+
+def test_the_maps_of_a_layer_share_a_scale_which_is_stated(hand_made):
+    layers = {"conv1": hand_made, "layer1": 10 * hand_made[:24, :24]}
+    figure = plot_activations(IMAGE, layers, title="t", order="first", scale="layer")
+    _, conv1, layer1, bar = figure.axes
+    assert conv1.images[0].get_clim() == (-8, 100)
+    assert conv1.get_title(loc="left") == (
+        "conv1: 48x48, 4 of 4 channels, in order; colours from -8 (dark) to 100 (bright)"
+    )
+    assert layer1.images[0].get_clim() == (-80, 1000)
     assert figure.axes[0].get_title() == "input, 8x8 pixels"
-    drawn = conv1.images[0].get_array()
-    assert drawn.shape == (48, 8 * 50 - 2)  # eight maps with gaps of two
-    np.testing.assert_array_equal(drawn[:, 50:98], maps[..., 1])
-    np.testing.assert_array_equal(drawn[:, 100:148], maps[..., 2])
-    assert drawn.mask[:, 48:50].all()
-    assert drawn.mask[:, 148:].all()
+    for channel, drawn in enumerate(drawn_maps(conv1, 4)):
+        np.testing.assert_array_equal(drawn, hand_made[..., channel])
+    picture = conv1.images[0].get_array()
+    assert picture.shape[1] == 8 * 50 - 2  # eight maps with gaps of two
+    assert picture.mask[:, 48:50].all()
+    assert picture.mask[:, 198:].all()
+    assert picture.mask[:-48].all()
+    assert bar.get_xlabel().startswith("colours: from the layer's minimum\nto its maximum")
+    assert "most active" not in bar.get_xlabel()
 
 
+@pytest.mark.parametrize("scale", ["channel", "layer"])
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (2, 2), (60, 60)])
+def test_maps_of_any_shape_lie_below_their_labels(shape, scale):
+    maps = np.random.default_rng(0).normal(scale=1e-5, size=(*shape, 20))  # with long labels
+    figure = plot_activations(IMAGE, {"layer1": maps}, title="t", channels=20, scale=scale)
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[1]
+    picture = axes.images[0].get_array()
+    assert len(axes.texts) == 20
+    for text in axes.texts:
+        box = text.get_window_extent().transformed(axes.transData.inverted())
+        column = picture.mask[:, round(box.x0 + 0.5)]
+        top, bottom = math.ceil(box.y1), math.floor(box.y0)  # rows are counted downwards
+        assert top >= 0
+        assert column[top : bottom + 1].all(), "a label covers no map"
+        assert not column[bottom + 3 : bottom + 20].any(), "its own begins just below"
+        assert box.x1 - box.x0 < picture.shape[1] / 8, "and ends before the next one"
+
+
+def test_an_unknown_order_or_scale_is_refused():
+    layers = {"conv1": np.zeros((4, 4, 2))}
+    with pytest.raises(RecipeError, match=r"unknown order 'activ'; did you mean 'active'\?"):
+        plot_activations(IMAGE, layers, title="t", order="activ")
+    with pytest.raises(RecipeError, match="unknown scale 7; choose from channel, layer"):
+        plot_activations(IMAGE, layers, title="t", scale=7)
+
+
+@pytest.mark.parametrize("order", ["active", "first"])
+@pytest.mark.parametrize("scale", ["channel", "layer"])
 @pytest.mark.parametrize("channels", [1, 8, 20])
-def test_the_requested_channels_are_drawn_without_overlap(channels):
+def test_the_requested_channels_are_drawn_without_overlap(channels, order, scale):
     maps = np.random.default_rng(0).normal(size=(16, 16, 20))
     layers = {"conv2_block2_3_conv (layer1.1.conv2)": maps, "layer1": maps[:2, :2, :5]}
+    image = np.zeros((40, 30, 3), np.uint8)
     figure = plot_activations(
-        np.zeros((40, 30, 3), np.uint8), layers, title="word " * 60, channels=channels
+        image, layers, title="word " * 60, channels=channels, order=order, scale=scale
     )
     assert f"{channels} of 20 channels" in figure.axes[1].get_title(loc="left")
     assert f"{min(channels, 5)} of 5 channels" in figure.axes[2].get_title(loc="left")
@@ -120,6 +218,9 @@ def test_a_map_lies_over_a_copy_of_its_image(count):
     assert image.texts[0].get_text() == "\n".join(caption)
     bar = figure.axes[-1]
     assert bar.get_xlabel() == "Grad-CAM (fraction of the map's maximum)"
+    # The colour bar means the colours of the maps, which are perceptually uniform.
+    assert overlay.images[1].get_cmap().name == bar.collections[-1].get_cmap().name == "inferno"
+    assert overlay.images[1].get_alpha() == bar.collections[-1].get_alpha()
     assert len(figure.axes) == 2 * count + 1
     assert_nothing_overlaps(figure)
 
