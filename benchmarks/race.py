@@ -86,8 +86,8 @@ def with_seed(plan: RunPlan, seed: int) -> RunPlan:
 
 def run(plan: RunPlan, seed: int) -> Row:
     """Train with a seed and score the last state: the figures of a line."""
-    plan = with_seed(plan, seed)
     started = time.perf_counter()
+    plan = with_seed(plan, seed)
     state = plan.layout.replicate(first_state(plan.recipe, plan.splits, plan.weights))
     scorings = make_scorings(plan)
     for scoring in scorings.values():

@@ -17,7 +17,8 @@ The forms, all equal up to rounding:
 The table has milliseconds for forward / weight gradient / input gradient: batch 128, float32, 2
 cores of an AVX-512 EPYC, JAX 0.10.2, four runs in a loop, medians of 2 (`python -m
 benchmarks.conv_time`; a second measurement of the same program differs by up to 40 %). "auto" is
-`cpu_forms`. XLA's weight gradient is left out; it took 1 to 2.4 s for the two stems.
+`cpu_forms`. XLA's weight gradient is left out; it took 1 to 2.4 s for the two stems. Since then, the
+7x7 stem's columns are joined in two steps, and winograd's two gradients share their tiles.
 
 ======================  ==================  ==================  ==================  ==================  ==================
 input map, kernel       auto                xla                 patches             dense               winograd
@@ -51,7 +52,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcifar.common.target import target_platform
-from jaxcifar.models.winograd import flipped, winograd
+from jaxcifar.models.winograd import winograd
 
 # The largest intermediate array of a form, in numbers (134 MB): larger batches are processed in
 # parts. Cache-sized parts were faster only for the 7x7 stem: 9 ms instead of 19.
@@ -86,8 +87,9 @@ def conv2d(
         ValueError: the lowering is unknown, the channel counts differ, or the kernel is larger than
             the padded map.
 
-    Every lowering supports reverse-mode differentiation. On the CPU, forward mode (`jax.jvp`) needs
-    "xla", because the other forms define their own gradients.
+    Every lowering supports reverse-mode differentiation. On the CPU, forward mode (`jax.jvp`) of a
+    convolution needs "xla", because the other forms define their own gradients. A network in train
+    mode has none in any case, because of its BatchNorms.
     """
     if lowering not in get_args(Lowering):
         raise ValueError(
@@ -171,7 +173,7 @@ def _backward(
     def of_images(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         if forms.input == "xla" and stride == 1:
             # As a forward pass: XLA's own gradient took 127 ms instead of 9 for 32x32x16 maps.
-            return xla_form(cotangent, flipped(kernel), 1, kernel.shape[0] - 1 - padding)
+            return xla_form(cotangent, _flipped(kernel), 1, kernel.shape[0] - 1 - padding)
         _, pull = jax.vjp(lambda x: FORMS[forms.input](x, kernel, stride, padding), x)
         return pull(cotangent)[0]
 
@@ -186,6 +188,14 @@ def _backward(
 
 
 _conv_by_pass.defvjp(_forward, _backward)
+
+
+def _flipped(kernel: jax.Array) -> jax.Array:
+    """The kernel turned by 180 degrees and with its channels swapped, [k, k, c_out, c_in].
+
+    Correlating the output gradient of a stride-1 convolution with it gives the input gradient.
+    """
+    return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
 def _in_parts(

@@ -56,7 +56,8 @@ class BatchNorm(nn.Module):
     statistics `mean` and `var` are float32 [c].
 
     Attributes:
-        axis_name: mapped axis over which a batch is divided; statistics are of the whole batch.
+        axis_name: mapped axis over which a batch is divided; statistics are of the whole batch. The
+            gradient has to be taken inside of the axis, see `normalization.normalize_batch`.
         frozen: modules whose BatchNorms, at or below them, use their running statistics in train
             mode too, and never update them.
         groups: equal parts of a batch, each normalised by its own statistics ("ghost batches",
@@ -115,7 +116,7 @@ class BatchNorm(nn.Module):
         return mean if self.axis_name is None else lax.pmean(mean, self.axis_name)
 
     def _blend(self, running: jax.Array, batch: jax.Array) -> jax.Array:
-        return self.decay * running + (1 - self.decay) * lax.stop_gradient(batch)
+        return self.decay * running + (1 - self.decay) * batch
 
 
 class Linear(nn.Module):

@@ -50,7 +50,10 @@ class Over(NamedTuple):
 def normalize(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32, in x's dtype."""
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` in x's dtype.
+
+    It is computed in float32 or wider.
+    """
     slope = scale * lax.rsqrt(var + EPSILON)
     return ((at_least_float32(x) - mean) * slope + bias).astype(x.dtype)
 
@@ -59,6 +62,10 @@ def normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array, over: Over
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise a batch by its own statistics.
+
+    The gradient is our own, which excludes forward mode (`jax.jvp`). Over a mapped axis it has to
+    be taken inside of the axis, as in ``jax.vmap(jax.grad(f), axis_name=...)``; taken outside, JAX
+    reports an unbound axis name.
 
     Args:
         x: [n, h, w, c], or [g, n / g, h, w, c] if grouped; any float dtype.
@@ -89,11 +96,7 @@ def normalize_batch(
 def _normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array, over: Over
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`normalize_batch` without its check.
-
-    Forward mode (`jax.jvp`) is not supported, and over a mapped axis the gradient has to be taken
-    inside of the axis.
-    """
+    """`normalize_batch` without its check."""
     wide = at_least_float32(x)
     if target_platform() == "cpu" or wide.dtype == jnp.float64:
         mean = over.mean(wide)
@@ -136,7 +139,9 @@ def _backward(
         batch_bias, batch_scale = lax.pmean((of_bias, of_scale), over.axis_name)
     of_x = scale * deviation * (gradient - batch_bias - normalized * batch_scale)
     groups = tuple(range(of_bias.ndim - 1))
-    of_bias, of_scale = (own.count(x) * jnp.sum(of, groups) for of in (of_bias, of_scale))
+    of_bias, of_scale = (
+        (own.count(x) * jnp.sum(of, groups)).astype(scale.dtype) for of in (of_bias, of_scale)
+    )
     return of_x.astype(x.dtype), of_scale, of_bias, None
 
 

@@ -114,17 +114,10 @@ def _backward(
 winograd.defvjp(_forward, _backward)
 
 
-def flipped(kernel: jax.Array) -> jax.Array:
-    """The kernel turned by 180 degrees and with its channels swapped, [k, k, c_out, c_in].
-
-    Correlating the output gradient of a stride-1 convolution with it gives the input gradient.
-    """
-    return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-
-
-# Axes in the einsums: a and b are products down and across, i and o the input and output rows of a
-# tile, s and t tiles across and down, q is (b, s), w the width, n images, c and d channels in and
-# out. Axes are kept apart where possible, so that a batch sharded over devices stays sharded.
+# Axes in the einsums: a and b are products down and across, i and o the rows of a tile before and
+# after a transform, s and t tiles across and down, q is (b, s), w the width, n images, c and d
+# channels in and out (of any map in `_tiles` and `_untiled`). Axes are kept apart where possible,
+# so that a batch sharded over devices stays sharded.
 
 
 @jax.jit  # traced once for all layers and passes of one shape
@@ -141,9 +134,15 @@ def _correlate(images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _gradients(
     images: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The transposes of `_correlate`, which share the tiles of the output's gradient.
+    """The transposes of `_correlate`: of images and kernel, in their shapes and dtypes.
 
-    XLA finds the tiles of the images and the transformed kernel in the forward pass.
+    They share the tiles of the output's gradient, and the tiles of the images and the transformed
+    kernel with the forward pass, where XLA finds them, unless the batch is done in parts.
+
+    Args:
+        images: [n, h, w, c_in].
+        kernel: [3, 3, c_in, c_out].
+        cotangent: the output's gradient, [n, h, w, c_out].
     """
     cut = _cut(images)
     tiles = _tiles(cut.scheme.inputs, cut.scheme.padding, cut.inputs, images, cut)

@@ -48,13 +48,15 @@ def of_muon(recipe: Recipe, parts: Parts) -> str | None:
     """
     if recipe.optimizer != "muon" or parts.model is None:
         return None
-    params = named_leaves(own_variables(parts.model, recipe.image_size)["params"])
+    variables = own_variables(parts.model, recipe.image_size)
+    params = named_leaves(variables["params"])
     if not any(leaf.ndim == 4 for leaf in params.values()):  # those that muon trains
         return None
-    if any(name.endswith("scale") for name in params):  # as BatchNorm and GroupNorm call theirs
+    # As Flax's BatchNorm, GroupNorm and LayerNorm have them.
+    if variables.get("batch_stats") or any(name.split(".")[-1] == "scale" for name in params):
         return None
     return (
         "optimizer muon gives each convolution kernel a fixed norm in every step, which only a "
-        "normalization behind it, such as BatchNorm, makes up for, and your network has none: use "
-        "--optimizer sgd or adamw"
+        "normalization behind it, such as BatchNorm, makes up for, and none was recognised in your "
+        "network: use --optimizer sgd or adamw, unless it has one"
     )

@@ -1,4 +1,4 @@
-"""The arithmetic for accelerators against the two-pass form, in float64 and by JAX's gradient."""
+"""Both arithmetics against the formulas written plainly, in float64 and by JAX's gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,18 @@ def pulled(platform, x, scale, bias, near, cotangent, over=WHOLE):
         return y, statistics, pull(cotangent)
 
 
-def in_float64(*arguments, over=WHOLE):
+def plainly(x, scale, bias, cotangent, over=WHOLE):
+    """What `pulled` returns, by NumPy's formulas and JAX's own gradient, in float64."""
+    axes = tuple(range(1 if over.grouped else 0, x.ndim - 1))
+
+    def f(x, scale, bias):
+        mean, var = (s(x, axes, keepdims=over.grouped) for s in (jnp.mean, jnp.var))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, (mean, var)
+
     with jax.enable_x64(True):
-        wide = [jnp.asarray(np.asarray(a), jnp.float64) for a in arguments]
-        return jax.tree.map(np.asarray, pulled("cpu", *wide, over=over))
+        wide = [jnp.asarray(np.asarray(a, np.float64)) for a in (x, scale, bias, cotangent)]
+        y, pull, statistics = jax.vjp(f, *wide[:3], has_aux=True)
+        return jax.tree.map(np.asarray, (y, statistics, pull(wide[3])))
 
 
 def close(actual, expected, tolerance):
@@ -49,16 +57,32 @@ def close(actual, expected, tolerance):
         assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_one_pass_has_the_statistics_and_gradients_of_two(grouped):
+def test_statistics_and_gradients_are_those_of_the_plain_formulas(grouped, platform, dtype):
     shape = (2, 3, 4, 5, 3) if grouped else (6, 4, 5, 3)
     x, cotangent = maps(shape=shape, mean=2.0), maps(1, shape=shape)
     scale, bias = np.float32([0.5, 2.0, -1.0]), np.float32([0.0, 1.0, 3.0])
     near = np.float32([1.5, 2.0, 2.5])
     over = Over(None, grouped)
-    actual = pulled("gpu", *map(jnp.asarray, (x, scale, bias, near, cotangent)), over=over)
-    close(actual, in_float64(x, scale, bias, near, cotangent, over=over), 2e-6)
+    x, cotangent = (jnp.asarray(each, dtype) for each in (x, cotangent))
+    actual = pulled(platform, x, *map(jnp.asarray, (scale, bias, near)), cotangent, over)
+    # The output and the gradient of x are rounded to bfloat16, and nothing else.
+    close(actual, plainly(x, scale, bias, cotangent, over), 2e-6 if dtype == "float32" else 4e-3)
+    close(actual[2][1:], plainly(x, scale, bias, cotangent, over)[2][1:], 2e-6)
     assert actual[1][0].shape == ((2, 1, 1, 1, 3) if grouped else (3,))
+    assert [each.dtype for each in (actual[0], *actual[2])] == [dtype] * 2 + ["float32"] * 2
+
+
+def test_float64_maps_have_gradients_in_the_dtypes_of_their_arguments():
+    x, cotangent = maps(mean=2.0).astype(np.float64), maps(1).astype(np.float64)
+    scale, bias = np.float32([0.5, 2.0, -1.0]), np.float32([0.0, 1.0, 3.0])
+    with jax.enable_x64(True):
+        actual = pulled("cpu", *map(jnp.asarray, (x, scale, bias, bias, cotangent)))
+    close(actual[2], plainly(x, scale, bias, cotangent)[2], 1e-7)
+    close(actual[2][0], plainly(x, scale, bias, cotangent)[2][0], 1e-13)
+    assert [each.dtype for each in actual[2]] == ["float64", "float32", "float32"]
 
 
 @settings(deadline=None, max_examples=25)

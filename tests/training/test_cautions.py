@@ -44,6 +44,7 @@ def test_a_warm_up_as_long_as_the_run(recipe, epochs, warm_up, warned):
     [
         (Net(), True),
         (Net(nn.BatchNorm(use_running_average=True)), False),
+        (Net(nn.BatchNorm(use_running_average=True, use_scale=False)), False),
         (Net(nn.GroupNorm(2)), False),
         (Net(convolution=False), False),  # nothing that muon would train
     ],

@@ -1,7 +1,8 @@
 """The page of a report: its sections, in order. All its figures come from run directories."""
 
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from jaxcifar.studies.reproduction.entries import NOT_RUN, Entry, Report, Scale, SweepEntry
 from jaxcifar.studies.reproduction.page import (
@@ -71,8 +72,18 @@ def _notices(report: Report) -> list[Block]:
     return blocks
 
 
-def _shared(report: Report) -> dict[str, str]:
-    """The departures that rows of the page share, and whose they are."""
+class Shared(NamedTuple):
+    """The departures that rows of the page share, which it says once."""
+
+    whose: Mapping[str, Sequence[str]]  # departure -> the rows that have it in all their runs
+    rows: Sequence[str]  # with a run that was started
+
+    def without(self, differences: Iterable[str], row: str) -> list[str]:
+        """Those of a row's differences that are not said for it above the table."""
+        return [each for each in differences if row not in self.whose.get(each, ())]
+
+
+def _shared(report: Report) -> Shared:
     rows = {
         entry.name: [preset_differences(run.config["recipe"], entry.preset) for run in entry.runs()]
         for entry in report.entries
@@ -85,10 +96,10 @@ def _shared(report: Report) -> dict[str, str]:
         for name, runs in rows.items()
         if runs
     }
-    return shared_differences(common)
+    return Shared(shared_differences(common), list(common))
 
 
-def _results(report: Report, shared: Mapping[str, str]) -> list[Block]:
+def _results(report: Report, shared: Shared) -> list[Block]:
     columns = (
         "run",
         "train / validation / test accuracy",
@@ -115,11 +126,11 @@ def _results(report: Report, shared: Mapping[str, str]) -> list[Block]:
         "figures are single runs on a Colab GPU; its pretrained runs start from torchvision's "
         "ImageNet weights." + spread
     )
-    departures = [Text(shared_text(shared))] if shared else []
+    departures = [Text(shared_text(*shared))] if shared.whose else []
     return [Heading("Results"), *departures, Table(columns, rows), Text(text)]
 
 
-def _result_row(entry: Entry, scale: Scale, shared: Collection[str]) -> tuple[str, ...]:
+def _result_row(entry: Entry, scale: Scale, shared: Shared) -> tuple[str, ...]:
     reported = entry.reported
     theirs = "-" if reported is None else triple_text([[a] for a in reported.accuracies])
     their_time = "-" if reported is None else time_text(reported.seconds)
@@ -148,14 +159,14 @@ def _result_row(entry: Entry, scale: Scale, shared: Collection[str]) -> tuple[st
     )
 
 
-def _remarks(entry: Entry, runs: Sequence[StoredRun], shared: Collection[str]) -> str:
+def _remarks(entry: Entry, runs: Sequence[StoredRun], shared: Shared) -> str:
     remarks = []
     if len(runs) > 1:
         remarks.append(f"n = {len(runs)}")
     if entry.state() != "complete":
         remarks.append(entry.state())
     differences = preset_differences(runs[0].config["recipe"], entry.preset)
-    remarks += [difference for difference in differences if difference not in shared]
+    remarks += shared.without(differences, entry.name)
     if entry.preset != entry.faithful:
         remarks.append(f"{entry.faithful} with another recipe, see below")
     return "; ".join(remarks)
@@ -181,7 +192,7 @@ def _comparison(report: Report) -> list[Block]:
     return [Heading("Accuracy and time"), picture, Table(columns, tuple(rows))]
 
 
-def _sweep(sweep: SweepEntry, shared: Collection[str]) -> list[Block]:
+def _sweep(sweep: SweepEntry, shared: Shared) -> list[Block]:
     rows: list[tuple[str, ...]] = []
     missing = 0
     for value, path in sweep.members:
@@ -198,7 +209,7 @@ def _sweep(sweep: SweepEntry, shared: Collection[str]) -> list[Block]:
     ]
     started = sweep.runs()
     differences = _member_differences(sweep, started[0]) if started else []
-    own = [difference for difference in differences if difference not in shared]
+    own = shared.without(differences, sweep.name)
     if own:
         blocks.append(Text(f"Differences from {sweep.preset}: {'; '.join(own)}."))
     if missing:
@@ -243,7 +254,7 @@ def _machines_and_data(named: Iterable[tuple[str, StoredRun]]) -> list[Block]:
     ]
 
 
-def _details(entry: Entry, shared: Collection[str]) -> list[Block]:
+def _details(entry: Entry, shared: Shared) -> list[Block]:
     blocks: list[Block] = [Heading(entry.name, level=3), Text(entry.title)]
     runs = entry.runs()
     if entry.state() != "complete":
@@ -256,11 +267,11 @@ def _details(entry: Entry, shared: Collection[str]) -> list[Block]:
     return [*blocks, *entry.pictures]
 
 
-def _facts(entry: Entry, run: StoredRun, shared: Collection[str]) -> dict[str, str]:
+def _facts(entry: Entry, run: StoredRun, shared: Shared) -> dict[str, str]:
     machine, recipe = run.config["machine"], run.config["recipe"]
     weights, digest = weights_cells(run)
     every = preset_differences(recipe, entry.faithful)
-    differences = [difference for difference in every if difference not in shared]
+    differences = shared.without(every, entry.name)
     if len(differences) < len(every):
         differences.append("those above the table of results")
     facts = {

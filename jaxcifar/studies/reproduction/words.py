@@ -64,30 +64,31 @@ def preset_differences(recipe: Mapping[str, Any], preset: str) -> list[str]:
     ]
 
 
-def shared_differences(rows: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def shared_differences(rows: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """The differences that several rows of a page share, which it says once for all of them.
 
     Args:
         rows: the differences of each row by its name, as `preset_differences` returns them.
 
     Returns:
-        Each difference of at least two rows, those of the most rows first, and whose it is: "All
-        runs", "All runs but mini" or "mini and mini_modern".
+        Each difference of at least two rows, those of the most rows first, and these rows' names.
     """
     whose: dict[str, list[str]] = {}
     for name, differences in rows.items():
         for difference in differences:
             whose.setdefault(difference, []).append(name)
     shared = {difference: names for difference, names in whose.items() if len(names) > 1}
-    by_rows = sorted(shared.items(), key=lambda item: -len(item[1]))
-    return {difference: _described(names, list(rows)) for difference, names in by_rows}
+    return dict(sorted(shared.items(), key=lambda item: -len(item[1])))
 
 
-def shared_text(shared: Mapping[str, str]) -> str:
-    """`shared_differences` in sentences, one for each group of rows."""
+def shared_text(shared: Mapping[str, Sequence[str]], rows: Sequence[str]) -> str:
+    """`shared_differences` in sentences, one for each group of the page's rows.
+
+    Whose they are is said as "All runs", "All runs but mini" or "mini and mini_modern".
+    """
     groups: dict[str, list[str]] = {}
-    for difference, whose in shared.items():
-        groups.setdefault(whose, []).append(difference)
+    for difference, names in shared.items():
+        groups.setdefault(_described(list(names), list(rows)), []).append(difference)
     sentences = [f"{whose}: {'; '.join(differences)}." for whose, differences in groups.items()]
     return " ".join(["Differences from the recipes, which the rows do not repeat.", *sentences])
 

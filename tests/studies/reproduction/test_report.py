@@ -208,6 +208,14 @@ def test_a_departure_of_some_seeds_stays_in_the_row(tmp_path):
     report = Report("full", (entry(*paths), other))
     assert table_row(report, "scratch")[7] == "n = 2; width 8, not 64"
     assert "the rows do not repeat" not in to_markdown(build_page(report), None)
+    # Two other rows share it: then it is said above, but not of this row.
+    third = Entry("third", "", "scratch", "scratch", None, (paths[0],))
+    report = Report("full", (entry(*paths), other, third))
+    assert table_row(report, "scratch")[7] == "n = 2; width 8, not 64"
+    text = to_markdown(build_page(report), None)
+    assert "the rows do not repeat. All runs but scratch: width 8, not 64." in text
+    assert "| differences from scratch | width 8, not 64 | none |" in text
+    assert "| differences from scratch | those above the table of results |" in text
 
 
 def test_differences_are_those_from_a_preset():

@@ -36,19 +36,24 @@ def test_what_rows_share_is_said_once_and_of_whom():
         "three": ["b", "a"],
         "four": ["c", "a", "y"],
     }
-    assert list(shared_differences(rows).items()) == [
-        ("a", "All runs"),
-        ("b", "All runs but four"),
-        ("c", "one and four"),
+    shared = shared_differences(rows)
+    assert list(shared.items()) == [
+        ("a", ["one", "two", "three", "four"]),
+        ("b", ["one", "two", "three"]),
+        ("c", ["one", "four"]),
     ]
-    assert shared_differences(rows | {"five": [], "six": []})["a"] == "All runs but five and six"
-    assert shared_differences(rows | {"five": [], "six": []})["b"] == "one, two and three"
+    start = "Differences from the recipes, which the rows do not repeat."
+    assert shared_text(shared, list(rows)) == (
+        f"{start} All runs: a. All runs but four: b. one and four: c."
+    )
+    assert shared_text(shared, [*rows, "five", "six"]) == (
+        f"{start} All runs but five and six: a. one, two and three: b. one and four: c."
+    )
     assert shared_differences({"one": ["a"]}) == shared_differences({}) == {}
 
 
 def test_shared_differences_are_a_sentence_for_each_group():
-    shared = {"a 1, not 2": "All runs", "b": "x and y", "c": "x and y"}
-    assert shared_text(shared) == (
-        "Differences from the recipes, which the rows do not repeat. All runs: a 1, not 2. "
-        "x and y: b; c."
+    shared = {"a 1, not 2": ["x", "y"], "b": ["x"], "c": ["x"]}
+    assert shared_text(shared, ["x", "y"]) == (
+        "Differences from the recipes, which the rows do not repeat. All runs: a 1, not 2. x: b; c."
     )
