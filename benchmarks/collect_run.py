@@ -4,10 +4,12 @@
   python -m benchmarks.collect_run runs/mini_dropout_rate      all members of a sweep
 
 There are two train accuracies: the mean over the last epoch during training, which notebooks
-report, and the accuracy of the last checkpoint in evaluation mode.
+report, and the accuracy of the last checkpoint in evaluation mode, on the images as they are. Where
+the recipe scores by the mean over several views, the test accuracy without them is added, too.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,14 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/run_....json")
+    parser.add_argument(
+        "--skip-train", action="store_true", help="leave out the second train accuracy"
+    )
     parsed = parser.parse_args()
+    train = not parsed.skip_train
     sweep = SweepDirectory(parsed.run)
     if not sweep.holds_sweep():
-        result = collect(RunDirectory(parsed.run))
+        result = collect(RunDirectory(parsed.run), train=train)
         name = f"run_{result['experiment']}_{result['trained_on']['backend']}"
     else:
         about = sweep.read()
@@ -37,14 +43,14 @@ def main() -> None:
             "field": about["field"],
             "mode": about["mode"],
             "why": about["why"],
-            "members": {member.path.name: collect(member) for member in members},
+            "members": {member.path.name: collect(member, train=train) for member in members},
         }
         name = f"sweep_{about['experiment']}_{about['field']}_{about['machine']['backend']}"
     save(name, result, out=parsed.out or RESULTS / f"{name}.json")
 
 
-def collect(run_dir: RunDirectory) -> dict[str, Any]:
-    """The numbers of one run."""
+def collect(run_dir: RunDirectory, *, train: bool = True) -> dict[str, Any]:
+    """The numbers of one run; with `train`, the train split is scored, too."""
     config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
         raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")
@@ -52,13 +58,19 @@ def collect(run_dir: RunDirectory) -> dict[str, Any]:
     for holder, name in ((config["recipe"], "weights"), (summary.get("weights") or {}, "source")):
         if holder.get(name) and Path(holder[name]).exists():
             holder[name] = Path(holder[name]).name
+    scored = partial(evaluate_run, run_dir.path, which="last", mirror=False, shift=0)
+    extra = {}
+    if config["recipe"].get("test_mirror") or config["recipe"].get("test_shift_pixels"):
+        extra["test_without_views"] = scored(split="test")
+    if train:
+        extra["train_split_in_evaluation_mode"] = scored(split="train")
     return {
         "experiment": config["experiment"],
         "recipe": config["recipe"],
         "data_fingerprint": config["data_fingerprint"],
         "trained_on": summary["machine"],
         "summary": {k: v for k, v in summary.items() if k != "machine"},
-        "train_split_in_evaluation_mode": evaluate_run(run_dir.path, split="train", which="last"),
+        **extra,
         "history": run_dir.read_history().rows,
     }
 
