@@ -21,6 +21,11 @@ from jaxcifar.training.fit import fit
 from jaxcifar.training.stage import resident_epoch
 from tests.conftest import random_variables
 
+# What the scripts share.
+SHARED = (
+    *("__init__", "contenders", "failures", "figures", "harness", "hlo", "peak", "programs"),
+    *("race_file", "settings"),
+)
 SCRIPTS = (
     "ablation",
     "augment_time",
@@ -59,8 +64,7 @@ def seconds(n, seed):
 
 def test_every_script_is_in_the_list(root):
     names = {path.stem for path in (root / "benchmarks").glob("*.py")}
-    shared = {"contenders", "failures", "figures", "harness", "hlo", "peak", "programs", "__init__"}
-    assert names == {*SCRIPTS} | shared
+    assert names == {*SCRIPTS, *SHARED}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -63,6 +63,7 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     assert line["accuracy"] < line["top5_accuracy"] < 1
 
     mirrored = json.loads(run_here("evaluate.py", "out/run", "--mirror")[1].splitlines()[-1])
+    assert mirrored.pop("views") == {"mirror": True, "shift": 0}
     assert list(mirrored) == list(line)
     assert mirrored["loss"] != line["loss"]
 
