@@ -12,6 +12,7 @@ from jaxcifar.recipes.stage import make_stage
 CPU = jax.devices("cpu")[0]
 
 
+@pytest.mark.slow
 def test_the_gradients_are_those_by_which_sgd_moves(recipe):
     state, batch = first_step(recipe)
     found = gradients_on(CPU, recipe, batch, state)

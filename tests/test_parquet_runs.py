@@ -23,7 +23,8 @@ def train(run_here, dataset, *more):
     return run_here("train.py", "scratch", "--dataset", dataset, *SETTINGS, *more)
 
 
-@pytest.mark.parametrize("placing", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("placing", ["resident", "stream"])
 def test_a_run_is_trained_resumed_after_its_data_moved_and_evaluated(
     tiny, folder, tmp_path, run_here, placing
 ):

@@ -24,6 +24,7 @@ def test_a_shift_as_large_as_the_image_is_one_line(run_command, photo_run, shift
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_first_layer_whitens_is_trained_and_scored(run_command, tiny, tmp_path):
     command = (
         "train", "demo", "--architecture", tiny, "--width", 8, "--stem", "cifar", "--resize", 8,

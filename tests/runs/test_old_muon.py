@@ -68,6 +68,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 def test_an_old_run_is_refused_untouched_and_its_weights_still_serve(
     short, digits, old_run, tmp_path
 ):

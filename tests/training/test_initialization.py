@@ -200,7 +200,7 @@ def frozen(recipe):
     )
 
 
-@pytest.mark.parametrize("width", [12, 56])
+@pytest.mark.parametrize("width", [12, pytest.param(56, marks=pytest.mark.slow)])
 def test_a_frozen_whitening_layer_keeps_its_bits_and_whitens_the_train_patches(
     recipe, pictures, width
 ):

@@ -108,10 +108,8 @@ def test_an_own_augmentation_sees_the_full_size(growing, digits):
     assert_close(state, history, by_hand(short, digits, (12, 32), noisy))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, pytest.param({"freeze": "fc=trained *=0.1@2", "clip_norm": 0.5}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"freeze": "fc=trained *=0.1@2", "clip_norm": 0.5}])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(growing, digits, tmp_path, changes):
     """Stopped in the middle of a stage, and at its boundary."""
     growing = dataclasses.replace(growing, **changes)
