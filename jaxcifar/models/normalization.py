@@ -3,8 +3,7 @@
 BatchNorm is bound by memory, so every pass over a map counts. Its gradient is written out: its sums
 and its result read the same two maps. On an accelerator one pass takes both statistics, which with
 that gradient saves 1.5 of 12.7 GB of a ResNet-18's step (CIFAR stem, batch 512, bfloat16;
-`benchmarks.gpu_program`). On a CPU, and in float64, the variance has a pass of its own; there the
-gradient saves 8 % of a step's time (ImageNet stem, batch 128, two cores).
+`benchmarks.gpu_program`). On a CPU, and in float64, the variance has a pass of its own.
 """
 
 from functools import partial

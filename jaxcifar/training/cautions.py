@@ -58,5 +58,5 @@ def of_muon(recipe: Recipe, parts: Parts) -> str | None:
     return (
         "optimizer muon gives each convolution kernel a fixed norm in every step, which only a "
         "normalization behind it, such as BatchNorm, makes up for, and none was recognised in your "
-        "network: use --optimizer sgd or adamw, unless it has one"
+        'network: use the optimizer "sgd" or "adamw", unless it has one'
     )

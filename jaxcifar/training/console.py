@@ -79,7 +79,6 @@ class Console:
             if labels is not None and self.plan.parts.model is None:
                 statistics = _FROZEN_STATISTICS[recipe.bn]
                 say(f"BatchNorm of frozen modules: statistics {statistics}", flush=True)
-            if labels is not None and recipe.weights is None:
                 say(*random_and_frozen(recipe, labels), flush=True)
         else:
             self._resuming(run)
@@ -137,6 +136,8 @@ class Console:
 
 def random_and_frozen(recipe: Recipe, labels: Labels) -> list[str]:
     """A line that names the modules whose random kernels are never trained; or none."""
+    if recipe.weights is not None:
+        return []
     known = {"conv1.kernel"} if recipe.whiten else set()
     kernels = {name: label for name, label in named_leaves(labels).items() if "kernel" in name}
     frozen = {name for name, label in kernels.items() if label == FROZEN} - known

@@ -120,8 +120,10 @@ def wait_for_epochs(run, count, processes):
     wait_until(lambda: (run / "metrics.jsonl").exists() and len(rows(run)) >= count, processes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(
+    "processes",
+    [2, pytest.param(4, marks=pytest.mark.slow)],
+)
 def test_several_processes_train_as_one_does_and_leave_one_run(
     train, train_alone, run_here, tmp_path, processes
 ):

@@ -68,6 +68,7 @@ def test_a_plan_warns(recipe, digits):
 @pytest.mark.parametrize(
     ("freeze", "changes", "named"),
     [
+        ("up_to:layer1", {"weights": "some.safetensors"}, None),
         ("none", {}, None),
         ("up_to:layer1", {}, "conv1, layer1"),
         ("conv1=frozen *=trained", {}, "conv1"),
