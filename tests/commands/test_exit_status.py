@@ -11,6 +11,7 @@ import pytest
 
 from jaxcifar.commands.exit_status import exit_with_status
 from jaxcifar.common.errors import RunError
+from jaxcifar.devices import processes
 from jaxcifar.training.interruption import Interrupted
 
 
@@ -100,7 +101,7 @@ def test_a_warning_is_one_line(capsys):
     ],
 )
 def test_one_of_several_processes_leaves_at_once(error, code, text, monkeypatch, capfd):
-    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes, "is_one_of_several", lambda: True)
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"left with {code}"))
     with pytest.raises(pytest.fail.Exception, match=f"left with {code}"):
         exit_with_status(raising(error))

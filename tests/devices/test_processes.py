@@ -1,5 +1,6 @@
 """Runs of several processes on this machine, started by `scripts/train.py`."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -7,13 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
 import pytest
 
 from jaxcifar.common.errors import CheckpointError, ProcessLostError
-from jaxcifar.devices.processes import HEARTBEAT_SECONDS, explain_lost_process
+from jaxcifar.devices.processes import (
+    HEARTBEAT_SECONDS,
+    DeviceOptions,
+    connect,
+    explain_lost_process,
+    is_one_of_several,
+)
 from tests.conftest import with_devices
 from tests.test_end_to_end import RUN_TINY
 
@@ -235,6 +243,29 @@ def test_a_process_that_waits_for_the_others_can_be_interrupted(start, tmp_path,
     errors = (tmp_path / "alone.err").read_text()
     assert errors.startswith(text)
     assert errors.count("\n") == 1
+
+
+def test_a_signal_is_heard_while_connecting_even_if_another_thread_receives_it(monkeypatch):
+    """The kernel interrupts no wait of the main thread then, as just before a wait begins."""
+    released = threading.Event()
+
+    def initialize(**arguments):
+        signal.raise_signal(signal.SIGINT)
+        released.wait(20)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    module = sys.modules[connect.__module__]
+    monkeypatch.setattr(module, "leave_when_one_is_lost", contextlib.nullcontext)
+    options = DeviceOptions(coordinator="auto", num_processes=2, process_id=0)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            connect(options)
+        assert time.monotonic() - began < 10
+        assert is_one_of_several()  # an orderly exit would wait for the others
+    finally:
+        released.set()
+    wait_until(lambda: not is_one_of_several(), [])
 
 
 @pytest.mark.slow  # five minutes: JAX's limit for connecting
