@@ -69,6 +69,7 @@ def collect(run_dir: RunDirectory, *, train: bool = True) -> dict[str, Any]:
         "recipe": config["recipe"],
         "data_fingerprint": config["data_fingerprint"],
         "trained_on": summary["machine"],
+        "resumed": config.get("resumed", []),
         "summary": {k: v for k, v in summary.items() if k != "machine"},
         **extra,
         "history": run_dir.read_history().rows,

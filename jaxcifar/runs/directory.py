@@ -258,6 +258,19 @@ class RunDirectory:
             write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         return History(rows)
 
+    def note_resumed(self, step: int, machine: dict[str, Any]) -> None:
+        """Add to config.json that the run goes on after `step`, and on which machine.
+
+        Raises:
+            RunError: it cannot be read or written.
+        """
+        config = self.read_config()
+        noted = config.get("resumed", [])
+        resumed = {"step": step, "machine": machine}
+        if resumed not in noted[-1:]:  # a job that dies again and again at one place: once
+            with _writing(self.config):
+                self.write_config(config | {"resumed": [*noted, resumed]})
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""
         write_atomically(self.config, json.dumps(config, indent=2) + "\n")

@@ -92,6 +92,7 @@ def prepare_directory(
     check_muon(run_dir, recipe)
     remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
+    config |= {"resumed": stored["resumed"]} if "resumed" in stored else {}
     # More epochs or patience, another place of the data, or data that were not described before.
     if config | {"machine": stored.get("machine")} != stored:
         run_dir.write_config(config)

@@ -35,6 +35,7 @@ CONFIG: Shape = {
     "data_fingerprint?": str,
     "parts?": (None, dict),
     "weights?": (None, {"source": AnyText, "sha256": str}),
+    "resumed?": [{"step": int, "machine": dict}],
 }
 SCORE: Shape = {
     "step?": int,

@@ -12,6 +12,7 @@ import optax
 
 from jaxcifar.common.messages import shown
 from jaxcifar.devices.layout import Layout, PyTree
+from jaxcifar.devices.machine import describe_machine
 from jaxcifar.devices.processes import explain_lost_process
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.history import History, Row
@@ -74,6 +75,9 @@ def open_run(
             plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
             run.history = disk.run_dir.read_history()
             run.stopped = disk.stopped(plan.recipe.epochs)
+            step = int(run.state.step)
+            if step and not disk.is_complete(plan.recipe.epochs):
+                plan.layout.on_main(partial(disk.run_dir.note_resumed, step, describe_machine()))
         try:
             yield run
         except StopRequested:

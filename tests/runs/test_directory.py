@@ -419,3 +419,18 @@ def test_a_row_that_cannot_be_written_names_the_file_and_the_way_out(run_dir, mo
     ):
         with pytest.raises(RunError, match=r"json.* cannot be written \(No space.*--resume"):
             write()
+
+
+def test_each_place_where_a_run_goes_on_is_noted_once(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create({"recipe": {}})
+    here, there = {"device": "cpu"}, {"device": "gpu"}
+    for step, machine in ((3, here), (3, here), (3, there), (6, here)):
+        run.note_resumed(step, machine)
+    config = run.read_config()
+    assert config["recipe"] == {}
+    assert [(noted["step"], noted["machine"]) for noted in config["resumed"]] == [
+        (3, here),
+        (3, there),
+        (6, here),
+    ]

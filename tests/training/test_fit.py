@@ -136,11 +136,15 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(recipe, digits, 
     assert_trees_identical(state, whole)
     assert numbers(resumed) == numbers(history)
     assert numbers(RunDirectory(tmp_path / "cut").read_history()) == numbers(history)
+    config = RunDirectory(tmp_path / "cut").read_config()
+    assert config["resumed"] == [{"step": 6, "machine": config["machine"]}]
+    assert "resumed" not in RunDirectory(tmp_path / "whole").read_config()
 
 
 def test_resuming_a_complete_run_trains_nothing(recipe, digits, tmp_path, capsys):
     whole, _ = fit(recipe, digits, workdir=tmp_path / "run")
-    before = (tmp_path / "run" / "summary.json").read_bytes()
+    files = [tmp_path / "run" / name for name in ("summary.json", "config.json")]
+    before = [path.read_bytes() for path in files]
 
     def never(row):
         raise AssertionError("it trained")
@@ -149,7 +153,7 @@ def test_resuming_a_complete_run_trains_nothing(recipe, digits, tmp_path, capsys
         recipe, digits, workdir=tmp_path / "run", resume=True, on_epoch=never, verbose=True
     )
     assert_trees_identical(state, whole)
-    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert [path.read_bytes() for path in files] == before
     assert "is complete" in capsys.readouterr().out
 
 

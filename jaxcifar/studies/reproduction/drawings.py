@@ -126,7 +126,7 @@ def comparison_points(
 
 
 def _devices(entries: Iterable[Entry]) -> str:
-    machines = [run.config["machine"] for entry in entries for run in entry.complete()]
+    machines = [m for entry in entries for run in entry.complete() for m in run.machines]
     names = {
         f"{m['cores']} CPU cores" if m["backend"] == "cpu" else str(m["device"]) for m in machines
     }

@@ -22,6 +22,7 @@ from jaxcifar.studies.reproduction.words import (
     mean_text,
     mean_time,
     preset_differences,
+    resumed_text,
     shared_differences,
     shared_text,
     time_text,
@@ -231,7 +232,8 @@ def _machines_and_data(named: Iterable[tuple[str, StoredRun]]) -> list[Block]:
     weights: dict[tuple[str, ...], list[str]] = {}
     data: dict[str, list[str]] = {}
     for name, run in named:
-        machines.setdefault(machine_cells(run.config["machine"]), []).append(name)
+        for cells in dict.fromkeys(map(machine_cells, run.machines)):
+            machines.setdefault(cells, []).append(name)
         weights.setdefault(weights_cells(run), []).append(name)
         fingerprint = str(run.config.get("data_fingerprint"))[:12]
         data.setdefault(fingerprint, []).append(name)
@@ -279,6 +281,7 @@ def _facts(entry: Entry, run: StoredRun, shared: Shared) -> dict[str, str]:
         "epochs": f"{len(run.history.rows)} of {run.epochs}",
         "device": f"{device_text(machine)}, {machine['cores']} cores, "
         f"JAX {machine['versions']['jax']}",
+        "resumed": resumed_text(run),
         "weights": weights if digest == "-" else f"{weights}, SHA-256 {digest}",
         f"differences from {entry.faithful}": "; ".join(differences) or "none",
         "parameters trained": NOT_RUN,

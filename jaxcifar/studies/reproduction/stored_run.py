@@ -13,16 +13,18 @@ from jaxcifar.runs.history import History
 from jaxcifar.runs.shapes import check_shape
 
 # What the page shows of config.json and summary.json, in addition to `runs.shapes`.
+_MACHINE: Shape = {
+    "device": str,
+    "devices": int,
+    "processor": str,
+    "cores": (None, int),
+    "python": str,
+    "versions": {"jax": str, "*": str},
+}
 _CONFIG: Shape = {
     "recipe": {"epochs": int, "seed": int},
-    "machine": {
-        "device": str,
-        "devices": int,
-        "processor": str,
-        "cores": (None, int),
-        "python": str,
-        "versions": {"jax": str, "*": str},
-    },
+    "machine": _MACHINE,
+    "resumed?": [{"step": int, "machine": _MACHINE}],
 }
 _SCORE: Shape = {"step": int, "test": {"accuracy": float, "examples": int}}
 _SUMMARY: Shape = {
@@ -62,6 +64,16 @@ class StoredRun:
         """The training time of a complete run."""
         assert self.summary is not None
         return float(self.summary["train_seconds"])
+
+    @property
+    def resumed(self) -> list[dict[str, Any]]:
+        """After which steps it was resumed, and on which machines."""
+        return list(self.config.get("resumed", []))
+
+    @property
+    def machines(self) -> list[Mapping[str, Any]]:
+        """Those it ran on, the first one first."""
+        return [self.config["machine"], *(resumed["machine"] for resumed in self.resumed)]
 
     @property
     def epochs(self) -> int:

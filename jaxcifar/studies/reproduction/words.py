@@ -121,6 +121,16 @@ def machine_cells(machine: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def resumed_text(run: StoredRun) -> str:
+    """Where a run was interrupted and went on, and whether that was on another machine."""
+    if not run.resumed:
+        return "never"
+    steps = ", ".join(str(resumed["step"]) for resumed in run.resumed)
+    cells = set(map(machine_cells, run.machines))
+    where = f", on {len(cells)} machines" if len(cells) > 1 else ""
+    return f"after step {steps}{where}"
+
+
 def weights_cells(run: StoredRun) -> tuple[str, str]:
     """The weights a run started from: their name, without a local folder, and short SHA-256."""
     weights = run.config.get("weights")

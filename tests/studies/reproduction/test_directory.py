@@ -98,7 +98,13 @@ def test_an_invalid_mark_is_refused(report_dir, change, message):
 
 @pytest.mark.parametrize(
     "change",
-    [{"machine": {}}, {"machine": None}, {"weights": {"source": 1}}, {"recipe": {"epochs": "x"}}],
+    [
+        {"machine": {}},
+        {"resumed": [{"step": 1, "machine": {}}]},
+        {"machine": None},
+        {"weights": {"source": 1}},
+        {"recipe": {"epochs": "x"}},
+    ],
 )
 def test_a_run_that_cannot_be_shown_is_called_damaged(report_dir, change):
     run = write_run(report_dir.path / "runs" / "one")

@@ -172,6 +172,20 @@ def test_the_machine_and_the_checkpoints_are_shown(tmp_path):
     assert "excludes compiling (except for the pass that caches features) and validation" in text
 
 
+def test_every_machine_of_a_run_is_shown(tmp_path):
+    run = write_run(tmp_path / "scratch")
+    other = MACHINE | {"processor": "another"}
+    config = json.loads((run / "config.json").read_text())
+    resumed = [{"step": 10, "machine": MACHINE}, {"step": 15, "machine": other}]
+    (run / "config.json").write_text(json.dumps(config | {"resumed": resumed}))
+    text = to_markdown(build_page(Report("full", (entry(run),))), None)
+    for processor in (r"a \<processor\>", "another"):
+        assert re.search(rf"\| {re.escape(processor)} \| 2 \| [^|]* \| scratch \|", text)
+    assert "| resumed | after step 10, 15, on 2 machines |" in text
+    here = to_markdown(build_page(Report("full", (entry(write_run(tmp_path / "a")),))), None)
+    assert "| resumed | never |" in here
+
+
 def test_a_departure_of_several_rows_is_said_once(tmp_path):
     short = {"train_size": 1_280, "batch_size": 64}
     runs = [write_run(tmp_path / name, settings=short) for name in ("a", "b", "c")]
