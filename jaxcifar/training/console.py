@@ -8,7 +8,7 @@ from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import children_of, named_leaves
 from jaxcifar.recipes.parts import name_of
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.sides import sides_text
+from jaxcifar.recipes.sides import sides_text, train_side
 from jaxcifar.recipes.stage import make_labels
 from jaxcifar.runs.history import History
 from jaxcifar.runs.patience import Stopped, best_score
@@ -178,13 +178,21 @@ def epoch_line(history: History, recipe: Recipe) -> str:
             f"{' best' if scores[-1] >= max(scores) else '     '}"
         )
     rate = "" if row["learning_rate"] is None else f"  lr {row['learning_rate']:.2e}"
-    recent = history.rows[-3:]
-    an_epoch = sum(r["seconds"] + r["validation_seconds"] for r in recent) / len(recent)
     return (
         f"epoch {row['epoch']:>3}/{epochs}"
         f"  train {row['train_loss']:.4f} {row['train_accuracy']:.4f}"
         f"{validated}"
         f"{rate}"
         f"  {row['images_per_second']:,.0f} img/s"
-        f"  {duration(an_epoch * (epochs - row['epoch']))} left"
+        f"  {duration(seconds_left(history, recipe))} left"
     )
+
+
+def seconds_left(history: History, recipe: Recipe) -> float:
+    """An estimate from the last three epochs; training takes time by the area of the images."""
+    recent = history.rows[-3:]
+    areas = [train_side(recipe, epoch) ** 2 for epoch in range(1, recipe.epochs + 1)]
+    done = sum(areas[row["epoch"] - 1] for row in recent)
+    ahead = areas[recent[-1]["epoch"] :]
+    training = sum(row["seconds"] for row in recent) / done * sum(ahead)
+    return training + sum(row["validation_seconds"] for row in recent) / len(recent) * len(ahead)
