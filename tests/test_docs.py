@@ -168,7 +168,8 @@ def test_the_plan_of_the_house_is_the_one_that_is_checked():
 
 
 def test_what_contributing_names_is_there():
-    sources = {path: path.read_text() for path in (ROOT / "jaxcifar").rglob("*.py")}
+    folders = (ROOT / "jaxcifar", ROOT / "tests" / "figures")
+    sources = {path: path.read_text() for folder in folders for path in folder.rglob("*.py")}
     guides = PAGES["CONTRIBUTING.md"].split("## Add an augmentation")[1]
     for code in re.findall(r"`([^`]+)`", guides):
         if "/" in code:
