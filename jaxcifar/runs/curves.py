@@ -25,12 +25,20 @@ FIRST_SECONDS = 1.0
 
 
 @own_settings()
-def plot_curves(history: History, *, title: str) -> "Figure":
-    """Plot loss and accuracy over the epochs side by side, train and validation in each."""
+def plot_curves(history: History, *, title: str, loss_unit: str | None = "nats") -> "Figure":
+    """Plot loss and accuracy over the epochs side by side, train and validation in each.
+
+    Args:
+        title: above the figure.
+        loss_unit: of the cross-entropy; None for a loss of the user's own.
+    """
     figure = new_figure(9.6, 3.8, layout="constrained")
     figure.suptitle(drawn(title), fontsize=11)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for axes, name, unit in ((loss_axes, "loss", "nats"), (accuracy_axes, "accuracy", "fraction")):
+    for axes, name, unit in (
+        (loss_axes, "loss", loss_unit),
+        (accuracy_axes, "accuracy", "fraction"),
+    ):
         for split, color in (("train", TRAIN_COLOR), ("validation", VALIDATION_COLOR)):
             epochs = history if split == "train" else history.validated()
             values = epochs.column(f"{split}_{name}")
@@ -38,11 +46,12 @@ def plot_curves(history: History, *, title: str) -> "Figure":
                 epochs.column("epoch"), values, color=color, marker="o", markersize=3, label=split
             )
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"{name} ({unit})")
+        axes.set_ylabel(name if unit is None else f"{name} ({unit})")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    loss_axes.set_ylim(bottom=0)
+    if not any(value < 0 for line in loss_axes.lines for value in line.get_ydata()):
+        loss_axes.set_ylim(bottom=0)  # a loss of the user's own may be negative
     # Among equals the latest epoch, like the best checkpoint.
     scored = [(row["validation_accuracy"], row["epoch"]) for row in history.validated().rows]
     if scored:
@@ -57,7 +66,8 @@ def draw_curves(
     """Draw loss and accuracy of a run over its epochs, train and validation.
 
     Args:
-        run: a history, as `fit` returns it, or the directory of a run, complete or not.
+        run: a history, as `fit` returns it, or the directory of a run, complete or not. A history
+            does not say what its loss is, so that the axis has no unit.
         title: above the figure; by default that of the run's own picture.
         out: a PNG to write, too.
 
@@ -75,20 +85,26 @@ def draw_curves(
         ...        "validation_accuracy": 0.4, "epoch": 1}
         >>> figure = draw_curves(History([row]))
         >>> [axes.get_ylabel() for axes in figure.axes]
-        ['loss (nats)', 'accuracy (fraction)']
+        ['loss', 'accuracy (fraction)']
     """
     if isinstance(run, History):
-        history, default = run, "learning curves"
+        history, default, unit = run, "learning curves", None
     else:
         run_dir = RunDirectory(Path(run))
-        default = str(run_dir.read_config().get("experiment"))
-        history = run_dir.read_history()
+        history, (default, unit) = run_dir.read_history(), title_and_unit(run_dir)
     if not history.rows:
         raise RunError("there are no curves before the first epoch is complete")
-    figure = plot_curves(history, title=default if title is None else title)
+    figure = plot_curves(history, title=default if title is None else title, loss_unit=unit)
     if out:
         save_figure(figure, png_path(out))
     return figure
+
+
+def title_and_unit(run_dir: RunDirectory) -> tuple[str, str | None]:
+    """The experiment of a run, and the unit of its loss: None for one of the user's own."""
+    config = run_dir.read_config()
+    own = "loss" in (config.get("parts") or {})
+    return str(config.get("experiment")), None if own else "nats"
 
 
 class CurvesFile:
@@ -132,6 +148,6 @@ class CurvesFile:
         history = self._run_dir.read_history()
         missing = not self._path.is_file() and bool(history.rows)
         if missing or len(history.rows) > self._epochs:
-            title = str(self._run_dir.read_config().get("experiment"))
-            save_figure(plot_curves(history, title=title), self._path)
+            title, unit = title_and_unit(self._run_dir)
+            save_figure(plot_curves(history, title=title, loss_unit=unit), self._path)
             self._epochs = len(history.rows)

@@ -34,7 +34,10 @@ class Console:
         self._was_complete = False  # when it was opened: nothing was trained
         self._curves: LiveCurves | None = None
         if enabled and in_notebook():
-            self._curves = LiveCurves(f"{plan.recipe.architecture} on {plan.splits.name}")
+            self._curves = LiveCurves(
+                f"{plan.recipe.architecture} on {plan.splits.name}",
+                loss_unit="nats" if plan.parts.loss is None else None,
+            )
 
     def __enter__(self) -> "Console":
         return self

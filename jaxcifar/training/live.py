@@ -24,9 +24,15 @@ class LiveCurves:
     Where it cannot be drawn, the end of the run brings one warning.
     """
 
-    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        title: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        loss_unit: str | None = "nats",
+    ) -> None:
         """Nothing is shown yet; `clock` returns seconds."""
-        self._title, self._clock = title, clock
+        self._title, self._loss_unit, self._clock = title, loss_unit, clock
         self._display = Display()
         self._throttle: Throttle | None = None
         self._history = History()
@@ -53,6 +59,6 @@ class LiveCurves:
         epochs = len(self._history.rows)
         if epochs == self._epochs:
             return
-        figure = plot_curves(self._history, title=self._title)
+        figure = plot_curves(self._history, title=self._title, loss_unit=self._loss_unit)
         self._display.show(Picture(png_of(figure), f"<curves of {epochs} epochs>"))
         self._epochs = epochs

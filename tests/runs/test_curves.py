@@ -106,3 +106,10 @@ def test_a_picture_that_cannot_be_drawn_is_one_warning_at_the_end(run_dir, monke
     monkeypatch.undo()
     picture.finish_if_absent("")
     assert (run_dir.figures / "curves.png").is_file()
+
+
+def test_the_loss_has_a_unit_unless_it_is_the_users_own(run_dir):
+    config = run_dir.read_config()
+    for parts, label in ((None, "loss (nats)"), ({"loss": "focal"}, "loss")):
+        run_dir.write_config(config | {"parts": parts})
+        assert curves.draw_curves(run_dir.path).axes[0].get_ylabel() == label

@@ -76,6 +76,14 @@ def test_curves_show_the_history_with_named_axes():
     assert "0.700 in epoch 3" in accuracy.get_title()
 
 
+def test_an_own_loss_has_no_unit_and_may_be_negative():
+    history = History([row | {"train_loss": -row["train_loss"]} for row in rows(4)])
+    loss, _ = plot_curves(history, title="own", loss_unit=None).axes
+    assert loss.get_ylabel() == "loss"
+    assert loss.get_ylim()[0] < -2
+    assert plot_curves(History(rows(4)), title="cross-entropy").axes[0].get_ylim()[0] == 0
+
+
 def test_one_epoch_can_be_drawn():
     plot_curves(History(rows(1)), title="short")
 
