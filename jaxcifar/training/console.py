@@ -10,8 +10,9 @@ from jaxcifar.recipes.parts import name_of
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import sides_text, train_side
 from jaxcifar.recipes.stage import make_labels
-from jaxcifar.runs.history import History
+from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.patience import Stopped, best_score
+from jaxcifar.runs.shapes import COLUMNS
 from jaxcifar.step.freeze import FROZEN, Labels
 from jaxcifar.step.summary import summarize
 from jaxcifar.training.live import LiveCurves
@@ -185,10 +186,22 @@ def epoch_line(history: History, recipe: Recipe) -> str:
         f"epoch {row['epoch']:>3}/{epochs}"
         f"  train {row['train_loss']:.4f} {row['train_accuracy']:.4f}"
         f"{validated}"
+        f"{_own_metrics(row)}"
         f"{rate}"
         f"  {row['images_per_second']:,.0f} img/s"
         f"  {duration(seconds_left(history, recipe))} left"
     )
+
+
+def _own_metrics(row: Row) -> str:
+    """The user's metrics on the validation images."""
+    names = [n.removeprefix("train_") for n in row if n.startswith("train_") and n not in COLUMNS]
+    return "".join(f"  {name} {_number(row, name)}" for name in names)
+
+
+def _number(row: Row, name: str) -> str:
+    value = row.get(f"validation_{name}")
+    return "     -" if value is None else f"{value:6.4g}"
 
 
 def seconds_left(history: History, recipe: Recipe) -> float:

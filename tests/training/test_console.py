@@ -30,3 +30,16 @@ def test_the_line_of_an_epoch_ends_with_the_time_left():
     line = epoch_line(history, Recipe(epochs=3, train_resize="16 32@3"))
     assert line.startswith("epoch   1/3  train 0.5000 0.5000")
     assert line.endswith("lr 1.00e-01  1,000 img/s  2m30s left")
+
+
+def test_the_line_of_an_epoch_has_the_users_metrics_on_the_validation_images():
+    losses = dict.fromkeys(("train_loss", "train_accuracy", "validation_loss"), 0.5)
+    more = {"validation_accuracy": 0.25, "learning_rate": None, "images_per_second": 1_000.0}
+    own = {"train_sure": 0.75, "validation_sure": 0.6875}
+    rows = [row(1, 30.0) | losses | more | own]
+    line = epoch_line(History(rows), Recipe(epochs=2))
+    assert "  validation 0.5000 0.2500 best  sure 0.6875  1,000 img/s" in line
+    rows.append(rows[0] | {"epoch": 2, "validation_accuracy": None, "validation_sure": None})
+    without = epoch_line(History(rows), Recipe(epochs=2, validate_every=2))
+    assert "  sure      -  1,000 img/s" in without
+    assert without.index("sure") == line.index("sure")
