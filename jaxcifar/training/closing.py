@@ -8,7 +8,7 @@ import numpy as np
 from jaxcifar.data import Source
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import count_params
-from jaxcifar.recipes.stage import make_labels, make_stage, program_key
+from jaxcifar.recipes.stage import make_labels, program_key
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History
 from jaxcifar.runs.patience import Stopped
@@ -17,8 +17,8 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.training.epoch import Scoring
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.plan import RunPlan
-from jaxcifar.training.stage import evaluation_programs
-from jaxcifar.training.streamed import make_streamed_evaluation
+from jaxcifar.training.stage import evaluation_programs, streamed_scoring
+from jaxcifar.training.streamed import score_stream
 
 
 def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
@@ -27,13 +27,7 @@ def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
     if plan.input != "stream":
         programs = evaluation_programs(key, None, plan.layout, len(source))
         return programs.over(to_device(source, plan.layout))
-    return make_streamed_evaluation(
-        make_stage(plan.recipe, 1, plan.parts).make_eval_step(),
-        source,
-        batch_size=plan.recipe.eval_batch_size,
-        layout=plan.layout,
-        own=plan.parts.metric_names,
-    )
+    return score_stream(streamed_scoring(key, plan.layout, len(source)), source)
 
 
 def write_closing(

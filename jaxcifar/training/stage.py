@@ -38,8 +38,10 @@ from jaxcifar.training.resident import (
 )
 from jaxcifar.training.streamed import (
     StreamedPrograms,
-    make_streamed_evaluation,
+    StreamedScoring,
     make_streamed_programs,
+    make_streamed_scoring,
+    score_stream,
     stream,
 )
 
@@ -210,9 +212,23 @@ def evaluation_programs(key: ProgramKey, cut: str | None, layout: Layout, size: 
     return resident_evaluation(stage, size, cut=cut, layout=layout)
 
 
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def streamed_scoring(key: ProgramKey, layout: Layout, size: int) -> StreamedScoring:
+    """The same for images read from the host."""
+    stage = make_stage(key.recipe, 1, key.parts)
+    return make_streamed_scoring(
+        stage.make_eval_step(),
+        size=size,
+        batch_size=key.recipe.eval_batch_size,
+        layout=layout,
+        own=key.parts.metric_names,
+    )
+
+
 def forget_programs() -> None:
     """Let go of every compiled program that later runs would share."""
-    for programs in (training_programs, _streamed_programs, evaluation_programs):
+    kept = (training_programs, _streamed_programs, evaluation_programs, streamed_scoring)
+    for programs in kept:
         programs.cache_clear()
 
 
@@ -246,15 +262,10 @@ def streamed_programs(
     own = stage.parts.metric_names
     key = program_key(stage.recipe, stage.parts)
     programs = _streamed_programs(key, stage.first_epoch, layout, len(splits.train))
-    scoring = make_streamed_evaluation(
-        stage.make_eval_step(),
-        splits.validation,
-        batch_size=stage.recipe.eval_batch_size,
-        layout=layout,
-        own=own,
-    )
+    scoring = streamed_scoring(key, layout, len(splits.validation))
     numbers = numbers_of(stage.recipe)
-    return stream(programs, splits.train, numbers, layout=layout, own=own), scoring
+    training = stream(programs, splits.train, numbers, layout=layout, own=own)
+    return training, score_stream(scoring, splits.validation)
 
 
 def _epoch_settings(recipe: Recipe, layout: Layout) -> dict[str, Any]:

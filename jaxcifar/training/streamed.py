@@ -168,6 +168,16 @@ def stream(
     return Epoch(compile, run, lower)
 
 
+class StreamedScoring(NamedTuple):
+    """The compiled program that scores `size` images whose chunks come from the host."""
+
+    program: Callable[..., Metrics]  # (variables, chunk, sums, start, count) -> sums
+    size: int
+    batch_size: int
+    layout: Layout
+    own: Sequence[str]
+
+
 def make_streamed_evaluation(
     eval_step: EvalStep,
     source: Source,
@@ -177,10 +187,17 @@ def make_streamed_evaluation(
     own: Sequence[str] = (),
 ) -> Scoring:
     """Build `resident.make_evaluation`'s scoring of a source that is read while it runs."""
-    size, zeros = len(source), partial(metrics.zeros, own=own)
+    programs = make_streamed_scoring(
+        eval_step, size=len(source), batch_size=batch_size, layout=layout, own=own
+    )
+    return score_stream(programs, source)
+
+
+def make_streamed_scoring(
+    eval_step: EvalStep, *, size: int, batch_size: int, layout: Layout, own: Sequence[str]
+) -> StreamedScoring:
+    """Build the program without the images."""
     batch_size = layout.share(min(batch_size, size)) * layout.size
-    batches = steps_per_epoch(size, batch_size)
-    chunk_steps = _chunk_steps(source, batch_size, batches)
 
     def steps(
         variables: Mapping[str, Any], chunk: Data, sums: Metrics, start: jax.Array, count: jax.Array
@@ -193,9 +210,18 @@ def make_streamed_evaluation(
 
         if layout.axis_name is None:
             return jax.lax.fori_loop(0, count, body, sums)
-        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, zeros())))
+        zeros = metrics.zeros(own=own)
+        return metrics.add(sums, layout.total(jax.lax.fori_loop(0, count, body, zeros)))
 
-    program = layout.compile(steps, shared=(1,))
+    return StreamedScoring(layout.compile(steps, shared=(1,)), size, batch_size, layout, own)
+
+
+def score_stream(programs: StreamedScoring, source: Source) -> Scoring:
+    """The scoring by this program over a source of its size."""
+    program, size, batch_size, layout, own = programs
+    zeros = partial(metrics.zeros, own=own)
+    batches = steps_per_epoch(size, batch_size)
+    chunk_steps = _chunk_steps(source, batch_size, batches)
 
     def compile(variables: Mapping[str, Any]) -> None:
         chunk = _empty_chunk(source, layout, chunk_steps, batch_size)

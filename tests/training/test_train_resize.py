@@ -21,7 +21,12 @@ from jaxcifar.step.state import Draw, draw_key, state_shapes
 from jaxcifar.step.steps import make_train_step
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import plan_run
-from jaxcifar.training.stage import evaluation_programs, forget_programs, training_programs
+from jaxcifar.training.stage import (
+    evaluation_programs,
+    forget_programs,
+    streamed_scoring,
+    training_programs,
+)
 from jaxcifar.training.start import first_state
 from tests.conftest import assert_trees_identical
 from tests.training.test_fit import Stop, numbers, stop_after
@@ -142,6 +147,12 @@ def test_each_side_has_its_program_and_a_second_run_has_them_too(growing, digits
     )
     fit(dataclasses.replace(growing, seed=1, learning_rate=0.1), digits)
     assert (training_programs.cache_info().misses, training_programs.cache_info().hits) == (2, 2)
+
+
+def test_the_sides_share_the_scoring_of_images_that_are_read_from_the_host(growing, digits):
+    forget_programs()
+    fit(growing, digits, devices=DeviceOptions(input="stream"))
+    assert (streamed_scoring.cache_info().misses, streamed_scoring.cache_info().hits) == (1, 1)
 
 
 def test_a_smaller_side_takes_fewer_flops(growing):
