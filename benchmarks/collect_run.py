@@ -68,7 +68,7 @@ def collect(run_dir: RunDirectory, *, train: bool = True) -> dict[str, Any]:
         "experiment": config["experiment"],
         "recipe": config["recipe"],
         "data_fingerprint": config["data_fingerprint"],
-        "trained_on": summary["machine"],
+        "trained_on": config["machine"],
         "resumed": config.get("resumed", []),
         "summary": {k: v for k, v in summary.items() if k != "machine"},
         **extra,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jaxcifar.common.drawing import new_figure, own_settings, try_to_draw
 from jaxcifar.common.errors import RunError
 from jaxcifar.common.figure import drawn, png_path, save_figure
@@ -50,7 +52,8 @@ def plot_curves(history: History, *, title: str, loss_unit: str | None = "nats")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    if not any(value < 0 for line in loss_axes.lines for value in line.get_ydata()):
+    losses = np.concatenate([np.asarray(line.get_ydata(), float) for line in loss_axes.lines])
+    if not (losses < 0).any():
         loss_axes.set_ylim(bottom=0)  # a loss of the user's own may be negative
     # Among equals the latest epoch, like the best checkpoint.
     scored = [(row["validation_accuracy"], row["epoch"]) for row in history.validated().rows]

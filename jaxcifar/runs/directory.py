@@ -261,15 +261,24 @@ class RunDirectory:
     def note_resumed(self, step: int, machine: dict[str, Any]) -> None:
         """Add to config.json that the run goes on after `step`, and on which machine.
 
+        Before the first step it begins anew: then this is its machine.
+
         Raises:
             RunError: it cannot be read or written.
         """
         config = self.read_config()
-        noted = config.get("resumed", [])
-        resumed = {"step": step, "machine": machine}
-        if resumed not in noted[-1:]:  # a job that dies again and again at one place: once
-            with _writing(self.config):
-                self.write_config(config | {"resumed": [*noted, resumed]})
+        noted = config.pop("resumed", [])
+        if step == 0:
+            config["machine"] = machine
+        else:
+            machines = [config.get("machine"), *(n["machine"] for n in noted if "machine" in n)]
+            other = {} if machine == machines[-1] else {"machine": machine}
+            # A job that dies again and again at one place is noted once.
+            if other or not noted or noted[-1]["step"] != step:
+                noted = [*noted, {"step": step} | other]
+            config["resumed"] = noted
+        with _writing(self.config):
+            self.write_config(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""

@@ -35,7 +35,7 @@ CONFIG: Shape = {
     "data_fingerprint?": str,
     "parts?": (None, dict),
     "weights?": (None, {"source": AnyText, "sha256": str}),
-    "resumed?": [{"step": int, "machine": dict}],
+    "resumed?": [{"step": int, "machine?": dict}],  # the machine where it is another one
 }
 SCORE: Shape = {
     "step?": int,

@@ -15,6 +15,7 @@ from jaxcifar.devices.layout import Layout, PyTree
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.devices.processes import explain_lost_process
 from jaxcifar.runs.checkpoints import Checkpoints
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import History, Row
 from jaxcifar.runs.opening import hold_directory
 from jaxcifar.runs.patience import Stopped, score_to_store, stop_epoch
@@ -75,9 +76,7 @@ def open_run(
             plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
             run.history = disk.run_dir.read_history()
             run.stopped = disk.stopped(plan.recipe.epochs)
-            step = int(run.state.step)
-            if step and not disk.is_complete(plan.recipe.epochs):
-                plan.layout.on_main(partial(disk.run_dir.note_resumed, step, describe_machine()))
+            plan.layout.on_main(partial(run.note_resumed, disk.run_dir))
         try:
             yield run
         except StopRequested:
@@ -128,6 +127,12 @@ class Run:
         self._signals = signals
         self.allow = make_allow(plan.layout, signals)
         self._schedule = None if plan.parts.transformation else make_schedule(plan)
+
+    def note_resumed(self, run_dir: RunDirectory) -> None:
+        """Write down where it goes on, and on which machine, if anything is left to train."""
+        recipe, step = self.plan.recipe, int(self.state.step)
+        if step < recipe.epochs * recipe.steps_per_epoch and not self._has_ended():
+            run_dir.note_resumed(step, describe_machine())
 
     def remaining_epochs(self) -> Iterator[int]:
         """The epochs that are left, the first perhaps only in part.

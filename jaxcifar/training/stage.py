@@ -97,7 +97,7 @@ def begin_stage(
 def _programs(plan: RunPlan, stage: StageRecipe, data: StageData | None) -> tuple[Epoch, Scoring]:
     """The stage's training and validation, on its data on the devices or read from the host."""
     if data is None:
-        return streamed_programs(stage, plan.splits, plan.layout)
+        return streamed_programs(plan, stage)
     train_epoch = resident_epoch(stage, len(plan.splits.train), cut=data.cut, layout=plan.layout)
     evaluation = evaluation_programs(
         program_key(plan.recipe, plan.parts),
@@ -255,17 +255,17 @@ def resident_evaluation(
     )
 
 
-def streamed_programs(
-    stage: StageRecipe, splits: Splits, layout: Layout = ONE_DEVICE
-) -> tuple[Epoch, Scoring]:
+def streamed_programs(plan: RunPlan, stage: StageRecipe) -> tuple[Epoch, Scoring]:
     """The stage's training and validation on images read from the host."""
-    own = stage.parts.metric_names
+    splits, layout, own = plan.splits, plan.layout, stage.parts.metric_names
     key = program_key(stage.recipe, stage.parts)
     programs = _streamed_programs(key, stage.first_epoch, layout, len(splits.train))
-    scoring = streamed_scoring(key, layout, len(splits.validation))
     numbers = numbers_of(stage.recipe)
     training = stream(programs, splits.train, numbers, layout=layout, own=own)
-    return training, score_stream(scoring, splits.validation)
+    shared = program_key(plan.recipe, plan.parts)
+    return training, score_stream(
+        streamed_scoring(shared, layout, len(splits.validation)), splits.validation
+    )
 
 
 def _epoch_settings(recipe: Recipe, layout: Layout) -> dict[str, Any]:

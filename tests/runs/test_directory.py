@@ -423,14 +423,22 @@ def test_a_row_that_cannot_be_written_names_the_file_and_the_way_out(run_dir, mo
 
 def test_each_place_where_a_run_goes_on_is_noted_once(tmp_path):
     run = RunDirectory(tmp_path)
-    run.create({"recipe": {}})
     here, there = {"device": "cpu"}, {"device": "gpu"}
-    for step, machine in ((3, here), (3, here), (3, there), (6, here)):
+    run.create({"recipe": {}, "machine": here})
+    for step, machine in ((3, here), (3, here), (3, there), (3, there), (6, there), (9, here)):
         run.note_resumed(step, machine)
     config = run.read_config()
-    assert config["recipe"] == {}
-    assert [(noted["step"], noted["machine"]) for noted in config["resumed"]] == [
-        (3, here),
-        (3, there),
-        (6, here),
+    assert (config["recipe"], config["machine"]) == ({}, here)
+    assert config["resumed"] == [
+        {"step": 3},
+        {"step": 3, "machine": there},
+        {"step": 6},
+        {"step": 9, "machine": here},
     ]
+
+
+def test_a_run_that_begins_anew_has_one_machine(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create({"recipe": {}, "machine": {"device": "cpu"}, "resumed": [{"step": 3}]})
+    run.note_resumed(0, {"device": "gpu"})
+    assert run.read_config() == {"recipe": {}, "machine": {"device": "gpu"}}

@@ -24,7 +24,7 @@ _MACHINE: Shape = {
 _CONFIG: Shape = {
     "recipe": {"epochs": int, "seed": int},
     "machine": _MACHINE,
-    "resumed?": [{"step": int, "machine": _MACHINE}],
+    "resumed?": [{"step": int, "machine?": _MACHINE}],
 }
 _SCORE: Shape = {"step": int, "test": {"accuracy": float, "examples": int}}
 _SUMMARY: Shape = {
@@ -66,14 +66,15 @@ class StoredRun:
         return float(self.summary["train_seconds"])
 
     @property
-    def resumed(self) -> list[dict[str, Any]]:
-        """After which steps it was resumed, and on which machines."""
-        return list(self.config.get("resumed", []))
+    def resumed(self) -> list[int]:
+        """After which steps it was resumed."""
+        return [resumed["step"] for resumed in self.config.get("resumed", [])]
 
     @property
     def machines(self) -> list[Mapping[str, Any]]:
         """Those it ran on, the first one first."""
-        return [self.config["machine"], *(resumed["machine"] for resumed in self.resumed)]
+        resumed = self.config.get("resumed", [])
+        return [self.config["machine"], *(each["machine"] for each in resumed if "machine" in each)]
 
     @property
     def epochs(self) -> int:

@@ -122,13 +122,12 @@ def machine_cells(machine: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def resumed_text(run: StoredRun) -> str:
-    """Where a run was interrupted and went on, and whether that was on another machine."""
+    """After which steps a run went on, and whether its machine or versions changed."""
     if not run.resumed:
         return "never"
-    steps = ", ".join(str(resumed["step"]) for resumed in run.resumed)
     cells = set(map(machine_cells, run.machines))
-    where = f", on {len(cells)} machines" if len(cells) > 1 else ""
-    return f"after step {steps}{where}"
+    where = f', on {len(cells)} setups, see "What ran where"' if len(cells) > 1 else ""
+    return f"after step {', '.join(map(str, dict.fromkeys(run.resumed)))}{where}"
 
 
 def weights_cells(run: StoredRun) -> tuple[str, str]:

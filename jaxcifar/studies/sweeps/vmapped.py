@@ -12,6 +12,7 @@ import jax
 
 from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
+from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
@@ -180,6 +181,8 @@ def _begin(
                 state = fresh[seed]
         if resume:
             run_dir.keep_history(int(state.step))
+            if int(state.step) < recipe.epochs * recipe.steps_per_epoch:
+                run_dir.note_resumed(int(state.step), describe_machine())
         states.append(state)
     return states
 

@@ -176,12 +176,12 @@ def test_every_machine_of_a_run_is_shown(tmp_path):
     run = write_run(tmp_path / "scratch")
     other = MACHINE | {"processor": "another"}
     config = json.loads((run / "config.json").read_text())
-    resumed = [{"step": 10, "machine": MACHINE}, {"step": 15, "machine": other}]
+    resumed = [{"step": 10}, {"step": 15, "machine": other}, {"step": 15}]
     (run / "config.json").write_text(json.dumps(config | {"resumed": resumed}))
     text = to_markdown(build_page(Report("full", (entry(run),))), None)
     for processor in (r"a \<processor\>", "another"):
         assert re.search(rf"\| {re.escape(processor)} \| 2 \| [^|]* \| scratch \|", text)
-    assert "| resumed | after step 10, 15, on 2 machines |" in text
+    assert '| resumed | after step 10, 15, on 2 setups, see "What ran where" |' in text
     here = to_markdown(build_page(Report("full", (entry(write_run(tmp_path / "a")),))), None)
     assert "| resumed | never |" in here
 

@@ -91,6 +91,7 @@ def test_both_modes_have_the_same_numbers(short, digits, tmp_path, monkeypatch, 
         "metrics.jsonl",
         "summary.json",
     ]
+    assert "resumed" not in RunDirectory(run).read_config()
     scored = evaluate_run(run, which="last")
     assert scored["loss"] == together.members[0].summary["last"]["test"]["loss"]
 
@@ -118,6 +119,12 @@ def test_a_sweep_killed_between_the_checkpoints_of_two_members_continues(head, d
         _, history = fit(changed(head, seed=seed), digits)
         assert_same_numbers(member.history, history, 1e-4)
         assert member.summary["epochs"] == 3
+    configs = [RunDirectory(member.path).read_config() for member in resumed.members]
+    assert [config["resumed"] for config in configs] == [
+        [{"step": 6}],
+        [{"step": 6}],
+        [{"step": 3}],
+    ]
 
     # Finished members are not touched; a new one is trained.
     before = [m.path.joinpath("summary.json").read_bytes() for m in resumed.members]
