@@ -43,7 +43,14 @@ def test_every_reason_is_used_and_said(page):
     for given in page.given:
         assert "{}" in given.text
         assert given.reason
-        assert find(given.text, words(text_of(page))), f"{given.text!r} is not in {page.name}"
+        assert len(find(given.text, words(text_of(page)))) == given.count, given.text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_what_is_concluded_holds(page):
+    for fact in page.facts:
+        assert len(find(fact.text, words(text_of(page)))) == 1, fact.text
+        assert fact.holds, fact.text
 
 
 def test_every_page_is_read():
@@ -55,7 +62,13 @@ def test_a_number_without_a_file_is_found():
     page = Page("page", [Figure("It took {} s", (1.26,))], [Given("rate of {}", "a setting")])
     text = "It took 1.3 s at a rate of 0.1."
     assert list(unexplained(page, text)) == []
-    assert len(list(unexplained(page, text + "\nThen 40 s, or 0.7.\n\n| a | 12 |\n"))) == 3
+    for more, count in (
+        ("Then 40 s, or 0.7.\n\n| a | 12 |\n", 3),
+        ("It needs 40%, 2.6x, 1.5s, -0.5 or 0.8-0.9 and 64 GiB, 12 seconds, 20 percent.", 9),
+        ("| a | **12** | 3 / 4 | 1e-5 |", 4),
+        ("ResNet-18 at 32x32, float32, 10 epochs, seed 0, v1.2.3", 0),
+    ):
+        assert len(list(unexplained(page, f"{text} {more}"))) == count, more
     quoted = "\n`--rate 0.5`, [it](a-0.1.png)\n```shell\ntrain 0.3\n```\n"
     assert list(unexplained(page, text + quoted)) == []
 

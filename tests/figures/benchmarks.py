@@ -16,4 +16,5 @@ PAGE = Page(
         Given("biases at {} times the learning rate", "a setting"),
         Given("with mirror averaging), and {} in", "a target"),
     ],
+    facts=run_benchmarks.FACTS,
 )

@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 
 from tests.conftest import ROOT
 
-_NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
-# What a measurement looks like: a decimal, a number with one of these units, a table's cell.
-_UNITS = r"(?:ms|s|min|h|kB|MB|GB|%|times|kernels|img/s)"
-_MEASURED = re.compile(
-    rf"(?<![\w.-])(?:{_NUMBER}(?=\s{_UNITS}(?!\w))|(?<=\| ){_NUMBER}(?= \|)"
-    r"|\d+\.\d+(?:e-?\d+)?|\d+e-?\d+)(?![\w])(?!\.\d)"
+_NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?"
+# What a measurement looks like: a decimal, a number with one of these units, one in a table's cell
+# that holds nothing else but numbers.
+_UNITS = (
+    r"(?:ns|µs|ms|s|min|h|seconds?|minutes?|hours?|[kMGT]i?B|%|percent|times|x|-fold|kernels"
+    r"|img/s|images/s|images a second)"
 )
+_MEASURED = re.compile(
+    rf"(?<![\w.]){_NUMBER}(?=\s?{_UNITS}(?!\w))"
+    r"|(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?(?!\w)(?!\.\d)"
+    r"|(?<![\w.])\d+e[-+]?\d+(?!\w)"
+)
+_CELL = re.compile(rf"(?<=\|)[\s*]*{_NUMBER}[\s*]*(?:/[\s*]*{_NUMBER}[\s*]*)*(?=\|)")
 # Not prose: inline code, the targets of links, arXiv's numbers.
 _APART = re.compile(r"`[^`]*`|\]\([^)]*\)|arXiv:\S+")
 
@@ -27,10 +33,18 @@ class Figure(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Numbers that nobody measured, in the same way, and what they are."""
+    """Numbers that nobody measured, in the same way, what they are, and how often they occur."""
 
     text: str
     reason: str
+    count: int = 1
+
+
+class Fact(NamedTuple):
+    """What a page concludes in words, and whether the measurements say so."""
+
+    text: str
+    holds: bool
 
 
 class Page(NamedTuple):
@@ -39,6 +53,7 @@ class Page(NamedTuple):
     name: str
     figures: list[Figure]
     given: list[Given]
+    facts: tuple[Fact, ...] = ()
 
 
 @cache
@@ -83,6 +98,15 @@ def unexplained(page: Page, text: str) -> Iterator[str]:
         for place in range(*match.span(group))
     }
     known.update(place for match in _APART.finditer(text) for place in range(*match.span()))
+    for start, end in sorted(set(_measured(text))):
+        if start not in known:
+            yield text[max(0, start - 60) : end + 40]
+
+
+def _measured(text: str) -> Iterator[tuple[int, int]]:
+    """The places of the numbers that look measured."""
     for match in _MEASURED.finditer(text):
-        if match.start() not in known:
-            yield text[max(0, match.start() - 60) : match.end() + 40]
+        yield match.span()
+    for cell in _CELL.finditer(text):
+        for match in re.finditer(_NUMBER, cell[0]):
+            yield cell.start() + match.start(), cell.start() + match.end()

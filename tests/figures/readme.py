@@ -38,6 +38,8 @@ FIGURES = [
     ),
 ]
 GIVEN = [
+    Given("## {} seconds from Python", "a title"),
+    Given("## {} seconds from the shell", "a title"),
     Given("Python {} or newer", "a version"),
     Given("`mini`, dropout {}, at 64 pixels", "a setting"),
     Given("[Apache {}]", "the name of a license"),

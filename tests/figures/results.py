@@ -36,6 +36,7 @@ def best_of_dropout(rate: float) -> tuple[float, float]:
     return scores["validation_accuracy"], scores["test"]["accuracy"]
 
 
+RATES = (0.1, 0.2, 0.3, 0.4)
 MEDIAN = "{} s an epoch (median)"
 FIGURES = [
     compared(
@@ -75,6 +76,13 @@ FIGURES = [
     ),
     Figure("better than the report's {}.", (reported("freeze_b")[2],)),
     Figure(
+        "a dropout rate of {} leads. By the best validated epoch {} leads",
+        (
+            max(RATES, key=lambda rate: of_last_epoch(dropout_run(rate))[1]),
+            max(RATES, key=best_of_dropout),
+        ),
+    ),
+    Figure(
         "as in the report ({}, test {}, against {}, {} and {})",
         (
             *best_of_dropout(0.3),
@@ -85,10 +93,8 @@ FIGURES = [
     ),
 ]
 GIVEN = [
-    Given("dropout {} |", "a setting"),
-    Given("| dropout {} |", "a setting"),
+    Given("dropout {} |", "a setting", 4),
     Given("at a learning rate near {} for", "a setting"),
-    Given("a dropout rate of {} leads. By the best validated epoch {} leads", "a setting"),
     Given("at 32x32 (validation accuracy {} on its 200 classes", "from those who trained them"),
 ]
 PAGE = Page("docs/results.md", FIGURES, GIVEN)

@@ -1,6 +1,6 @@
 """Numbers of docs/benchmarks.md about whole runs, data, prediction and what safety costs."""
 
-from tests.figures.reading import Figure, result
+from tests.figures.reading import Fact, Figure, result
 from tests.figures.tables import milliseconds, quotient, row
 
 # Start
@@ -232,6 +232,41 @@ PICTURES = [
     picture("TIFF of 16x16 in a tile of 4,096x4,096", "tiff, 16x16 in a tile of 4,096"),
 ]
 
+# What is said in words.
+
+ABLATION = result("ablation_cpu")["summary"]
+NOISE = UNCHANGED["final_std"]
+
+
+def effect(variant: str, beside: str = "reference") -> float:
+    """Of what a variant changes, in standard deviations of the preset's seeds."""
+    return abs(ABLATION[variant]["accuracy"] - ABLATION[beside]["accuracy"]) / NOISE
+
+
+FACTS = (
+    Fact(
+        "are not clearly larger than that",
+        max(
+            effect("no whitening"),
+            effect("no lookahead"),
+            effect("bias scale 16"),
+            effect("muon, rate 0.1", "muon, rate 0.3"),
+        )
+        < 1.5,
+    ),
+    Fact(
+        "are at least three times as large",
+        min(effect("muon, rate 0.3"), effect("learning rate 0.6"), effect("no identities")) >= 3,
+    ),
+    Fact(
+        "and in less than a second", milliseconds(result("second_fit_cpu")["to"], "next call") < 1e3
+    ),
+    Fact(
+        "every run ended with the bits of the undisturbed one", KILLS["identical"] == KILLS["runs"]
+    ),
+    Fact("All ended as undisturbed, to the bit", not any(each["different"] for each in DEATHS)),
+    Fact("and none was silently wrong", DAMAGED["silently wrong"] == 0),
+)
 FIGURES = [
     *START,
     *TIME_TO_ACCURACY,

@@ -67,7 +67,7 @@ def errors(form: str) -> tuple[float, ...]:
 TO_PLAIN_SUM = [worst_layer("auto", which) / worst_layer("patches", which) for which in PASSES]
 ROUNDING = [
     Figure(
-        "The rounding error in the worst layer is {} to {} times that of the plain sum",
+        "The rounding error in the worst layer was {} to {} times that of the plain sum",
         (min(TO_PLAIN_SUM), max(TO_PLAIN_SUM)),
     ),
     row("our default (Winograd)", *errors("auto")),
