@@ -30,11 +30,17 @@ def main() -> None:
     parser.add_argument(
         "--skip-train", action="store_true", help="leave out the second train accuracy"
     )
+    parser.add_argument(
+        "--six-views",
+        action="store_true",
+        help="add the test accuracy by the mean over six views (mirror, one-pixel shifts), to "
+        "compare with a recipe that scores so",
+    )
     parsed = parser.parse_args()
-    train = not parsed.skip_train
+    what = {"train": not parsed.skip_train, "six_views": parsed.six_views}
     sweep = SweepDirectory(parsed.run)
     if not sweep.holds_sweep():
-        result = collect(RunDirectory(parsed.run), train=train)
+        result = collect(RunDirectory(parsed.run), **what)
         name = f"run_{result['experiment']}_{result['trained_on']['backend']}"
     else:
         about = sweep.read()
@@ -43,14 +49,16 @@ def main() -> None:
             "field": about["field"],
             "mode": about["mode"],
             "why": about["why"],
-            "members": {member.path.name: collect(member, train=train) for member in members},
+            "members": {member.path.name: collect(member, **what) for member in members},
         }
         name = f"sweep_{about['experiment']}_{about['field']}_{about['machine']['backend']}"
     save(name, result, out=parsed.out or RESULTS / f"{name}.json")
 
 
-def collect(run_dir: RunDirectory, *, train: bool = True) -> dict[str, Any]:
-    """The numbers of one run; with `train`, the train split is scored, too."""
+def collect(
+    run_dir: RunDirectory, *, train: bool = True, six_views: bool = False
+) -> dict[str, Any]:
+    """The numbers of one run; the train split is scored, and six views of the test split, too."""
     config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
         raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")
@@ -62,6 +70,8 @@ def collect(run_dir: RunDirectory, *, train: bool = True) -> dict[str, Any]:
     extra = {}
     if config["recipe"].get("test_mirror") or config["recipe"].get("test_shift_pixels"):
         extra["test_without_views"] = scored(split="test")
+    if six_views:
+        extra["test_with_six_views"] = scored(split="test", mirror=True, shift=1)
     if train:
         extra["train_split_in_evaluation_mode"] = scored(split="train")
     return {

@@ -219,8 +219,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "speedrun": Experiment(
         _speedrun(SPEEDRUN, 16, label_smoothing=0.2, translate_pixels=2),
-        "ResNet-18 on CIFAR-10 for the shortest time to an accuracy, 16 epochs; not measured yet "
-        "at full width",
+        "ResNet-18 on CIFAR-10 for the shortest time to an accuracy, 16 epochs (only nine, on "
+        "smaller images first, were measured: test 0.920)",
     ),
     "speedrun_95": Experiment(
         _speedrun(SPEEDRUN, 40, **LONG),
@@ -232,8 +232,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "speedrun_sgd": Experiment(
         _speedrun(SPEEDRUN_SGD, 26),
-        "ResNet-18 on CIFAR-10 with plain SGD, 26 epochs, to compare speedrun with; not measured "
-        "yet at full width",
+        "ResNet-18 on CIFAR-10 with plain SGD, 26 epochs, to compare speedrun with (only nine, on "
+        "smaller images first, were measured: test 0.858 with speedrun's six views)",
     ),
 }
 # Parts of the course report that are not a single training run, and the commands for them.
