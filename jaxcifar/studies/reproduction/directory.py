@@ -275,7 +275,8 @@ class ReportDirectory:
                 drawings = self.drawings(item)
                 done = sum(drawing.is_done() for drawing in drawings)
                 states[item.name] = f"{done} of {len(drawings)} drawn" if drawings else NOT_RUN
-        return join_lines(f"{i.name:<20}{states[i.name]:<24}{i.title}" for i in self.plan)
+        width = min(max(map(len, states.values())), 30)  # a damaged file has a long one
+        return join_lines(f"{i.name:<20}{states[i.name]:<{width}}  {i.title}" for i in self.plan)
 
     def _curve(self, run: Path) -> Drawing:
         name = run.relative_to(self.path / "runs").as_posix()

@@ -112,3 +112,13 @@ def test_a_run_that_cannot_be_shown_is_called_damaged(report_dir, change):
     (run / "config.json").write_text(json.dumps(config | change))
     assert "not run: one/config.json is damaged" in report_dir.describe()
     assert "config.json is damaged" in report_dir.write_page().read_text()
+
+
+def test_the_titles_of_the_list_stand_below_each_other(report_dir):
+    ask(report_dir, "one", seeds=3)
+    write_run(report_dir.path / "runs" / "one")
+    lines = report_dir.describe().splitlines()
+    assert lines[0].split("  ", 1)[1].strip() == "complete for 1 of 3 seeds  A run."
+    titles = ("A run.", "Another.", "A third.", "Pictures.")
+    columns = {line.index(title) for line, title in zip(lines, titles, strict=True)}
+    assert len(columns) == 1
