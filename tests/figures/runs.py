@@ -1,6 +1,5 @@
 """Figures of whole runs, as `collect_run` wrote them, and those of the course report."""
 
-from statistics import median
 from typing import Any
 
 from jaxcifar.studies.reproduction.plan import REPORTED
@@ -22,22 +21,11 @@ def of_last_epoch(run: dict[str, Any]) -> tuple[float, ...]:
     return summary["train_accuracy"], scores["validation_accuracy"], scores["test"]["accuracy"]
 
 
-def best(name: str) -> tuple[float, ...]:
-    """The best epoch by validation, with its validation and test accuracy."""
-    scores = run(name)["summary"]["best"]
-    (epoch,) = (row["epoch"] for row in run(name)["history"] if row["step"] == scores["step"])
+def best_of(run: dict[str, Any]) -> tuple[float, ...]:
+    """The best epoch by validation, and its validation and test accuracy."""
+    scores = run["summary"]["best"]
+    (epoch,) = (row["epoch"] for row in run["history"] if row["step"] == scores["step"])
     return epoch, scores["validation_accuracy"], scores["test"]["accuracy"]
-
-
-def seconds(name: str) -> list[float]:
-    """Of training, by epoch."""
-    return [row["seconds"] for row in run(name)["history"]]
-
-
-def cached(name: str) -> tuple[float, ...]:
-    """The first epoch, which computes the features, and the median of the others, s."""
-    first, *others = seconds(name)
-    return first, median(others)
 
 
 def reported(name: str) -> tuple[float, ...]:
