@@ -63,11 +63,13 @@ def _notices(report: Report) -> list[Block]:
             )
         )
     done = [entry for entry in report.entries if entry.state() == "complete"]
+    begun = sum(bool(entry.complete()) for entry in report.entries) - len(done)
     if len(done) < len(report.entries):
         blocks.append(
             Notice(
-                f"{len(done)} of {len(report.entries)} runs are complete. The others are marked "
-                f'"{NOT_RUN}" below and have no numbers.'
+                f"{len(done)} of {len(report.entries)} runs are complete"
+                f"{f', and {begun} for some of their seeds' if begun else ''}. The others have no "
+                "numbers; the remarks say how far they are."
             )
         )
     return blocks

@@ -119,6 +119,15 @@ def test_a_run_that_did_not_run_has_a_state_and_no_numbers(tmp_path, done, reaso
     assert set(re.findall(r"0\.\d{3}", text)) == {"0.978", "0.737", "0.730"}
 
 
+def test_a_run_with_some_of_its_seeds_is_counted_apart(tmp_path):
+    first = write_run(tmp_path / "scratch")
+    some = entry(first, tmp_path / "scratch-seed1")
+    text = to_markdown(build_page(Report("full", (some, entry(tmp_path / "none")))), None)
+    assert "0 of 2 runs are complete, and 1 for some of their seeds. The others have no" in text
+    text = to_markdown(build_page(Report("full", (entry(first), entry(tmp_path / "none")))), None)
+    assert "1 of 2 runs are complete. The others have no numbers" in text
+
+
 def test_a_run_with_more_epochs_to_go_is_not_complete(tmp_path):
     path = write_run(tmp_path / "scratch")
     config = json.loads((path / "config.json").read_text())
