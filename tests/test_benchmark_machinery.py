@@ -157,6 +157,7 @@ def cache(tmp_path):
     programs.compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_a_measured_compilation_neither_reads_nor_writes_the_cache(cache):
     hits = []
 

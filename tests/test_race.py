@@ -140,6 +140,7 @@ def contender_of(recipe, name="one"):
     return Contender(name, "demo", recipe)
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_fit_stage_after_stage(recipe, digits):
     freeze = "layer1=trained@2 *=trained"
     recipe = replace(recipe, test_mirror=True, epochs=2, freeze=freeze)
@@ -358,6 +359,7 @@ def test_a_run_that_broke_early_says_nothing_of_the_next_ones_time():
     assert clock.estimate("other") == 90.0
 
 
+@pytest.mark.slow
 def test_a_new_head_is_drawn_from_the_seed_of_the_run(recipe, digits, tmp_path):
     fit(replace(recipe, epochs=1, limit_batches=1), digits, workdir=tmp_path / "run")
     recipe = replace(recipe, epochs=1, weights=str(tmp_path / "run"), new_head=True)

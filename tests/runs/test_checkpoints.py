@@ -244,6 +244,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_one_device_to_four_and_back_changes_no_bit(root, directory, states):
     env = os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": with_devices(4)}
     subprocess.run([sys.executable, "-c", FOUR_DEVICES, str(directory)], env=env, check=True)

@@ -128,6 +128,7 @@ def test_more_epochs_alone_name_the_two_choices_with_their_rates(ending, digits,
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_fewer_epochs_and_another_past_are_refused(ending, digits, tmp_path):
     longer = replace(ending, t_max=1.0, after_schedule="final")
     fit(longer, digits, workdir=tmp_path / "run")

@@ -30,6 +30,7 @@ def test_rows_are_spread_over_each_split(smoke, digits):
     assert (smoke.steps_per_epoch, wide.steps_per_epoch) == (2, 8)
 
 
+@pytest.mark.slow
 def test_a_smoke_run_says_so_and_resumes(smoke, digits, tmp_path, capsys):
     run = tmp_path / "run"
     _, history = fit(smoke, digits, workdir=run, verbose=True)

@@ -511,6 +511,7 @@ class Weighted:
         return self.weight * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+@pytest.mark.slow
 def test_what_a_function_reads_may_change_between_two_calls(own, digits, monkeypatch):
     """As in a notebook: a compiled program keeps what it read when it was traced."""
     recipe, loss = dataclasses.replace(own, epochs=1, learning_rate=1e-9), Weighted(1.0)

@@ -156,6 +156,7 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_written(
     check_stages(plain, digits)
 
 
+@pytest.mark.slow
 def test_the_time_of_caching_counts_for_the_first_epoch(plain, digits, monkeypatch):
     cached = changed(plain, cache_features=True, epochs=1)
     state, _ = fit(changed(plain, epochs=1), digits)
