@@ -6,7 +6,7 @@ from tests.figures.reading import Fact, Figure, Given, Page, result
 from tests.figures.runs import best_of, dropout_run, of_last_epoch, reported, run
 
 RATES = (0.1, 0.2, 0.3, 0.4)
-THREE = "{} / {} / {}"
+THREE = "{}/{}/{}"  # without spaces a browser keeps it on one line
 REPORTED = ("scratch", "finetune", "freeze_a", "freeze_b")
 
 
@@ -15,7 +15,7 @@ def row(label: str, run: dict[str, Any], report: tuple[float, ...] = ()) -> Figu
     summary = run["summary"]
     seconds = summary["train_seconds"]
     time, unit = (seconds, "s") if seconds < 100 else (seconds / 60, "min")
-    cells = (label, THREE, THREE if report else "", "{}: {} / {}", "{}", "{} " + unit)
+    cells = (label, THREE, THREE if report else "", "{}: {}/{}", "{}", "{} " + unit)
     text = "| " + " | ".join(cells) + " |"
     speed = summary["images_per_second"]
     return Figure(text, (*of_last_epoch(run), *report, *best_of(run), speed, time))
