@@ -58,7 +58,7 @@ def main() -> None:
 def collect(
     run_dir: RunDirectory, *, train: bool = True, six_views: bool = False
 ) -> dict[str, Any]:
-    """The numbers of one run; the train split is scored, and six views of the test split, too."""
+    """The numbers of one run; with `train` and `six_views` these are scored, too."""
     config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
         raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")

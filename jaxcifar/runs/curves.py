@@ -94,7 +94,7 @@ def draw_curves(
         history, default, unit = run, "learning curves", None
     else:
         run_dir = RunDirectory(Path(run))
-        history, (default, unit) = run_dir.read_history(), title_and_unit(run_dir)
+        history, (default, unit) = run_dir.read_history(), _title_and_unit(run_dir)
     if not history.rows:
         raise RunError("there are no curves before the first epoch is complete")
     figure = plot_curves(history, title=default if title is None else title, loss_unit=unit)
@@ -103,7 +103,7 @@ def draw_curves(
     return figure
 
 
-def title_and_unit(run_dir: RunDirectory) -> tuple[str, str | None]:
+def _title_and_unit(run_dir: RunDirectory) -> tuple[str, str | None]:
     """The experiment of a run, and the unit of its loss: None for one of the user's own."""
     config = run_dir.read_config()
     own = "loss" in (config.get("parts") or {})
@@ -151,6 +151,6 @@ class CurvesFile:
         history = self._run_dir.read_history()
         missing = not self._path.is_file() and bool(history.rows)
         if missing or len(history.rows) > self._epochs:
-            title, unit = title_and_unit(self._run_dir)
+            title, unit = _title_and_unit(self._run_dir)
             save_figure(plot_curves(history, title=title, loss_unit=unit), self._path)
             self._epochs = len(history.rows)
