@@ -3,4 +3,12 @@
 Nothing here knows what is trained or on which data.
 """
 
-__all__ = ["backend", "compilation_cache", "layout", "machine", "memory", "processes"]
+__all__ = [
+    "backend",
+    "compilation_cache",
+    "layout",
+    "machine",
+    "memory",
+    "processes",
+    "processor",
+]

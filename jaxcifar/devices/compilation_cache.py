@@ -1,12 +1,11 @@
 """Compiled programs kept on disk, so that later runs start without compiling."""
 
-import hashlib
-import platform
 from pathlib import Path
 
 import jax
 
 from jaxcifar.common.files import cache_folder
+from jaxcifar.devices.processor import processor_key
 
 
 def enable_compilation_cache() -> Path | None:
@@ -32,7 +31,7 @@ def enable_compilation_cache() -> Path | None:
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
         try:
-            folder = cache_folder() / "xla" / _processor()
+            folder = cache_folder() / "xla" / processor_key()
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # the home directory is not known or not writable: compile every time
             return None
@@ -42,13 +41,3 @@ def enable_compilation_cache() -> Path | None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         chosen = folder
     return Path(chosen)
-
-
-def _processor() -> str:
-    """A name for the kind of processor, from the features it reports."""
-    features = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-        features += next((ln for ln in lines if ln.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
