@@ -5,7 +5,8 @@
 
 There are two train accuracies: the mean over the last epoch during training, which notebooks
 report, and the accuracy of the last checkpoint in evaluation mode, on the images as they are. Where
-the recipe scores by the mean over several views, the test accuracy without them is added, too.
+the recipe scores by the mean over several views, the test accuracy without them is added, too;
+`--six-views` adds the test accuracy by the mean over six views to any run.
 """
 
 import argparse
@@ -58,14 +59,22 @@ def main() -> None:
 def collect(
     run_dir: RunDirectory, *, train: bool = True, six_views: bool = False
 ) -> dict[str, Any]:
-    """The numbers of one run; with `train` and `six_views` these are scored, too."""
+    """The numbers of one run.
+
+    Args:
+        train: score the train images in evaluation mode, too.
+        six_views: score the test images by the mean over six views, too.
+
+    Raises:
+        RunError: the run is not complete.
+    """
     config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
         raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")
     # The path of the weights means nothing on another machine; their SHA-256 does.
-    for holder, name in ((config["recipe"], "weights"), (summary.get("weights") or {}, "source")):
-        if holder.get(name) and Path(holder[name]).exists():
-            holder[name] = Path(holder[name]).name
+    config["recipe"]["weights"] = _without_folder(config["recipe"]["weights"])
+    if summary.get("weights"):
+        summary["weights"]["source"] = _without_folder(summary["weights"]["source"])
     scored = partial(evaluate_run, run_dir.path, which="last", mirror=False, shift=0)
     extra = {}
     if config["recipe"].get("test_mirror") or config["recipe"].get("test_shift_pixels"):
@@ -84,6 +93,13 @@ def collect(
         **extra,
         "history": run_dir.read_history().rows,
     }
+
+
+def _without_folder(weights: str | None) -> str | None:
+    """A file's or a run's name alone; a name on the hub stays as it is."""
+    if weights and (Path(weights).is_absolute() or Path(weights).exists()):
+        return Path(weights).name
+    return weights
 
 
 if __name__ == "__main__":

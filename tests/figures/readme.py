@@ -26,7 +26,8 @@ def result_row(name: str, label: str = "") -> Figure:
 
 FIGURES = [
     Figure(
-        "takes {} times as long as PyTorch's fastest form and {} times as long as stock Flax",
+        "takes {} times as long as the fastest form of PyTorch we measured and {} times as long as "
+        "stock Flax",
         (max(stems(peer)[0] for peer in (LAST, CONTIGUOUS, COMPILED)), stems(FLAX)[0]),
     ),
     result_row("scratch"),
@@ -44,7 +45,7 @@ FIGURES = [
     row("PyTorch eager, contiguous", *stems(CONTIGUOUS)),
     row("PyTorch `torch.compile`, channels_last", *stems(COMPILED)),
     Figure(
-        "gave {}, plain SGD {}. Their settings",
+        "gave {}, plain SGD {}, both by six views.",
         (
             run("speedrun_9_epochs")["summary"]["last"]["test"]["accuracy"],
             run("speedrun_sgd_9_epochs")["test_with_six_views"]["accuracy"],

@@ -98,7 +98,7 @@ FACTS = (
         scored("finetune") > scored("freeze_a") > scored("scratch") > scored("freeze_b"),
     ),
     Fact(
-        "killed in the middle of its ninth epoch (SIGKILL) and resumed",
+        "Its file notes that it was resumed after epoch 8.",
         run("finetune")["resumed"] == [{"step": 8 * 313}],
     ),
 )

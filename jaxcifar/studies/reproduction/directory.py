@@ -275,7 +275,7 @@ class ReportDirectory:
                 drawings = self.drawings(item)
                 done = sum(drawing.is_done() for drawing in drawings)
                 states[item.name] = f"{done} of {len(drawings)} drawn" if drawings else NOT_RUN
-        width = min(max(map(len, states.values())), 30)  # a damaged file has a long one
+        width = min(max(map(len, states.values()), default=0), 30)  # a damaged file has a long one
         return join_lines(f"{i.name:<20}{states[i.name]:<{width}}  {i.title}" for i in self.plan)
 
     def _curve(self, run: Path) -> Drawing:

@@ -63,13 +63,15 @@ def _notices(report: Report) -> list[Block]:
             )
         )
     done = [entry for entry in report.entries if entry.state() == "complete"]
-    begun = sum(bool(entry.complete()) for entry in report.entries) - len(done)
+    with_some = sum(bool(entry.complete()) for entry in report.entries) - len(done)
     if len(done) < len(report.entries):
+        some = f", and {with_some} for some of their seeds" if with_some else ""
+        none = len(report.entries) - len(done) - with_some
+        others = " The others have no numbers." if none else ""
         blocks.append(
             Notice(
-                f"{len(done)} of {len(report.entries)} runs are complete"
-                f"{f', and {begun} for some of their seeds' if begun else ''}. The others have no "
-                "numbers; the remarks say how far they are."
+                f"{len(done)} of {len(report.entries)} runs are complete{some}.{others} The "
+                "remarks say how far they are."
             )
         )
     return blocks
