@@ -278,9 +278,9 @@ def draw_confusion(
 ) -> "Figure":
     """Draw the confusion matrix and the accuracy of each class.
 
-    With `out`, the numbers are written into a JSON file of the same name: split, examples,
-    accuracy, class_names, confusion ([true][predicted] counts) and per_class_accuracy (null for a
-    class without images).
+    With `out`, the numbers are written into a JSON file of the same name: network (in the words of
+    the picture's title), split, dataset, examples, accuracy, class_names, confusion
+    ([true][predicted] counts) and per_class_accuracy (null for a class without images).
 
     Args:
         run, which, out, data_dir: as in `draw_activations`.
@@ -311,6 +311,7 @@ def draw_confusion(
     )
     if path is not None:  # the numbers first: where the picture is, both are
         numbers = {
+            "network": describe_scoring(network),
             "split": split,
             "dataset": network.dataset.name,
             "examples": len(dataset),

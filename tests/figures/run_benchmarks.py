@@ -254,11 +254,6 @@ def effect(variant: str, beside: str = "reference") -> float:
 
 FACTS = (
     Fact(
-        "So `speedrun` learns far more in as few epochs",
-        FULL_WIDTH["test_without_views"]["accuracy"]
-        > FULL_WIDTH_SGD["summary"]["last"]["test"]["accuracy"] + 0.05,
-    ),
-    Fact(
         "are not clearly larger than that",
         max(
             effect("no whitening"),

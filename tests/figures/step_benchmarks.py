@@ -1,7 +1,7 @@
 """Numbers of docs/benchmarks.md about a training step: times, rounding, the GPU program."""
 
 from tests.figures.reading import Figure, result
-from tests.figures.tables import Table, quotient, row
+from tests.figures.tables import Table, milliseconds, quotient, row
 
 # A training step
 
@@ -22,18 +22,39 @@ def stems(peer: str, suffix: str = "", ours: str = EPOCH) -> tuple[float, float]
 
 
 TRAINING_STEP = [
-    row("our own step, jitted and called one by one", *stems(STEP)),
-    row("`flax.linen` layers and optax, jitted", *stems(FLAX)),
     Figure(
-        "| PyTorch eager, channels_last | {} | {} | | PyTorch eager, contiguous | {} | {} |"
+        "| our own step, jitted and called one by one | {} | {} |"
+        " | `flax.linen` layers and optax, jitted | {} | {} |"
+        " | PyTorch eager, channels_last | {} | {} | | PyTorch eager, contiguous | {} | {} |"
         " | PyTorch `torch.compile`, channels_last | {} | {} |",
-        stems(LAST) + stems(CONTIGUOUS) + stems(COMPILED),
+        stems(STEP) + stems(FLAX) + stems(LAST) + stems(CONTIGUOUS) + stems(COMPILED),
     ),
     row("Keras 3 on JAX, `fit`", quotient(step("imagenet"), EPOCH, KERAS)),
     Figure(
         "|---|---|---| | PyTorch eager, channels_last | {} | {} |"
         " | PyTorch eager, contiguous | {} | {} |",
         stems(LAST, "_xeon") + stems(CONTIGUOUS, "_xeon"),
+    ),
+    *(
+        row(
+            label,
+            quotient(step("imagenet_epyc26_first"), EPOCH, peer),
+            quotient(step("imagenet_epyc26"), EPOCH, peer),
+            quotient(step("cifar_epyc26"), EPOCH, peer),
+        )
+        for label, peer in (
+            ("`flax.linen` layers and optax, jitted", FLAX),
+            ("PyTorch eager, channels_last", LAST),
+            ("PyTorch eager, contiguous", CONTIGUOUS),
+            ("PyTorch `torch.compile`, channels_last", COMPILED),
+        )
+    ),
+    Figure(
+        "our step took {} ms in one and {} ms in the other",
+        (
+            milliseconds(step("imagenet_epyc26_first"), EPOCH),
+            milliseconds(step("imagenet_epyc26"), EPOCH),
+        ),
     ),
     Figure("Called this way, it takes {} and {} of PyTorch's time", stems(LAST, ours=STEP)),
     Figure(

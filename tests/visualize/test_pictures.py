@@ -259,6 +259,7 @@ class TestScores:
         assert numbers["accuracy"] == np.trace(counts) / 360
         assert (numbers["split"], numbers["examples"]) == ("test", 360)
         assert numbers["class_names"] == list("0123456789")
+        assert numbers["network"] == f"run {stored_run.name}, best checkpoint"
         save_picture(
             draw_confusion, stored_run, out=stored_run / "new" / "c.png"
         )  # its own may be replaced
