@@ -81,6 +81,8 @@ def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
     [
         ("speedrun", "speedrun_9_epochs", "only nine, on smaller images first, were measured: "),
         ("speedrun-sgd", "speedrun_sgd_9_epochs", "only nine, on smaller images first, were "),
+        ("finetune-modern", "finetune_modern", "the mean over mirror images (test "),
+        ("freeze-a-modern", "freeze_a_modern", "stored BatchNorm statistics (test "),
     ],
 )
 def test_a_text_says_what_was_measured(name, measured, text):
