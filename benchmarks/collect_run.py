@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS, save
+from benchmarks.settings import without_paths
 from jaxcifar.common.errors import RunError
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.runs.directory import RunDirectory
@@ -71,10 +72,8 @@ def collect(
     config, summary = run_dir.read_config(), run_dir.read_summary()
     if summary is None:
         raise RunError(f"{run_dir.path} is not complete; finish it with jaxcifar train --resume")
-    # The path of the weights means nothing on another machine; their SHA-256 does.
-    config["recipe"]["weights"] = _without_folder(config["recipe"]["weights"])
     if summary.get("weights"):
-        summary["weights"]["source"] = _without_folder(summary["weights"]["source"])
+        summary["weights"] = without_paths(summary["weights"])
     scored = partial(evaluate_run, run_dir.path, which="last", mirror=False, shift=0)
     extra = {}
     if config["recipe"].get("test_mirror") or config["recipe"].get("test_shift_pixels"):
@@ -85,7 +84,7 @@ def collect(
         extra["train_split_in_evaluation_mode"] = scored(split="train")
     return {
         "experiment": config["experiment"],
-        "recipe": config["recipe"],
+        "recipe": without_paths(config["recipe"]),
         "data_fingerprint": config["data_fingerprint"],
         "trained_on": config["machine"],
         "resumed": config.get("resumed", []),
@@ -93,13 +92,6 @@ def collect(
         **extra,
         "history": run_dir.read_history().rows,
     }
-
-
-def _without_folder(weights: str | None) -> str | None:
-    """A file's or a run's name alone; a name on the hub stays as it is."""
-    if weights and (Path(weights).is_absolute() or Path(weights).exists()):
-        return Path(weights).name
-    return weights
 
 
 if __name__ == "__main__":

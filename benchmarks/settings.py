@@ -45,6 +45,7 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str) or "/" not in value:
             return value
         kind, colon, path = value.rpartition(":")
-        return f"{kind}{colon}{Path(path).name}" if Path(path).exists() else value
+        local = Path(path).is_absolute() or Path(path).exists()  # not a name on the hub
+        return f"{kind}{colon}{Path(path).name}" if local else value
 
     return {name: shorten(value) for name, value in settings.items()}

@@ -69,6 +69,11 @@ def test_no_folder_of_this_machine_is_collected(recipe, digits, tmp_path, monkey
     collected = collect(RunDirectory(tmp_path / "second"), train=False)
     assert collected["recipe"]["weights"] == "first"
     assert str(tmp_path) not in json.dumps(collected)
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    config["recipe"]["dataset"] = f"folder:{tmp_path}/pets"
+    (tmp_path / "second" / "config.json").write_text(json.dumps(config))
+    collected = collect(RunDirectory(tmp_path / "second"), train=False)
+    assert collected["recipe"]["dataset"] == "folder:pets"
 
 
 def test_a_run_that_is_not_complete_is_refused(recipe, digits, tmp_path):

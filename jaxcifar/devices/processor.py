@@ -5,21 +5,28 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")  # Linux only
-WIDEST_FIRST = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve2": "SVE2", "asimd": "NEON"}
+GENERATION = (("family", "cpu family"), ("model", "model"))
+WIDEST_FIRST = {
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "avx": "AVX",
+    "sve2": "SVE2",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
 
 
 def processor_name() -> str:
-    """Model, family and widest vector instructions, such as "AMD EPYC, family 25, AVX2".
+    """Name, generation and widest vector instructions: "AMD EPYC, family 25, model 1, AVX2".
 
-    Clouds give processors of several generations one model name, and the speed of a convolution on
-    a CPU depends on its vector instructions before anything else.
+    Clouds give processors of several generations one name, and the speed of a convolution on a CPU
+    depends on its vector instructions before anything else.
     """
     lines = _cpuinfo()
     name = lines.get("model name") or platform.processor() or platform.machine()
-    family = lines.get("cpu family")
+    generation = [f"{word} {lines[key]}" for word, key in GENERATION if key in lines]
     widest = next((text for flag, text in WIDEST_FIRST.items() if flag in _flags(lines)), None)
-    parts = (name, f"family {family}" if family else None, widest)
-    return ", ".join(part for part in parts if part)
+    return ", ".join([name, *generation, *([widest] if widest else [])])
 
 
 def processor_key() -> str:

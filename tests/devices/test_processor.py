@@ -9,6 +9,7 @@ from jaxcifar.devices.processor import processor_key, processor_name
 
 EPYC = """processor\t: 0
 cpu family\t: {family}
+model\t\t: 17
 model name\t: AMD EPYC
 flags\t\t: fpu sse2 avx {flags}
 
@@ -32,9 +33,9 @@ def cpuinfo(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("family", "flags", "name"),
     [
-        (25, "avx2", "AMD EPYC, family 25, AVX2"),
-        (26, "avx2 avx512f avx512bw", "AMD EPYC, family 26, AVX-512"),
-        (21, "", "AMD EPYC, family 21, AVX"),
+        (25, "avx2", "AMD EPYC, family 25, model 17, AVX2"),
+        (26, "avx2 avx512f avx512bw", "AMD EPYC, family 26, model 17, AVX-512"),
+        (21, "", "AMD EPYC, family 21, model 17, AVX"),
     ],
 )
 def test_family_and_widest_instructions_are_in_the_name(cpuinfo, family, flags, name):
@@ -45,6 +46,8 @@ def test_family_and_widest_instructions_are_in_the_name(cpuinfo, family, flags, 
 def test_an_arm_processor_has_its_architecture_and_instructions(cpuinfo):
     cpuinfo(ARM)
     assert processor_name() == "machine, SVE2"
+    cpuinfo(ARM.replace("sve2", "sve"))
+    assert processor_name() == "machine, SVE"
 
 
 def test_without_cpuinfo_python_says_what_it_is(cpuinfo, monkeypatch):

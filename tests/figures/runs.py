@@ -37,7 +37,7 @@ def spread_of_seeds(name: str) -> tuple[float, ...]:
     return tuple(map(stdev, zip(*map(of_last_epoch, seeds(name)), strict=True)))
 
 
-def test_accuracies(name: str) -> list[float]:
+def accuracies_on_test(name: str) -> list[float]:
     """The test accuracies of the last epochs."""
     return [of_last_epoch(run)[2] for run in seeds(name)]
 

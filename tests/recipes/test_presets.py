@@ -82,7 +82,7 @@ def test_a_counterpart_keeps_the_images_the_epochs_and_the_weights(name):
         ("speedrun", "speedrun_9_epochs", "only nine, on smaller images first, were measured: "),
         ("speedrun-sgd", "speedrun_sgd_9_epochs", "only nine, on smaller images first, were "),
         ("finetune-modern", "finetune_modern", "the mean over mirror images (test "),
-        ("freeze-a-modern", "freeze_a_modern", "stored BatchNorm statistics (test "),
+        ("freeze-a-modern", "freeze_a_modern", "stored BatchNorm statistics in them "),
     ],
 )
 def test_a_text_says_what_was_measured(name, measured, text):
@@ -92,7 +92,7 @@ def test_a_text_says_what_was_measured(name, measured, text):
     assert f"test {score:.3f}" in words
 
 
-@pytest.mark.parametrize("name", ["speedrun-95", "speedrun-96", "scratch-modern"])
+@pytest.mark.parametrize("name", ["speedrun-95", "speedrun-96", "scratch-modern", "mini-modern"])
 def test_a_text_says_that_nothing_was_measured(name):
     assert "not measured yet" in get_experiment(name).text
 

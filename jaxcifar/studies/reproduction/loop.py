@@ -245,5 +245,6 @@ def _check_recipe(run_dir: RunDirectory, expected: Recipe) -> None:
     if differing:
         raise RunError(
             f"{run_dir.path} was started with another recipe ({'; '.join(differing)}): repeat the "
-            "options it was started with, remove it, or choose another --out"
+            "options it was started with, leave it out with --skip, remove it, or choose another "
+            "--out"
         )

@@ -65,7 +65,7 @@ def _notices(report: Report) -> list[Block]:
     done = [entry for entry in report.entries if entry.state() == "complete"]
     with_some = sum(bool(entry.complete()) for entry in report.entries) - len(done)
     if len(done) < len(report.entries):
-        some = f", and {with_some} for some of their seeds" if with_some else ""
+        some = f", and {with_some} more for some of the seeds" if with_some else ""
         none = len(report.entries) - len(done) - with_some
         others = " The others have no numbers." if none else ""
         blocks.append(

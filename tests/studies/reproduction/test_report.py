@@ -123,11 +123,11 @@ def test_a_run_with_some_of_its_seeds_is_counted_apart(tmp_path):
     first = write_run(tmp_path / "scratch")
     some = entry(first, tmp_path / "scratch-seed1")
     text = to_markdown(build_page(Report("full", (some, entry(tmp_path / "none")))), None)
-    assert "0 of 2 runs are complete, and 1 for some of their seeds. The others have no" in text
+    assert "0 of 2 runs are complete, and 1 more for some of the seeds. The others have no" in text
     text = to_markdown(build_page(Report("full", (entry(first), entry(tmp_path / "none")))), None)
     assert "1 of 2 runs are complete. The others have no numbers. The remarks" in text
     text = to_markdown(build_page(Report("full", (entry(first), some))), None)
-    assert "1 of 2 runs are complete, and 1 for some of their seeds. The remarks" in text
+    assert "1 of 2 runs are complete, and 1 more for some of the seeds. The remarks" in text
 
 
 def test_a_run_with_more_epochs_to_go_is_not_complete(tmp_path):
