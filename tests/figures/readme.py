@@ -1,7 +1,15 @@
 """Numbers of the README."""
 
 from tests.figures.reading import Figure, Given, Page
-from tests.figures.runs import dropout_run, last, of_last_epoch, reported, run
+from tests.figures.runs import (
+    dropout_run,
+    last,
+    mean_of_seeds,
+    of_last_epoch,
+    reported,
+    run,
+    spread_of_seeds,
+)
 from tests.figures.step_benchmarks import (
     COMPILED,
     CONTIGUOUS,
@@ -16,12 +24,16 @@ from tests.figures.step_benchmarks import (
 from tests.figures.tables import row
 
 
-def result_row(name: str, label: str = "") -> Figure:
-    """A run of the report beside ours."""
-    label = label or f"`{name}`"
+def row_of_seeds(name: str, label: str = "") -> Figure:
+    """Means of a recipe's seeds, the deviation on the test images, minutes, the report's."""
     return Figure(
-        f"| {label} | {{}} / {{}} / {{}} | {{}} / {{}} / {{}} |", last(name) + reported(name)
+        f"| `{name}`{label} | {{}} / {{}} / {{}} ± {{}} | {{}} min | {{}} / {{}} / {{}} |",
+        (*mean_of_seeds(name), spread_of_seeds(name)[2], minutes(f"{name}_seed2"), *reported(name)),
     )
+
+
+def minutes(name: str) -> float:
+    return run(name)["summary"]["train_seconds"] / 60
 
 
 IMAGENET = ("imagenet", "imagenet_epyc26_first", "imagenet_epyc26")
@@ -46,15 +58,20 @@ FIGURES = [
         "ImageNet stem {} times.",
         (of_fastest_torch("cifar_epyc26"), of_fastest_torch("imagenet_epyc26")),
     ),
-    result_row("scratch"),
-    result_row("finetune"),
-    result_row("freeze_a", "`freeze_a` (stem and layer1 frozen)"),
-    result_row("freeze_b", "`freeze_b` (all but the head frozen)"),
+    row_of_seeds("scratch"),
+    row_of_seeds("finetune"),
+    row_of_seeds("freeze_a", " (stem and layer1 frozen)"),
+    row_of_seeds("freeze_b", " (all but the head frozen)"),
     Figure(
-        "| `mini`, dropout 0.3, at 64 pixels, 15 epochs | {} / {} / {} | {} / {} / {} (224 pixels",
+        "| `finetune_modern` (SGD, augmentation) | {} / {} / {} | {} min | |",
+        (*last("finetune_modern"), minutes("finetune_modern")),
+    ),
+    Figure(
+        "| `mini`, dropout 0.3, at 64 pixels, 15 epochs | {} / {} / {} | |"
+        " {} / {} / {} (224 pixels",
         of_last_epoch(dropout_run(0.3)) + reported("mini"),
     ),
-    Figure("| `demo` (digits) | {} / {} / {} |", last("demo")),
+    Figure("| `demo` (digits) | {} / {} / {} | {} s |", (*last("demo"), 60 * minutes("demo"))),
     row("`flax.linen` layers and optax, jitted", *stems(FLAX)),
     row("Keras 3 on JAX, `fit`", quotient(step("imagenet"), EPOCH, KERAS)),
     row("PyTorch eager, channels_last", *stems(LAST)),

@@ -56,8 +56,8 @@ TRAINING_STEP = [
         )
     ),
     Figure(
-        "our step took {} ms instead of {} ms, {} times as long, and PyTorch's three forms {} to {} "
-        "times as long.",
+        "our step took {} ms instead of {} ms, {} times as long, and PyTorch's three forms {} to "
+        "{} times as long.",
         (
             milliseconds(step("imagenet_epyc26"), EPOCH),
             milliseconds(step("imagenet_epyc26_first"), EPOCH),
