@@ -205,10 +205,17 @@ def _number(row: Row, name: str) -> str:
 
 
 def seconds_left(history: History, recipe: Recipe) -> float:
-    """An estimate from the last three epochs; training takes time by the area of the images."""
+    """An estimate from the last three epochs and validations.
+
+    Training takes time by the area of the images. Validations count as soon as there has been one.
+    """
     recent = history.rows[-3:]
     areas = [train_side(recipe, epoch) ** 2 for epoch in range(1, recipe.epochs + 1)]
     done = sum(areas[row["epoch"] - 1] for row in recent)
     ahead = areas[recent[-1]["epoch"] :]
     training = sum(row["seconds"] for row in recent) / done * sum(ahead)
-    return training + sum(row["validation_seconds"] for row in recent) / len(recent) * len(ahead)
+    validated = [r["validation_seconds"] for r in history.rows if recipe.validates(r["epoch"])][-3:]
+    if not validated:
+        return training
+    coming = sum(map(recipe.validates, range(recent[-1]["epoch"] + 1, recipe.epochs + 1)))
+    return training + sum(validated) / len(validated) * coming

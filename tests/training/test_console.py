@@ -15,6 +15,17 @@ def test_the_time_left_is_that_of_the_last_three_epochs():
     assert seconds_left(History(rows), Recipe(epochs=4)) == 0
 
 
+def test_the_time_left_has_the_validations_that_are_to_come():
+    recipe = Recipe(epochs=12, validate_every=5)
+    rows = [row(epoch, 10.0) for epoch in range(1, 5)]
+    assert seconds_left(History(rows), recipe) == pytest.approx(8 * 10)  # none was timed yet
+    rows += [row(5, 10.0, 30.0), row(6, 10.0), row(7, 10.0)]
+    for _ in range(2):  # after epoch 7, then after epoch 9: validations follow 10 and 12
+        left = 12 - len(rows)
+        assert seconds_left(History(rows), recipe) == pytest.approx(left * 10 + 2 * 30)
+        rows += [row(8, 10.0), row(9, 10.0)]
+
+
 def test_the_time_left_grows_with_the_area_of_the_images():
     recipe = Recipe(epochs=9, train_resize="16 24@7 32@9")
     of_16 = History([row(epoch, 100.0) for epoch in range(1, 5)])
