@@ -108,6 +108,7 @@ ALONE = {
     "`finetune_modern` without cutout and mirror images": "finetune_modern_without_cutout",
     "`freeze_a_modern`": "freeze_a_modern",
     "`freeze_b_modern`": "freeze_b_modern",
+    "`mini` at 112 pixels, 50 epochs": "mini_112",
     "`demo` (digits, 12 epochs)": "demo",
 }
 FIGURES = [
@@ -204,8 +205,12 @@ FACTS = (
         == [confused("cat", "dog"), confused("dog", "cat"), confused("truck", "automobile")],
     ),
     Fact(
-        "Its file notes that it was resumed after epoch 8.",
+        "The first one's file notes that it was resumed after epoch 8,",
         run("finetune")["resumed"] == [{"step": 8 * 313}],
+    ),
+    Fact(
+        "that of `mini` at 112 pixels after epoch 30.",
+        run("mini_112")["resumed"] == [{"step": 30 * 40}],
     ),
     Fact(
         "all accuracies agree in four digits",
