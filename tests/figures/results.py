@@ -21,6 +21,7 @@ THREE = "{}/{}/{}"  # without spaces a browser keeps it on one line
 REPORTED = ("scratch", "finetune", "freeze_a", "freeze_b")
 MACHINES = {
     "AMD EPYC, family 26, AVX-512": "a",
+    "AMD EPYC, family 26, model 2, AVX-512": "a",
     "AMD EPYC": "b",
     "Intel(R) Xeon(R) Processor": "c",
 }
