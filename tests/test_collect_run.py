@@ -57,7 +57,7 @@ def test_the_file_is_named_after_the_run(recipe, digits, tmp_path, monkeypatch):
     assert "train_split_in_evaluation_mode" in collected
 
 
-def test_no_folder_of_this_machine_is_collected(recipe, digits, tmp_path, monkeypatch):
+def test_no_folder_of_this_machine_is_collected(recipe, digits, tmp_path):
     one = dataclasses.replace(recipe, epochs=1)
     fit(one, digits, workdir=tmp_path / "first")
     fit(

@@ -25,8 +25,9 @@ def processor_name() -> str:
     lines = _cpuinfo()
     name = lines.get("model name") or platform.processor() or platform.machine()
     generation = [f"{word} {lines[key]}" for word, key in GENERATION if key in lines]
-    widest = next((text for flag, text in WIDEST_FIRST.items() if flag in _flags(lines)), None)
-    return ", ".join([name, *generation, *([widest] if widest else [])])
+    flags = _flags(lines)
+    widest = [text for flag, text in WIDEST_FIRST.items() if flag in flags][:1]
+    return ", ".join([name, *generation, *widest])
 
 
 def processor_key() -> str:
