@@ -3,6 +3,9 @@
 jaxcifar features runs/pets --split test --out test.npz          features, labels, class_names
 jaxcifar features runs/pets --split train --layer layer4 --out train.npz
 jaxcifar features runs/pets --split "holiday photos" --out photos.npz    features, files
+
+Each file says in network, layer and split where its features are from; one of a split names its
+dataset, too.
 """
 
 import argparse
@@ -90,15 +93,18 @@ def features_of(
     Raises:
         RecipeError: an unknown layer.
     """
+    own: dict[str, Any]
     try:
         if split in get_args(SplitName):
             features, labels = network.split_features(split, layer, progress=True)  # type: ignore[arg-type]
             names = np.array(network.dataset.class_names)  # those that the labels count
-            return {"features": features, "labels": labels, "class_names": names}
-        files = pictures.list_pictures([Path(split)], follow_links=follow_links)
-        features = network.features(files, layer, progress=True)
-        return {"features": features, "files": np.array([str(file) for file in files])}
+            own = {"labels": labels, "class_names": names, "dataset": network.dataset.name}
+        else:
+            files = pictures.list_pictures([Path(split)], follow_links=follow_links)
+            features = network.features(files, layer, progress=True)
+            own = {"files": np.array([str(file) for file in files])}
     except ValueError as error:
         if "unknown layer" not in str(error):
             raise
         raise RecipeError(f"{error} (visualize --list-layers prints them all)") from None
+    return {"features": features, **own, "network": network.name, "layer": layer, "split": split}

@@ -13,8 +13,12 @@ def test_features_of_a_split_have_labels_and_names(run_command, photo_run, photo
         found = dict(file)
     assert found["class_names"].tolist() == list(CLASSES)
     assert found["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    expected = jaxcifar.load(photo_run).features(photos / "test")
+    network = jaxcifar.load(photo_run)
+    expected = network.features(photos / "test")
     np.testing.assert_allclose(found["features"], expected, atol=1e-5)
+    assert str(found["network"]) == network.name
+    assert str(found["dataset"]) == f"folder:{photos}"
+    assert (str(found["layer"]), str(found["split"])) == ("avgpool", "test")
     status, _, err = run_command("features", photo_run, "--out", out)
     assert status == 2
     assert "--overwrite" in err
@@ -30,6 +34,9 @@ def test_features_of_a_folder_have_its_files(run_command, photo_run, photos, tmp
     with np.load(out) as file:
         assert file["files"].tolist() == [str(path) for path in sorted(folder.iterdir())]
         assert file["features"].shape == (3, 4, 4, 4)
+        assert (str(file["layer"]), str(file["split"])) == ("layer1", str(folder))
+        assert str(file["network"]) == jaxcifar.load(photo_run).name
+        assert "dataset" not in file
 
 
 @pytest.mark.parametrize(
