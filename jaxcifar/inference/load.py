@@ -29,7 +29,7 @@ from jaxcifar.models.pretrained import fill_model, model_of
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.models.weights import WeightFile, read_weights
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.description import class_names_of, stored_data_dir
+from jaxcifar.runs.description import Scoring, class_names_of, stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import preprocessing_of, run_metadata
@@ -215,6 +215,7 @@ def network_of_weights(
     side = preprocessing.size
     assert side is not None
     data = WeightsData(str(weights), info, side, data_dir, follow_links)
+    scoring = Scoring.from_metadata(file.metadata, file.source, side)
     return TrainedNetwork(
         name=f"weights {Path(weights).name}",
         model=model,
@@ -222,12 +223,14 @@ def network_of_weights(
         class_names=names,
         preprocessing=preprocessing,
         batch_size=evaluation_batch_size(side),
-        mirror=False,
+        mirror=scoring.mirror,
         metadata=file.metadata | {"class_names": json.dumps(names, ensure_ascii=False)},
         dataset=info,
         split=cache(data.split),
         figures=Path("figures") / f"{Path(weights).stem}-{file.sha256[:8]}",
         file_suffix="",
+        shift=scoring.shift,
+        precision=scoring.precision,
     )
 
 

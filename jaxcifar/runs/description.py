@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from jaxcifar.common.errors import RunError, WeightsError
 from jaxcifar.common.json_shape import AnyText, Shape, misfit
 from jaxcifar.data import DatasetInfo, Splits
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import NORMALIZATIONS
+from jaxcifar.step.precision import Precision
 
 # How images of another size become the network's input, as torchvision's Resize and CenterCrop.
 INTERPOLATION = "bilinear"
@@ -134,7 +135,60 @@ def to_metadata(recipe: Recipe, fingerprint: str | None) -> dict[str, str]:
     ):
         if value is not None:
             metadata[name] = str(value)
-    return metadata
+    return metadata | Scoring.of(recipe).to_metadata()
+
+
+class Scoring(NamedTuple):
+    """How a network's scores are computed: part of what it predicts, so a file of weights says it.
+
+    Attributes:
+        mirror: by the mean logits of an image and its mirror image.
+        shift: and of the image shifted by so many pixels; 0 for none.
+        precision: of float32 products, see `precision.computed_at`.
+    """
+
+    mirror: bool = False
+    shift: int = 0
+    precision: Precision = "default"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Scoring":
+        """That of a recipe."""
+        return cls(recipe.test_mirror, recipe.test_shift_pixels, recipe.precision)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str, side: int) -> "Scoring":
+        """That in the metadata of a weights file, whose network sees images of `side` pixels.
+
+        Where the file says nothing, images are scored as they are.
+
+        Raises:
+            WeightsError: they cannot be read.
+        """
+        mirror = metadata.get("test_mirror", "false")
+        shift = metadata.get("test_shift_pixels", "0")
+        precision = metadata.get("precision", "default")
+        problem = None
+        if mirror not in ("true", "false"):
+            problem = "test_mirror must be true or false"
+        elif not (shift.isascii() and shift.isdigit() and len(shift) < 6 and int(shift) < side):
+            problem = f"test_shift_pixels must be a number of pixels under {side}"
+        elif precision not in get_args(Precision):
+            problem = f"precision must be one of {', '.join(get_args(Precision))}"
+        if problem:
+            raise WeightsError(f"the metadata of {source} cannot be read: {problem}")
+        return cls(mirror == "true", int(shift), precision)  # type: ignore[arg-type]
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata that `from_metadata` reads: what is not the default."""
+        metadata = {
+            "test_mirror": str(self.mirror).lower(),
+            "test_shift_pixels": str(self.shift),
+            "precision": self.precision,
+        }
+        default = ("false", "0", "default")
+        pairs = zip(metadata.items(), default, strict=True)
+        return {name: text for (name, text), usual in pairs if text != usual}
 
 
 def class_names_of(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | None:

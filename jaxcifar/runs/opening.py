@@ -166,6 +166,26 @@ def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Split
         )
 
 
+def check_same_weights(run_dir: RunDirectory, source: str | None, sha256: str) -> None:
+    """Refuse weights that are not those a run was started from, where it has recorded them.
+
+    Args:
+        run_dir: of the run.
+        source: of the weights that are there now, as the recipe names them.
+        sha256: theirs.
+
+    Raises:
+        RunError: with both digests.
+    """
+    before = run_dir.read_config().get("weights")
+    if before is not None and before["sha256"] != sha256:
+        raise RunError(
+            f"{source} is no longer the file that {run_dir.path} was started from: its SHA-256 is "
+            f"{sha256[:12]}..., not {before['sha256'][:12]}...; put that file back, or start again "
+            "in another --workdir"
+        )
+
+
 def check_not_lost(run_dir: RunDirectory) -> None:
     """Refuse to start again silently where there must have been checkpoints.
 

@@ -8,14 +8,13 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Sharding
 
-from jaxcifar.common.errors import RunError
 from jaxcifar.data import Splits
 from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import ProgramKey, make_stage, program_key
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.opening import check_not_lost
+from jaxcifar.runs.opening import check_not_lost, check_same_weights
 from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.state import (
     TrainState,
@@ -69,9 +68,8 @@ def first_state(
             filters = whitening_filters(splits.train, recipe.make_preprocess())
         return programs.random(*seed_keys(recipe.seed), filters)
     variables, report = weights or starting_weights(recipe, splits)
-    before = None if run_dir is None else run_dir.read_config().get("weights")
-    if before is not None and before["sha256"] != report.sha256:
-        raise RunError(f"{recipe.weights} is no longer the file that the run was started from")
+    if run_dir is not None:
+        check_same_weights(run_dir, recipe.weights, report.sha256)
     return programs.given(variables, seed_keys(recipe.seed)[1])
 
 

@@ -1,10 +1,13 @@
+import json
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
-from jaxcifar.inference.load import network_of_run, network_of_weights
+from jaxcifar.inference.load import load, network_of_run, network_of_weights
 from jaxcifar.inference.network import evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights, to_torch
@@ -99,6 +102,28 @@ def test_weights_see_test_images_at_their_training_size(tiny, tmp_path):
     assert plain.image_size == 32
     np.testing.assert_array_equal(plain.preprocess(images), plain.normalize(images))
     assert evaluation_batch_size(128) == 125
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_exported_weights_are_scored_by_the_views_of_the_run(photo_run, photos, tmp_path, shift):
+    path = photo_run / "config.json"
+    config = json.loads(path.read_text())
+    config["recipe"] |= {"test_mirror": True, "test_shift_pixels": shift, "precision": "highest"}
+    path.write_text(json.dumps(config))
+    export_run(photo_run, tmp_path / "exported.safetensors")
+    mine = network_of_run(photo_run)
+    assert (mine.mirror, mine.shift, mine.precision) == (True, shift, "highest")
+    mine.save(tmp_path / "saved.safetensors")
+    expected = mine.logits(photos / "test")
+    plain = replace(mine, mirror=False, shift=0).logits(photos / "test")
+    assert np.abs(plain - expected).max() > 1e-4  # so that the views matter
+    for name in ("exported", "saved"):
+        weights = load(tmp_path / f"{name}.safetensors", architecture="tiny")
+        assert weights.precision == "highest"
+        np.testing.assert_allclose(weights.logits(photos / "test"), expected, atol=1e-6)
+        weights.save(tmp_path / f"{name}_again.safetensors")
+        again = load(tmp_path / f"{name}_again.safetensors", architecture="tiny")
+        assert (again.mirror, again.shift) == (True, shift)
 
 
 def test_a_run_and_its_exported_weights_see_the_same(stored_run, digits, tmp_path):

@@ -11,7 +11,7 @@ from jaxcifar.common.errors import DataError, RecipeError, RunError, WeightsErro
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.splits import load_splits
-from jaxcifar.runs.description import class_names_of
+from jaxcifar.runs.description import Scoring, class_names_of
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data, prepare_directory
 from jaxcifar.runs.restore import read_recipe, restore_run
@@ -237,6 +237,32 @@ def test_class_names_survive_the_metadata(names):
 def test_class_names_that_cannot_be_read_are_refused(text):
     with pytest.raises(WeightsError, match="metadata of w .* class_names"):
         class_names_of({"class_names": text}, "w")
+
+
+@given(st.booleans(), st.integers(0, 31), st.sampled_from(["default", "highest"]))
+def test_the_scoring_survives_the_metadata(mirror, shift, precision):
+    scoring = Scoring(mirror, shift, precision)
+    assert Scoring.from_metadata(scoring.to_metadata(), "w", side=32) == scoring
+
+
+def test_the_usual_scoring_is_not_written():
+    assert Scoring().to_metadata() == {}
+    assert Scoring.from_metadata({}, "w", side=1) == Scoring()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"test_mirror": "True"}, "test_mirror must be true or false"),
+        ({"test_shift_pixels": "-1"}, "test_shift_pixels must be a number of pixels under 16"),
+        ({"test_shift_pixels": "16"}, "test_shift_pixels must be a number of pixels under 16"),
+        ({"test_shift_pixels": "9" * 10_000}, "test_shift_pixels must be a number"),
+        ({"precision": "high"}, "precision must be one of default, highest"),
+    ],
+)
+def test_a_scoring_that_cannot_be_read_is_refused(change, problem):
+    with pytest.raises(WeightsError, match=f"the metadata of w cannot be read: {problem}"):
+        Scoring.from_metadata(change, "w", side=16)
 
 
 def make_old(photo_run):

@@ -1,5 +1,6 @@
 """safetensors files (https://github.com/huggingface/safetensors), by way of their own library."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,8 @@ def write_safetensors(
 ) -> None:
     """Write arrays by name; the file appears complete or not at all.
 
+    The same arguments give the same bytes.
+
     Raises:
         WeightsError: the file exists and `overwrite` is not set, or an argument cannot be stored.
             Nothing is changed.
@@ -107,10 +110,25 @@ def write_safetensors(
         raise WeightsError(f"{path}: keys and values of metadata must be strings, not {texts!r}.")
     arrays = {name: _storable(path, name, array) for name, array in tensors.items()}
     try:
-        data = save(arrays, texts)
+        data = _with_sorted_metadata(save(arrays, texts))
     except (SafetensorError, UnicodeError) as error:
         raise WeightsError(f"{path}: the tensors cannot be stored ({error}).") from error
     write_atomically(path, data)
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """The file with its metadata by name.
+
+    The library writes them in another order each time, so that the same weights, exported twice,
+    would be taken for two files.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    if _METADATA in header:
+        header[_METADATA] = dict(sorted(header[_METADATA].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def _storable(path: Path, name: Any, array: Any) -> NDArray[Any]:

@@ -11,7 +11,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,13 @@ from jaxcifar.common.writing import (
     remove_at_once,
     write_atomically,
 )
+from jaxcifar.data import Splits
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory, check_path
+from jaxcifar.runs.opening import check_same_data, check_same_weights
 from jaxcifar.runs.restore import recipe_of_file
 from jaxcifar.runs.shapes import check_shape, read_object
+from jaxcifar.runs.transfer import starting_weights
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
 DESCRIPTION: Shape = {
@@ -218,11 +221,11 @@ def check_resumable(
         raise RunError(f"{sweep_dir.path} is a sweep of {before['experiment']!r}, not of {name!r}")
     if before["field"] != field:
         raise RunError(f"{sweep_dir.path} is a sweep over {before['field']}, not over {field}")
-    differing = [
-        text
-        for text in recipe.differences(read_sweep(sweep_dir.path))
-        if not text.startswith(f"{field}: ")
-    ]
+    # The data may be arrays, which no name finds: those given say what they are.
+    same_place = before["recipe"].get("dataset") == recipe.located().dataset
+    info = recipe.dataset_info if same_place else None
+    stored = recipe_of_file(before["recipe"], sweep_dir.description, info)
+    differing = [text for text in recipe.differences(stored) if not text.startswith(f"{field}: ")]
     if differing:
         raise RunError(
             f"{sweep_dir.path} was started with another recipe ({'; '.join(differing)}): resume it "
@@ -236,3 +239,26 @@ def check_resumable(
             "values (more are welcome), or start a sweep in another --workdir"
         )
     return before
+
+
+def check_same_start(
+    sweep_dir: SweepDirectory,
+    members: Sequence[Member],
+    pending: Sequence[Member],
+    data: Mapping[str, Splits],
+) -> None:
+    """Refuse to compare members with those that were started on other data or weights.
+
+    Raises:
+        RunError: naming the member.
+    """
+    runs = {member.name: sweep_dir.run(member.name) for member in members}
+    started = [member for member in members if runs[member.name].holds_run()]
+    for member in started:
+        run_dir = runs[member.name]
+        check_same_data(run_dir, run_dir.read_config(), data[member.name])
+    fresh = [member for member in pending if member not in started]
+    if fresh and fresh[0].recipe.weights is not None:  # the others need them no more
+        _, report = starting_weights(fresh[0].recipe)
+        for member in started:
+            check_same_weights(runs[member.name], member.recipe.weights, report.sha256)

@@ -23,7 +23,7 @@ from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.opening import check_not_lost
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import starting_weights
-from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable
+from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable, check_same_start
 from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, too_large
 from jaxcifar.studies.sweeps.members import DATA_FIELDS, Member, make_members, why_not_together
 from jaxcifar.studies.sweeps.plot import plot_sweep
@@ -197,6 +197,8 @@ def _plan(
         for m in members
         if not resume or (m.name not in failures and not _is_finished(sweep_dir.run(m.name), m))
     ]
+    if resume:
+        check_same_start(sweep_dir, members, pending, data)
     choice = _choose(mode, blocked, before, field, pending, data)
     return SweepPlan(name, recipe, field, members, pending, data, choice, failures, sweep_dir)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from jaxcifar.common.errors import WeightsError
@@ -35,6 +36,26 @@ def path(tmp_path):
 @pytest.fixture
 def arrays():
     return {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(3, np.int64)}
+
+
+def test_the_same_arguments_give_the_same_bytes(path, arrays):
+    metadata = {f"key {number}": "text" for number in range(9)}
+    write_safetensors(path, arrays, metadata)
+    first = path.read_bytes()
+    assert int.from_bytes(first[:8], "little") % 8 == 0
+    for order in (metadata, dict(reversed(metadata.items()))):
+        write_safetensors(path, dict(reversed(arrays.items())), order, overwrite=True)
+        assert path.read_bytes() == first
+
+
+@given(st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4))
+@settings(deadline=None)
+def test_the_library_reads_any_metadata_that_was_written(tmp_path_factory, metadata):
+    path = tmp_path_factory.getbasetemp() / "metadata.safetensors"
+    write_safetensors(path, {"a": np.arange(3.0)}, metadata, overwrite=True)
+    with safe_open(path, "numpy") as file:
+        assert (file.metadata() or {}) == metadata
+        np.testing.assert_array_equal(file.get_tensor("a"), np.arange(3.0), strict=True)
 
 
 # Reading.

@@ -234,7 +234,7 @@ def quick_fit(recipe, splits, *, workdir, **settings):
     """Write the files of a complete run without training."""
     scored = {"validation_accuracy": 0.5, "test": {"accuracy": 0.5}}
     run = RunDirectory(workdir)
-    run.create({"recipe": recipe.to_dict()})
+    run.create({"recipe": recipe.to_dict(), "data_fingerprint": splits.fingerprint})
     run.write_summary(
         {"train_accuracy": 0.5, "train_seconds": recipe.learning_rate}
         | {"best": scored, "last": scored}
