@@ -16,6 +16,7 @@ from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.opening import check_same_data, check_same_weights
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.studies.reproduction.directory import Mark, ReportDirectory
 from jaxcifar.studies.reproduction.entries import without_folder
@@ -102,7 +103,7 @@ class _Call:
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Find what would stop the call, before anything runs."""
-        remaining = []
+        remaining, started = [], []
         for item, seed in jobs:
             if item.preset is None:
                 continue
@@ -115,13 +116,21 @@ class _Call:
                 ]
             for path, expected in runs:
                 _check_recipe(RunDirectory(path), expected)
+                if RunDirectory(path).holds_training():
+                    started.append((RunDirectory(path), expected))
             if not self.is_complete((item, seed)):
                 remaining.append(recipe)
         weights = self.settings.weights
         if weights is not None and not RunDirectory(Path(weights)).holds_run():
-            read_weights(weights)
+            sha256 = read_weights(weights).sha256
+            for run_dir, recipe in started:
+                if recipe.weights is not None:
+                    check_same_weights(run_dir, weights, sha256)
         if remaining:
-            load_splits(remaining[0], self.settings.data_dir)
+            splits = load_splits(remaining[0], self.settings.data_dir)
+            for run_dir, recipe in started:  # what is left would be compared with them
+                if recipe.dataset == remaining[0].dataset:
+                    check_same_data(run_dir, run_dir.read_config(), splits)
 
     def run_all(self, jobs: Sequence[Job]) -> Path:
         """Run what is left; however it ends, the page is up to date."""

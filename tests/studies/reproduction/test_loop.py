@@ -156,6 +156,36 @@ def test_a_run_with_another_recipe_is_refused_before_anything_runs(plan, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("index", "changes", "message"),
+    [
+        (3, {"data_fingerprint": "0" * 64}, "two was trained on other data than the digits found"),
+        (
+            1,
+            {"weights": {"sha256": "0" * 64, "source": "w"}},
+            "w.safetensors is no longer the file .*lean was",
+        ),
+    ],
+)
+def test_runs_on_other_data_or_weights_are_refused_before_anything_runs(
+    plan, digits, tmp_path, trained, index, changes, message
+):
+    file, out = tmp_path / "w.safetensors", tmp_path / "report"
+    write_safetensors(file, {"fc.weight": np.zeros((1, 1), np.float32)})
+    settings = Settings(weights=str(file))
+    path = out / "runs" / plan[index].name
+    path.mkdir(parents=True)
+    recipe = loop.recipe_of(plan[index], settings, seed=0)
+    config = {"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint} | changes
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}')
+    (out / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
+    with pytest.raises(RunError, match=message):
+        reproduce(out, settings, plan=plan, verbose=False)
+    assert not trained
+    assert not (out / "index.html").exists()
+
+
+@pytest.mark.parametrize(
     ("settings", "only", "error", "message"),
     [
         ({}, ["tow"], RecipeError, "did you mean 'two'"),
