@@ -10,7 +10,7 @@ import optax
 class LookaheadState(NamedTuple):
     """The state of `lookahead`."""
 
-    step: jax.Array  # int32 [], steps so far, without skipped ones
+    step: jax.Array  # int32 [], steps so far
     slow: optax.Params  # the average
 
 
@@ -25,9 +25,8 @@ def lookahead(steps: int, share: float, total_steps: int) -> optax.GradientTrans
 
     The periods are counted from the end of the run, so that its last step leaves the slow weights,
     up to rounding; the first period may be shorter. Between two averages, and so at the end of most
-    epochs, the weights are the fast ones. Steps that are skipped because they are not finite are
-    not counted: the last average is then that many steps before the end. BatchNorm's statistics
-    are not averaged.
+    epochs, the weights are the fast ones. A step that is skipped because it is not finite counts:
+    where it would have averaged, that average is left out. BatchNorm's statistics are not averaged.
 
     Args:
         steps: from one average to the next.

@@ -22,7 +22,7 @@ import optax
 from jaxcifar.common.numbers import is_zero
 from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask
 from jaxcifar.step.freeze import FROZEN, Labels, trainable_mask, treatment
-from jaxcifar.step.lookahead import lookahead
+from jaxcifar.step.lookahead import LookaheadState, lookahead
 from jaxcifar.step.muon import muon
 
 OptimizerName = Literal["adam", "adamw", "sgd", "muon"]
@@ -123,6 +123,35 @@ def carry_over(old: optax.OptState, new: optax.OptState) -> optax.OptState:
     """
     before = dict(jax.tree_util.tree_leaves_with_path(old))
     return jax.tree_util.tree_map_with_path(lambda path, leaf: before.get(path, leaf), new)
+
+
+def passed_over(before: optax.OptState, after: optax.OptState) -> optax.OptState:
+    """The optimizer's state where a step is skipped: as before, but `scale_by_schedule` goes on.
+
+    Otherwise each skipped step would shift the rest of the schedule, and the run would end before
+    its last rates. Moments, and the counts that correct their bias, stay.
+
+    Args:
+        before: the state before the step.
+        after: the state that the step would have left.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from jaxcifar.step.optimizer import passed_over
+        >>> tx, params = optax.adam(lambda count: 0.1), {"w": jnp.ones(2)}
+        >>> before = tx.init(params)
+        >>> adam, schedule = passed_over(before, tx.update(params, before, params)[1])
+        >>> int(adam.count), int(schedule.count)
+        (0, 1)
+    """
+    counting = (optax.ScaleByScheduleState, LookaheadState)
+
+    def passed(old: Any, new: Any) -> Any:
+        if isinstance(old, optax.ScaleByScheduleState):
+            return new
+        return old._replace(step=new.step) if isinstance(old, LookaheadState) else old
+
+    return jax.tree.map(passed, before, after, is_leaf=lambda s: isinstance(s, counting))
 
 
 def _check(

@@ -21,6 +21,7 @@ from jaxcifar.step.metrics import (
     per_example,
     total,
 )
+from jaxcifar.step.optimizer import passed_over
 from jaxcifar.step.state import Draw, TrainState, draw_key
 
 Batch = Mapping[str, jax.Array]  # image [n h w 3] uint8 or float32, label [n] int32, mask [n] bool
@@ -64,8 +65,8 @@ def make_train_step(
         start: the batch's "image" is the output of this child of the network, not an image.
         log_gradient_norm: measure the global norm of the trainable gradients, before clipping.
         skip_nonfinite: a step with logits, gradients or statistics that are not finite changes only
-            the step count. (optax's `apply_if_finite` ignores the statistics and this count.) The
-            metrics count such steps in any case.
+            the step counts: the run's, and those of the schedules. (optax's `apply_if_finite`
+            ignores the statistics and these counts.) The metrics count such steps in any case.
         axis_name: mapped axis over which the batch is divided, under pmap; also for the model.
         loss: ``(logits, labels) -> [n]``; None is the cross-entropy.
         own_metrics: further metrics, ``(logits, labels) -> [n]`` by name, summed over the batch. Of
@@ -146,7 +147,7 @@ def _train_step(settings: _Settings, state: TrainState, batch: Batch) -> tuple[T
     params, opt_state = _apply_gradients(settings.tx, state, gradients, labels)
     changed = (params, batch_stats, opt_state)
     if settings.skip_nonfinite:
-        unchanged = (state.params, state.batch_stats, state.opt_state)
+        unchanged = (state.params, state.batch_stats, passed_over(state.opt_state, opt_state))
         changed = jax.tree.map(partial(jnp.where, nonfinite == 0), changed, unchanged)
     params, batch_stats, opt_state = changed
     sums = _measure(settings, loss, logits, label, norm, nonfinite)

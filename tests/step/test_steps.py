@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -310,3 +312,44 @@ def test_nonfinite_steps_are_reported_and_skipped_on_request(batch, where, kinds
     assert int(measured["count"]) == (0 if skip and kinds else N)
     if skip:
         assert np.isfinite(measured["loss_sum"])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_schedule_goes_on_over_a_skipped_step(batch, name, grouped):
+    """Then the next step is the first one of an optimizer at the second rate."""
+    model = Tiny()
+    state, bad, _ = spoil(batch, model, "image")
+    good = bad | {"image": halve(batch["image"])}
+    groups = jax.tree.map(lambda leaf: "0.5" if leaf.ndim > 1 else "trained", state.params)
+    labels = groups if grouped else None
+
+    def trained(schedule, *batches):
+        tx = make_optimizer(name, schedule, labels=labels)
+        settings = {"normalize": lambda x: x, "labels": labels, "skip_nonfinite": True}
+        step = jit(make_train_step(model, tx, **settings))
+        now = state.replace(opt_state=tx.init(state.params))
+        for each in batches:
+            now, _ = step(now, each)
+        return now.params
+
+    def schedule(count):
+        return 0.1 / (1 + count)
+
+    skipped, first = trained(schedule, bad, good), trained(schedule, good)
+    expected = trained(lambda _: schedule(1), good)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), skipped, expected)
+    assert not np.allclose(skipped["fc"]["kernel"], first["fc"]["kernel"])
+
+
+def test_lookahead_averages_at_the_end_also_after_a_skipped_step(batch):
+    model = Tiny()
+    state, bad, _ = spoil(batch, model, "image")
+    good = bad | {"image": halve(batch["image"])}
+    tx = make_optimizer("sgd", lambda _: 0.1, lookahead_steps=2, total_steps=4)
+    step = jit(make_train_step(model, tx, normalize=lambda x: x, skip_nonfinite=True))
+    now = state.replace(opt_state=tx.init(state.params))
+    for each in (good, bad, good, good):
+        now, _ = step(now, each)
+    slow = now.opt_state[1].slow
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), now.params, slow)
