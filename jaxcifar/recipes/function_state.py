@@ -8,11 +8,39 @@ compiled before must not be taken for the new one.
 import functools
 import inspect
 import types
-from collections.abc import Hashable, Iterator
+import weakref
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 _DEPTH = 4  # functions that call functions
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+class _Same:
+    """An object compared by identity.
+
+    Its `id` alone would not do: the next object may have it, once this one is gone. An array is not
+    kept for the comparison: one that is gone is the same as no other.
+    """
+
+    def __init__(self, value: Any) -> None:
+        """Of this object."""
+        self._id = id(value)
+        try:
+            self._get: Any = weakref.ref(value)
+        except TypeError:  # a number of NumPy's, a dict
+            self._get = lambda: value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        value = self._get()
+        return self is other or (value is not None and value is other._get())
+
+    def __hash__(self) -> int:
+        return self._id
 
 
 def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
@@ -24,28 +52,37 @@ def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
     """
     if isinstance(function, _PLAIN):
         return type(function).__name__, function
-    if depth == 0:
-        return id(function)
-    if isinstance(function, types.MethodType):
+    if isinstance(function, np.generic):
+        return str(function.dtype), function.tobytes()
+    if isinstance(function, types.MethodType):  # made anew each time it is read
         return function_state(function.__func__, depth), function_state(function.__self__, depth)
+    if depth == 0:
+        return _Same(function)
     if isinstance(function, functools.partial):
-        parts = (function.func, *function.args, *sorted(function.keywords.items()))
-        return tuple(function_state(part, depth - 1) for part in parts)
+        return _states((function.func, *function.args), depth), _named(function.keywords, depth)
     if isinstance(function, types.FunctionType):
         return _code_state(function.__code__), tuple(_read_by(function, depth))
     if isinstance(function, (tuple, list)):
-        return tuple(function_state(value, depth - 1) for value in function)
+        return _states(function, depth)
     if isinstance(function, type):
         own = (value for value in vars(function).values() if inspect.isfunction(value))
-        return id(function), tuple(function_state(value, depth - 1) for value in own)
+        return _Same(function), _states(own, depth)
     if _package(type(function)) in ("jax", "jaxlib", "numpy", "builtins"):
-        return id(function)
+        return _Same(function)
     attributes = vars(function) if hasattr(function, "__dict__") else {}
     return (
-        id(function),
+        _Same(function),
         function_state(type(function), depth - 1),
-        tuple((name, function_state(value, depth - 1)) for name, value in attributes.items()),
+        _named(attributes, depth),
     )
+
+
+def _states(values: Iterable[Any], depth: int) -> Hashable:
+    return tuple(function_state(value, depth - 1) for value in values)
+
+
+def _named(values: Mapping[str, Any], depth: int) -> Hashable:
+    return tuple((name, function_state(value, depth - 1)) for name, value in sorted(values.items()))
 
 
 def _package(named: Any) -> str:
@@ -63,8 +100,8 @@ def _code_state(code: types.CodeType) -> Hashable:
 
 def _read_by(function: types.FunctionType, depth: int) -> Iterator[Hashable]:
     """The defaults, closure and globals of a function."""
-    yield function_state(function.__defaults__, depth - 1)
-    yield function_state(tuple((function.__kwdefaults__ or {}).items()), depth - 1)
+    yield _states(function.__defaults__ or (), depth)
+    yield _named(function.__kwdefaults__ or {}, depth)
     for cell in function.__closure__ or ():
         try:
             yield function_state(cell.cell_contents, depth - 1)

@@ -1,9 +1,13 @@
 import functools
+import weakref
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcifar.models.layers import BatchNorm
+from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.function_state import function_state
 
 SCALE = 1.0
@@ -72,3 +76,58 @@ def test_code_without_a_module_and_functions_that_call_themselves_end():
     before = function_state(names["f"])
     names["SCALE"] = 2
     assert function_state(names["f"]) != before
+
+
+@pytest.fixture
+def names():
+    """The globals of a function `f`, which nothing but them keeps alive."""
+    names = {}
+    exec("def f(x): return SCALE * x", names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "make_value", [lambda n: np.full(3, n), jnp.asarray, np.float32, lambda n: {n: n}]
+)
+def test_an_object_in_the_place_of_an_earlier_one_is_another(names, make_value):
+    states = []
+    for number in range(30):
+        names["SCALE"] = make_value(number)  # Python gives it the place of one that is gone
+        states.append(function_state(names["f"]))
+    assert all(one != other for i, one in enumerate(states) for other in states[:i])
+
+
+def test_numbers_of_numpy_are_compared_by_value(names):
+    states = []
+    for value in (np.float32(2), np.float32(2), np.float64(2), np.float32(3)):
+        names["SCALE"] = value
+        states.append(function_state(names["f"]))
+    assert states[0] == states[1]
+    assert len(set(states)) == 3
+
+
+def test_no_array_is_kept_for_its_state(names):
+    names["SCALE"] = np.ones(3)
+    gone, before = weakref.ref(names["SCALE"]), function_state(names["f"])
+    assert before == function_state(names["f"])
+    names["SCALE"] = 1.0
+    assert gone() is None
+    assert before != function_state(names["f"])
+    assert before == before  # a key finds what it was stored with
+
+
+@pytest.mark.parametrize("model", [ResNet, BatchNorm, nn.Dense])
+def test_a_class_has_one_state_however_deep_its_methods_are(model):
+    assert function_state(model) == function_state(model)
+
+
+def test_a_tuple_that_is_read_is_compared_by_value_at_every_depth():
+    def nest(value, levels):
+        function = lambda x, *, more=(value, "text"): (x, more)  # noqa: E731
+        for _ in range(levels):
+            function = functools.partial(function, more=value)
+        return function
+
+    for levels in range(7):
+        function = nest(3, levels)
+        assert function_state(function) == function_state(function)
