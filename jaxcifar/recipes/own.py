@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError, message_lines
 from jaxcifar.common.messages import shown
+from jaxcifar.common.numbers import is_zero
+from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask, named_leaves
 from jaxcifar.recipes.checks import (
     SCHEDULE_SETTINGS,
     changed_settings,
@@ -61,6 +63,7 @@ def with_parts(recipe: Recipe, parts: Parts) -> tuple[Recipe, Parts]:
         recipe = replace(recipe, **changes)
     if parts.model is not None:
         _check_model(parts.model, recipe)
+        _check_reached(parts.model, recipe)
         _check_rules(recipe)
         check_late_labels(recipe, make_labels(recipe, parts))
     if parts.tx is not None:
@@ -165,6 +168,34 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
             raise RecipeError(
                 f"the model {name} must return logits [n, {classes}], one for each class of "
                 f"{recipe.dataset}, but for 2 images of {pixels}x{pixels} it returns {found}"
+            )
+
+
+def _check_reached(model: nn.Module, recipe: Recipe) -> None:
+    """Settings that know parameters by their names or shapes find some in the model."""
+    params = own_variables(model, recipe.image_size)["params"]
+    leaves, muon = named_leaves(params), recipe.optimizer == "muon"
+    of_muon = {name for name, leaf in leaves.items() if muon and leaf.ndim == 4}
+    kernels = {name for name, found in named_leaves(kernel_mask(params)).items() if found}
+    found: dict[str, tuple[bool, str]] = {
+        "weight_decay": (
+            not is_zero(recipe.weight_decay) and not kernels - of_muon,
+            "acts on parameters called kernel" + (" that muon does not train" if muon else ""),
+        ),
+        "bias_scale": (
+            recipe.bias_scale != 1 and not any(jax.tree.leaves(batch_norm_bias_mask(params))),
+            "acts on the biases of modules that have a scale, too, as BatchNorm",
+        ),
+        "optimizer": (
+            muon and not of_muon,
+            "acts on the kernels of convolutions, of four dimensions",
+        ),
+    }
+    for name, (missed, text) in found.items():
+        if missed:
+            raise RecipeError(
+                f"{name} {shown(getattr(recipe, name))} {text}, and the model {name_of(model)} has "
+                "none: leave it at its default, or give your own transformation as tx"
             )
 
 

@@ -81,7 +81,7 @@ def make_schedule(
         elif after == "restart":
             # A triangle falls only after its warm-up.
             begin = warmup_epochs if name == "triangular" else 0.0
-            epoch = _in_period(epoch, period, repeated, begin)
+            epoch = _in_period(epoch, period, repeated, begin, 1 / steps_per_epoch)
         rate = _rate(name, epoch, learning_rate, final, period, warmup_epochs)
         if warmup_epochs:
             share = jnp.minimum(1.0, (count + 1) / warmup_steps)
@@ -91,10 +91,20 @@ def make_schedule(
     return schedule
 
 
-def _in_period(epoch: jax.Array, period: float, repeated: float, begin: float) -> jax.Array:
-    """The time in the first period, which is from `begin` on the same time of a later one."""
-    share = jnp.mod(epoch - period, repeated) / repeated
-    return jnp.where(epoch < period, epoch, begin + share * (period - begin))
+def _in_period(
+    epoch: jax.Array, period: float, repeated: float, begin: float, step: float
+) -> jax.Array:
+    """The time in the first period, which is from `begin` on the same time of a later one.
+
+    `step` is the length of a step in epochs.
+    """
+    # By rounding, a period may seem to begin a little later than the step that begins it: with
+    # periods of 0.7 epochs and 10 steps an epoch, the third one began with the rate 0.
+    rounding = 0.05 * step
+    passed = jnp.mod(epoch - period, repeated)
+    passed = jnp.where(repeated - passed < rounding, 0.0, passed)
+    again = begin + passed / repeated * (period - begin)
+    return jnp.where(epoch < period - rounding, epoch, again)
 
 
 def _rate(

@@ -192,6 +192,27 @@ class TestAfterTheEnd:
             **({"t_max": self.t_max} | settings),
         )
 
+    @unhurried
+    @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+    def test_restarts_are_at_whole_steps_however_long_an_epoch_is(self, first, later, per_epoch):
+        """By whole numbers, which have no rounding."""
+        steps = np.arange(400)
+        passed = np.where(steps < first, steps, (steps - first) % later / later * first)
+        for name, expected in (
+            ("cosine", cosine(passed, first, 0.2, 0)),
+            ("triangular", 0.2 * (1 - passed / first)),
+        ):
+            schedule = make_schedule(
+                name,
+                learning_rate=0.2,
+                epochs=400 / per_epoch,
+                steps_per_epoch=per_epoch,
+                t_max=first / per_epoch,
+                after="restart",
+                restart_epochs=later / per_epoch,
+            )
+            np.testing.assert_allclose(schedule(steps), expected, atol=2e-4)
+
     def test_restarts_are_torchs_warm_restarts(self):
         torch = pytest.importorskip("torch")
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.peak)

@@ -16,12 +16,10 @@ class Net(nn.Module):
     """A convolution, perhaps with a normalization, and a head."""
 
     norm: nn.Module | None = None
-    convolution: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
-        if self.convolution:
-            x = nn.Conv(4, (3, 3))(x)
+        x = nn.Conv(4, (3, 3))(x)
         if self.norm is not None:
             x = self.norm(x)
         return nn.Dense(10)(x.mean((1, 2)))
@@ -46,7 +44,6 @@ def test_a_warm_up_as_long_as_the_run(recipe, epochs, warm_up, warned):
         (Net(nn.BatchNorm(use_running_average=True)), False),
         (Net(nn.BatchNorm(use_running_average=True, use_scale=False)), False),
         (Net(nn.GroupNorm(2)), False),
-        (Net(convolution=False), False),  # nothing that muon would train
     ],
 )
 def test_muon_without_a_normalization(recipe, model, warned):

@@ -18,6 +18,8 @@ from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, sweep
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
+from jaxcifar.recipes.own import with_parts
+from jaxcifar.recipes.parts import Parts
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.interruption import Interrupted
 from jaxcifar.training.stage import training_programs
@@ -324,6 +326,35 @@ class NineClasses(nn.Module):
     @nn.compact
     def __call__(self, images, *, train):
         return nn.Dense(9)(images.mean((1, 2)))
+
+
+class Weights(nn.Module):
+    """Parameters with names and shapes of its own."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        pixels = images.mean((1, 2))
+        return pixels @ self.param("w", nn.initializers.normal(), (3, 10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "message"),
+    [
+        ({"weight_decay": 0.5}, Weights(), "weight_decay 0.5 acts on parameters called kernel,"),
+        ({"bias_scale": 64.0}, ConvNet(), "bias_scale 64.0 acts on the biases of modules that"),
+        ({"optimizer": "muon"}, Weights(), "optimizer 'muon' acts on the kernels of convolutions"),
+        ({"weight_decay": 0.5}, ConvNet(), None),
+        ({"bias_scale": 64.0}, Normalised(), None),
+        ({"optimizer": "muon", "weight_decay": 0.5}, ConvNet(), None),
+    ],
+)
+def test_a_setting_that_reaches_no_parameter_is_refused(own, settings, model, message):
+    recipe = dataclasses.replace(own, **({"optimizer": "sgd"} | settings))
+    if message is None:
+        with_parts(recipe, Parts(model=model))
+    else:
+        with pytest.raises(RecipeError, match=f"{message}.* has none: leave it at its default"):
+            with_parts(recipe, Parts(model=model))
 
 
 class Remembers(nn.Module):
