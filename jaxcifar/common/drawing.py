@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
+DRAWN_BY = "jaxcifar"  # in the text of a PNG, as its software
 # Of the environment, what can keep matplotlib from being imported.
 _VARIABLES = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
 # Settings of a program with windows; pictures do not depend on them.
@@ -72,6 +73,20 @@ def new_figure(
     return figure
 
 
+def is_drawn_by_us(path: Path) -> bool:
+    """Whether a PNG is from `png_of`, so that a new one may take its place.
+
+    Earlier versions left matplotlib's name in it: that counts in a folder called figures.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(1024)  # the text comes before the pixels
+    names = [DRAWN_BY, *(["Matplotlib"] if path.parent.name == "figures" else [])]
+    return any(b"tEXtSoftware\0" + name.encode() in head for name in names)
+
+
 def png_of(figure: "Figure") -> bytes:
     """A figure as a PNG.
 
@@ -83,7 +98,7 @@ def png_of(figure: "Figure") -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         FigureCanvasAgg(figure)  # whatever the figure was made for
-        figure.savefig(png, format="png")
+        figure.savefig(png, format="png", metadata={"Software": DRAWN_BY})
     return png.getvalue()
 
 

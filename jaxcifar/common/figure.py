@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxcifar.common.drawing import new_figure, png_of
+from jaxcifar.common.drawing import is_drawn_by_us, new_figure, png_of
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import escaped
 from jaxcifar.common.writing import make_folder, write_atomically
@@ -62,13 +62,19 @@ def png_path(out: str | Path) -> Path:
     """The path of a PNG to write.
 
     Raises:
-        RecipeError: it does not end in .png, or is a directory.
+        RecipeError: it does not end in .png, or is a directory or a file of somebody else's.
+        OSError: it cannot be read.
     """
     path = Path(out)
     if path.suffix != ".png":
         raise RecipeError(f"the picture is a PNG file: --out must end in .png, not {path.name!r}")
     if path.is_dir():
         raise RecipeError(f"{path} is a directory: name a file with --out")
+    if path.exists() and not (path.is_file() and is_drawn_by_us(path)):
+        raise RecipeError(
+            f"{path} exists and is no picture that jaxcifar drew: remove it, or name another file "
+            "with --out"
+        )
     return path
 
 

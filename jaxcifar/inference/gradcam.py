@@ -35,7 +35,7 @@ def grad_cam(
         model: the network.
         variables: ``{"params", "batch_stats"}``.
         images: float32 [n, h, w, 3], normalised.
-        classes: int32 [n], the class to explain in each image.
+        classes: int32 [n], the class to explain in each image, from 0.
         layer: a child of the network whose output is maps, see `map_children`.
 
     Returns:
@@ -43,7 +43,8 @@ def grad_cam(
         0 everywhere if no value is positive.
 
     Raises:
-        ValueError: the layer is not such a child, or the network is not a built-in one.
+        ValueError: the layer is not such a child, the network is not a built-in one, or `classes`
+            has not one of its classes for each image.
 
     Example:
         >>> import jax
@@ -63,7 +64,21 @@ def grad_cam(
             f"Grad-CAM needs a child of the network whose output is maps, not {layer!r}"
             f"{did_you_mean(layer, children)}"
         )
-    return _grad_cam(built_in(model), layer, variables, images, jnp.asarray(classes, jnp.int32))
+    classes = jnp.asarray(classes, jnp.int32)
+    _check_classes(classes, len(images), built_in(model).num_classes)
+    return _grad_cam(built_in(model), layer, variables, images, classes)
+
+
+def _check_classes(classes: jax.Array, n: int, num_classes: int) -> None:
+    if classes.shape != (n,):
+        raise ValueError(
+            f"classes must be int32 [{n}], one for each of the {n} images, not {classes.shape}"
+        )
+    if isinstance(classes, jax.core.Tracer):  # under jit the values are not known
+        return
+    unknown = [index for index in classes.tolist() if not 0 <= index < num_classes]
+    if unknown:
+        raise ValueError(f"class {unknown[0]} is none of the network's 0 to {num_classes - 1}")
 
 
 def map_children(model: nn.Module) -> tuple[str, ...]:

@@ -101,7 +101,8 @@ def measure(
         logits: [n, classes].
         label: int32 [n].
         mask: bool [n]; false marks padding, which is not counted, even if it is not finite.
-        top5: measure that, too.
+        top5: measure that, too. An example with a logit that is not a number then counts as wrong,
+            whatever its label; a train step with one fails, or is skipped.
         gradient_norm: of the step on these examples, float32 [].
         nonfinite_kinds: of the same step, see `find_nonfinite`.
         own: the user's metrics, by name.
@@ -109,12 +110,14 @@ def measure(
     Raises:
         RecipeError: one of them does not return [n].
     """
-    correct = mask & (jnp.argmax(logits, axis=-1) == label)
+    # Not argmax for both: of logits that are not numbers it takes the first, as if it were class 0.
+    rank = _rank(logits, label) if top5 else None
+    first = jnp.argmax(logits, axis=-1) == label if rank is None else rank == 0
     count, zero = jnp.sum(mask, dtype=jnp.int32), jnp.zeros((), jnp.int32)
     return Metrics(
         loss_sum=jnp.sum(jnp.where(mask, loss, 0.0)),
-        correct=jnp.sum(correct, dtype=jnp.int32),
-        top5=jnp.sum(mask & (_rank(logits, label) < 5), dtype=jnp.int32) if top5 else zero,
+        correct=jnp.sum(mask & first, dtype=jnp.int32),
+        top5=zero if rank is None else jnp.sum(mask & (rank < 5), dtype=jnp.int32),
         count=count,
         gradient_norm_sum=jnp.asarray(gradient_norm, loss.dtype) * count,
         nonfinite=jnp.asarray(nonfinite_kinds != 0, jnp.int32),

@@ -366,11 +366,10 @@ def _png(out: str | Path | None, images: Sequence[str | int] = ()) -> Path | Non
     """The file for the picture, if any, which must not be one of the images to show."""
     if not out:
         return None
-    path = png_path(out)
     # Not Path.resolve, which fails on a loop of links.
-    if any(os.path.realpath(path) == os.path.realpath(str(image)) for image in images):
-        raise RecipeError(f"{path} is an image to show: name another file with --out")
-    return path
+    if any(os.path.realpath(out) == os.path.realpath(str(image)) for image in images):
+        raise RecipeError(f"{out} is an image to show: name another file with --out")
+    return png_path(out)
 
 
 def _check_counts(path: Path) -> None:

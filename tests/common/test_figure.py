@@ -1,5 +1,6 @@
 """Names in figures: drawn as they are, on one line, and never parsed as mathematics."""
 
+import io
 import warnings
 
 import numpy as np
@@ -11,8 +12,11 @@ from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from PIL import Image
 
-from jaxcifar.common.figure import Page, drawn, fitted, save_figure
+from jaxcifar.common.drawing import new_figure
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.figure import Page, drawn, fitted, png_path, save_figure
 from jaxcifar.common.messages import escaped
 from jaxcifar.runs.curves import plot_curves
 from jaxcifar.runs.history import History
@@ -122,3 +126,28 @@ def test_a_title_is_wrapped_between_words_only():
     lines = figure.get_suptitle().split("\n")
     assert len(lines) == 3
     assert " ".join(lines) == ("word " * 20 + r"a\nb \$1 " * 3).strip()
+
+
+@pytest.mark.parametrize("folder", ["elsewhere", "figures"])
+def test_only_pictures_of_ours_are_replaced(tmp_path, folder):
+    path = tmp_path / folder / "x.png"
+    assert png_path(path) == path
+    save_figure(new_figure(2, 2), path)
+    assert png_path(path) == path
+    photo = io.BytesIO()
+    Image.fromarray(IMAGE).save(photo, "png")
+    path.write_bytes(plotted_by_matplotlib())
+    if folder == "figures":
+        assert png_path(path) == path  # as earlier versions left it
+    foreign = [photo.getvalue(), b"", *([path.read_bytes()] if folder == "elsewhere" else [])]
+    for png in foreign:
+        path.write_bytes(png)
+        with pytest.raises(RecipeError, match="x.png exists and is no picture that jaxcifar drew"):
+            png_path(path)
+        assert path.read_bytes() == png
+
+
+def plotted_by_matplotlib():
+    png = io.BytesIO()
+    new_figure(2, 2).savefig(png, format="png")
+    return png.getvalue()

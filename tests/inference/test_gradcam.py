@@ -106,6 +106,20 @@ def test_other_layers_are_refused(layer, images):
         grad_cam(MODEL, random_variables(MODEL), images, CLASSES, layer)
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([1], r"classes must be int32 \[2\], one for each of the 2 images, not \(1,\)"),
+        ([[1], [2]], r"not \(2, 1\)"),
+        ([1, 99], "class 99 is none of the network.s 0 to 4"),
+        ([-1, 1], "class -1 is none of"),
+    ],
+)
+def test_classes_that_the_network_has_not_are_refused(classes, message, images):
+    with pytest.raises(ValueError, match=message):
+        grad_cam(MODEL, random_variables(MODEL), images[:2], jnp.array(classes), "layer2")
+
+
 def test_two_calls_compile_once(images):
     model = MODEL.clone(dropout_rate=0.25)
     programs = gradcam._grad_cam._cache_size()

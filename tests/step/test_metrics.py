@@ -114,7 +114,20 @@ def test_no_label_is_among_the_largest_of_what_is_no_number():
     logits = np.zeros((2, 8), np.float32)
     logits[0, 3] = np.nan
     label, mask = np.zeros(2, np.int32), np.ones(2, bool)
-    assert metrics.measure(np.zeros(2, np.float32), logits, label, mask, top5=True)["top5"] == 1
+    found = metrics.measure(np.zeros(2, np.float32), logits, label, mask, top5=True)
+    assert found["top5"] == 1
+    assert found["correct"] == 1  # the first of equal ones, and not a logit beside one that is none
+
+
+@given(st.integers(1, 8), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=20)
+def test_the_first_of_the_largest_logits_is_the_prediction(classes, seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (20, classes)).astype(np.float32)
+    label, mask = rng.integers(0, classes, 20), rng.random(20) < 0.8
+    for top5 in (False, True):
+        found = metrics.measure(np.zeros(20, np.float32), logits, label, mask, top5=top5)
+        assert found["correct"] == np.sum((logits.argmax(axis=1) == label) & mask)
 
 
 def test_the_sums_keep_their_types():
