@@ -10,6 +10,7 @@ dataset, too.
 
 import argparse
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from jaxcifar.commands.model import (
 )
 from jaxcifar.commands.parser import Parser
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.common.messages import say
+from jaxcifar.common.messages import did_you_mean, escaped, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import pictures
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
@@ -66,6 +67,11 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         network = load_with_data(parsed, options)
     elif parsed.dataset is not None:
         parser.error(f"--dataset is for a split, and --split is the folder {parsed.split}")
+    elif not os.path.exists(parsed.split):
+        parser.error(
+            f"--split {escaped(parsed.split)} is no split, and there is no folder of that name"
+            f"{did_you_mean(parsed.split, get_args(SplitName))}"
+        )
     else:
         network = load(parsed.model, which=parsed.checkpoint, **options)
     make_folder_of(parsed.out)

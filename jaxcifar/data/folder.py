@@ -369,11 +369,14 @@ def _split_files(root: Path, classes: list[list[Picture]]) -> SplitFiles:
 
 def _check_same_classes(train: Sequence[str], other: Sequence[str], other_folder: Path) -> None:
     """An additional class would shift the labels of those after it."""
-    for names, others, problem in (
-        (train, other, "lacks the class"),
-        (other, train, "has a class that train lacks:"),
-    ):
-        differing = sorted(set(names) - set(others))
-        if differing:
-            some = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            raise DataError(f"{other_folder} {problem} {some}; both need the same class folders")
+    differing = [
+        f"{problem} {', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
+        for problem, some in (
+            ("lacks the class", sorted(set(train) - set(other))),
+            ("has a class that train lacks:", sorted(set(other) - set(train))),
+        )
+        if some
+    ]
+    if differing:
+        text = " and ".join(differing)
+        raise DataError(f"{other_folder} {text}; both need the same class folders")

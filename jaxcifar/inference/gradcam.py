@@ -43,8 +43,8 @@ def grad_cam(
         0 everywhere if no value is positive.
 
     Raises:
-        ValueError: the layer is not such a child, the network is not a built-in one, or `classes`
-            has not one of its classes for each image.
+        ValueError: the layer is not such a child, the network is not a built-in one (RecipeError),
+            or `classes` has not one of its classes for each image (RecipeError).
 
     Example:
         >>> import jax
@@ -71,14 +71,14 @@ def grad_cam(
 
 def _check_classes(classes: jax.Array, n: int, num_classes: int) -> None:
     if classes.shape != (n,):
-        raise ValueError(
+        raise RecipeError(
             f"classes must be int32 [{n}], one for each of the {n} images, not {classes.shape}"
         )
     if isinstance(classes, jax.core.Tracer):  # under jit the values are not known
         return
     unknown = [index for index in classes.tolist() if not 0 <= index < num_classes]
     if unknown:
-        raise ValueError(f"class {unknown[0]} is none of the network's 0 to {num_classes - 1}")
+        raise RecipeError(f"class {unknown[0]} is none of the network's 0 to {num_classes - 1}")
 
 
 def map_children(model: nn.Module) -> tuple[str, ...]:

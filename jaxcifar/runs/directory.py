@@ -176,6 +176,11 @@ class RunDirectory:
             RunError: the directory is missing, empty or not a run's, or config.json is damaged.
         """
         if not self.path.is_dir():
+            if self.path.is_file():
+                raise RunError(
+                    f"{self.path} is a file, not a run directory; of a file of weights, jaxcifar "
+                    "predict and features take the path, and visualize takes it with --weights"
+                )
             raise RunError(f"there is no run directory {self.path}")
         if not self.config.is_file():
             if is_empty(self.path):

@@ -44,7 +44,11 @@ def test_features_of_a_folder_have_its_files(run_command, photo_run, photos, tmp
     [
         (("--out", "f.txt"), "must end in .npz"),
         (("--out", "f.npz", "--layer", "layr1"), "did you mean 'layer1'"),
-        (("--out", "f.npz", "--split", "vali"), "vali"),
+        (
+            ("--out", "f.npz", "--split", "vali"),
+            "--split vali is no split, and there is no folder of that name; did you mean 'valid",
+        ),
+        (("--out", "f.npz", "--split", "tset"), "did you mean 'test'"),
         (("--out", "f.npz", "--split", ".", "--dataset", "digits"), "--dataset is for a split"),
     ],
 )

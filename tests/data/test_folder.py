@@ -257,7 +257,10 @@ def link(pets: Path, name: str, target: str | Path) -> None:
         (lambda p: (p / "test").rename(p / "testing"), "has no folder val; it must hold"),
         (lambda p: empty(p / "test" / "cat"), "test/cat has no pictures"),
         (lambda p: empty(p / "train" / "dog"), "train/dog has no pictures"),
-        (lambda p: (p / "test" / "cat").rename(p / "test" / "car"), "lacks the class cat"),
+        (
+            lambda p: (p / "test" / "cat").rename(p / "test" / "car"),
+            "lacks the class cat and has a class that train lacks: car; both",
+        ),
         (lambda p: write(p / "test" / "emu" / "x.png"), "has a class that train lacks: emu"),
         (lambda p: link(p, "x.png", "/etc/hostname"), "is a link that leaves"),
         (lambda p: link(p, "x", p.parent), "is a link that leaves"),

@@ -85,6 +85,8 @@ def test_missing_foreign_and_damaged_runs_have_messages_of_their_own(tmp_path):
     with pytest.raises(RunError, match="there is no run directory"):
         RunDirectory(tmp_path / "none").read_config()
     (tmp_path / "a.txt").write_text("")
+    with pytest.raises(RunError, match=r"a.txt is a file, not a run .* visualize takes it with -"):
+        RunDirectory(tmp_path / "a.txt").read_config()
     with pytest.raises(RunError, match="holds no run"):
         RunDirectory(tmp_path).read_config()
     for text in ("{", "[1]"):
