@@ -19,6 +19,7 @@ from pathlib import Path
 from jaxcifar.commands.experiment import experiment_parser
 from jaxcifar.commands.options import add_options, given_options
 from jaxcifar.commands.parser import Parser
+from jaxcifar.common.errors import DataError
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.processes import DeviceOptions, connect
 from jaxcifar.recipes.presets import get_experiment
@@ -54,16 +55,25 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / experiment
     run_dir, data_dir = RunDirectory(workdir), parsed.data_dir
-    if parsed.resume is True or (parsed.resume == "auto" and run_dir.holds_training()):
+    resumed = parsed.resume is True or (parsed.resume == "auto" and run_dir.holds_training())
+    if resumed:
         recipe = read_recipe(run_dir, dataset=getattr(parsed, "dataset", None))
         data_dir = data_dir or stored_data_dir(run_dir.read_config())
     else:
         run_dir.check_free(overwrite=parsed.overwrite)
-    recipe = dataclasses.replace(recipe, **given_options(parsed, Recipe))
+    given = given_options(parsed, Recipe)
+    recipe = dataclasses.replace(recipe, **given)
+    try:
+        # Lazily: each of several processes, or a stream, reads only the images it needs.
+        splits = load_splits(recipe, data_dir, lazy=True)
+    except DataError as error:
+        if not resumed or "dataset" in given:
+            raise
+        way_out = "if the data of the run were moved, name the place where they are with --dataset"
+        raise DataError(*error.args, f"  {way_out}") from None
     fit(
         recipe,
-        # Lazily: each of several processes, or a stream, reads only the images it needs.
-        load_splits(recipe, data_dir, lazy=True),
+        splits,
         workdir=workdir,
         experiment=experiment,
         resume=parsed.resume,

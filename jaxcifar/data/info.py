@@ -51,19 +51,22 @@ def warn_absent(
     Args:
         info: of the dataset.
         labels: what a split is called in the warning, and its labels, int32 `[n]`.
-        advice: the way out.
+        advice: the way out, where another choice of images might have some.
         stacklevel: as of `messages.warn`.
     """
     if info.num_classes == 1:
         only = f"{info.name} has one class alone, {info.class_names[0]}: nothing to tell apart"
         warn(only, stacklevel=stacklevel + 1)
         return
-    problems = []
+    problems, missing = [], []
     for split, of_split in labels.items():
         present = set(np.unique(of_split).tolist())
         absent = [name for i, name in enumerate(info.class_names) if i not in present]
+        missing.append(set(absent))
         if absent:
             some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
             problems.append(f"no image of {some} among the {len(of_split):,} {split} images")
     if problems:
+        if set.union(*missing) == set.intersection(*missing):  # no choice of images has some
+            advice = "add images of them, or leave out the classes"
         warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=stacklevel + 1)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,17 @@ def collect(images: Photos, *, follow_links: bool = False) -> list[Photo]:
     return photos
 
 
+def _way_out(array: NDArray[Any]) -> str:
+    """The line of Python that makes an image of the array, where there is one; for a message."""
+    if array.dtype.kind == "f" and array.ndim in (3, 4):
+        return '; of floats from 0 to 1 it is (255 * x).round().astype("uint8")'
+    if array.dtype == np.uint8 and array.ndim == 2:
+        return "; of gray pixels [h, w] it is np.stack([x] * 3, axis=-1)"
+    if array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 4:
+        return "; of RGBA it is x[..., :3], without the transparency"
+    return ""
+
+
 def _photos_of(image: object, first: int, follow_links: bool) -> list[Photo]:
     if isinstance(image, (str, os.PathLike)):
         paths = pictures.list_pictures([Path(image)], follow_links=follow_links)
@@ -82,7 +93,7 @@ def _photos_of(image: object, first: int, follow_links: bool) -> list[Photo]:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise DataError(
             "an image is a path, a PIL image, or a uint8 array [h, w, 3] or [n, h, w, 3] in RGB, "
-            f"not {type(image).__name__} {array.dtype} {list(array.shape)}"
+            f"not {type(image).__name__} {array.dtype} {list(array.shape)}{_way_out(array)}"
         )
     if 0 in array.shape[-3:]:
         raise DataError(f"an image has no pixels: its shape is {list(array.shape)}")

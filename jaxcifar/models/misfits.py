@@ -153,10 +153,18 @@ def _hints(model: ResNet, problems: list[Problem], network: Network) -> list[str
     if model.stem == "cifar" and stem == (3, 7, 7):
         hints.append(
             "the file has the 7x7 ImageNet stem and the model the 3x3 CIFAR stem: build the model "
-            "with stem='imagenet', or use adapt_stem"
+            "with stem='imagenet' (--stem imagenet), or use adapt_stem (--adapt-stem)"
         )
     if model.stem == "imagenet" and stem == (3, 3, 3):
-        hints.append("the file has the 3x3 CIFAR stem: build the model with stem='cifar'")
+        hints.append(
+            "the file has the 3x3 CIFAR stem: build the model with stem='cifar' (--stem cifar)"
+        )
+    width = network.tensors.get("conv1.weight", NO_TENSOR).shape[:1]
+    if width and width != (model.width,):
+        hints.append(
+            f"the file's first layer has {width[0]} channels and the model's {model.width}: build "
+            f"the model with width={width[0]} (--width {width[0]})"
+        )
     hints += _head_hints(problems, network)
     if any(problem.kind == "outside" for problem in problems):
         hints.append(f"to keep one network only: {saving_line(network.prefix)}")
@@ -189,18 +197,24 @@ def _head_hints(problems: list[Problem], network: Network) -> list[str]:
         rename = f"rename its keys to {HEAD}.weight and {HEAD}.bias, or "
         return [
             f"the file's head is {printable((weights or other)[0])}: "
-            f"{rename if len(weights) == 1 else ''}to replace it by a new one, use new_head"
+            f"{rename if len(weights) == 1 else ''}to replace it by a new one, use new_head "
+            "(--new-head)"
         ]
     hints = []
     if f"{HEAD}.0.weight" in extra and f"{HEAD}.weight" in missing:
-        hints.append("the file has a sequential head: build the model with head='sequential'")
+        hints.append(
+            "the file has a sequential head: build the model with head='sequential' "
+            "(--head sequential)"
+        )
     if f"{HEAD}.weight" in extra and f"{HEAD}.0.weight" in missing:
-        hints.append("the file has a linear head: build the model with head='linear'")
+        hints.append(
+            "the file has a linear head: build the model with head='linear' (--head linear)"
+        )
     has_head = any(_child(key) == HEAD for key in network.tensors)
     if missing and not has_head:
-        hints.append("the file has no head: to draw a new one, use new_head")
+        hints.append("the file has no head: to draw a new one, use new_head (--new-head)")
     elif missing or extra or beside or wrong:
-        hints.append("to replace the file's head by a new one, use new_head")
+        hints.append("to replace the file's head by a new one, use new_head (--new-head)")
     return hints
 
 

@@ -57,7 +57,7 @@ def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWe
     if RunDirectory(Path(recipe.weights)).holds_run():
         origin, _, variables = restore_run(recipe.weights)
         _check_split(recipe, origin, _same_data(recipe, origin, splits))
-        names: tuple[str, ...] | None = origin.dataset_info.class_names
+        _check_head(recipe, origin.dataset_info.class_names)
         filled, report = fill_model(
             model,
             to_torch(variables),
@@ -67,7 +67,7 @@ def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWe
         )
     else:
         file = read_weights(recipe.weights)
-        names = class_names_of(file.metadata, file.source)
+        _check_head(recipe, class_names_of(file.metadata, file.source))
         filled, report = fill_model(
             model,
             file.tensors,
@@ -77,8 +77,6 @@ def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWe
             **options,
         )
     _check_normalization(recipe, report)
-    if names is not None and not recipe.new_head:
-        _check_classes(recipe, names)
     return StartingWeights(filled, report)
 
 
@@ -132,10 +130,10 @@ def _same_data(recipe: Recipe, origin: Recipe, splits: Splits | None) -> bool:
     return recipe.located().dataset == origin.located().dataset
 
 
-def _check_classes(recipe: Recipe, names: tuple[str, ...]) -> None:
-    """Refuse to keep a head whose outputs mean other classes."""
+def _check_head(recipe: Recipe, names: tuple[str, ...] | None) -> None:
+    """Refuse to keep a head whose outputs mean other classes, where their names are known."""
     wanted = recipe.dataset_info.class_names
-    if names != wanted:
+    if names is not None and not recipe.new_head and names != wanted:
         raise RecipeError(
             f"the head of {recipe.weights} has other classes than {recipe.dataset}, or the same in "
             "another order: use --new-head, or data with the classes of the weights",

@@ -36,3 +36,15 @@ def test_options_reach_the_run(monkeypatch, tmp_path):
     assert named.pop("devices") == DeviceOptions(parallel="pmap")
     assert str(named.pop("workdir")) == os.path.join("runs", "demo")
     assert named == {"experiment": "demo", "resume": False, "overwrite": True, "verbose": True}
+
+
+def test_a_resumed_run_whose_data_were_moved_says_how_to_name_them(
+    run_command, photo_run, photos, tmp_path
+):
+    photos.rename(tmp_path / "elsewhere")
+    status, _, err = run_command("train", "scratch", "--workdir", photo_run, "--resume")
+    assert status == 2
+    assert "there is no folder" in err
+    assert err.endswith("were moved, name the place where they are with --dataset\n")
+    command = ("train", "scratch", "--workdir", photo_run, "--resume", "--dataset", "folder:none")
+    assert "were moved" not in run_command(*command)[2]

@@ -215,9 +215,12 @@ def test_other_datasets_have_no_info():
 
 
 def test_classes_without_an_image_are_warned_of():
-    with pytest.warns(UserWarning, match=r"no image of c .* 16 training .*stratified=True"):
+    with pytest.warns(UserWarning, match=r"no image of c .* 16 training .*; add images of them"):
         splits = Splits.from_arrays(pair(20), class_names=["a", "b", "c"])
     assert len(splits.class_names) == 3
+    images, _ = pair(20)
+    with pytest.warns(UserWarning, match=r"no image of 1 among the .*stratified=True"):
+        Splits.from_arrays((images, (np.arange(20) == 19).astype(int)))
 
 
 X, Y = pair(20)

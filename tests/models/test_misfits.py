@@ -132,3 +132,18 @@ def test_no_architecture_is_named_that_the_file_does_not_have(change):
     text = "\n".join(lines_of(make_resnet("resnet18"), tensors))
     assert "build that model" not in text
     assert ("wider or grouped" in text) == (change != "squeeze")
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"width": 8}, "build the model with width=8 (--width 8)"),
+        ({"stem": "cifar"}, "build the model with stem='cifar' (--stem cifar)"),
+        ({"head": "sequential"}, "build the model with head='sequential' (--head sequential)"),
+        ({"num_classes": 7}, "use new_head (--new-head)"),
+    ],
+)
+def test_a_hint_names_the_argument_and_the_option(changes, hint):
+    lines = lines_of(MODEL, tensors_of(ResNet(**TINY | changes)))
+    assert [line for line in lines if hint in line], lines
+    assert sum("build the model" in line for line in lines) == ("build" in hint)

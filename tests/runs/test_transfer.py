@@ -12,7 +12,7 @@ from jaxcifar.models.weights import read_weights
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import export_run, starting_weights
 from jaxcifar.training.fit import fit
-from tests.conftest import assert_trees_identical
+from tests.conftest import CLASSES, assert_trees_identical
 from tests.training.test_fit import Stop, stop_after
 
 
@@ -180,3 +180,16 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_from_the_same_wei
     out.write_bytes(intact)
     again, _ = fit(further, digits, workdir=second, resume=True)
     assert_trees_identical(again, fit(further, digits)[0])
+
+
+def test_a_head_of_another_number_of_classes_is_refused_with_both_lists(
+    recipe, photo_run, tmp_path
+):
+    export_run(photo_run, tmp_path / "w.safetensors")
+    for weights in (photo_run, tmp_path / "w.safetensors"):
+        with pytest.raises(RecipeError, match="has other classes than digits") as caught:
+            starting_weights(changed(recipe, weights=str(weights)))
+        text = str(caught.value)
+        assert CLASSES[0] in text, "those of the weights"
+        assert "9" in text, "those of the data"
+        starting_weights(changed(recipe, weights=str(weights), new_head=True, width=4))
