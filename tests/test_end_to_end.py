@@ -81,8 +81,8 @@ def test_train_evaluate_visualize(run_script, run_here, tiny, tmp_path):
     status, _, stderr = run_here("train.py", *TINY, "--epochs", "2", "--workdir", "out/run")
     assert status == 2
     assert stderr == (
-        "error: out/run holds a run: continue it with --resume, replace it with --overwrite, or "
-        "choose another --workdir\n"
+        "error: out/run holds a run: continue it with resume=True (--resume), replace it with "
+        "overwrite=True (--overwrite), or choose another --workdir\n"
     )
 
 

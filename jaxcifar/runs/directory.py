@@ -122,8 +122,8 @@ class RunDirectory:
                 raise RunError(used)
             if not overwrite and self.holds_training():
                 raise RunError(
-                    f"{self.path} holds a run: continue it with --resume, replace it with "
-                    "--overwrite, or choose another --workdir"
+                    f"{self.path} holds a run: continue it with resume=True (--resume), replace it "
+                    "with overwrite=True (--overwrite), or choose another --workdir"
                 )
         elif self.path.is_dir() and not is_empty(self.path):
             raise RunError(

@@ -54,7 +54,7 @@ def test_whatever_else_is_there_is_kept(run_dir, name):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('{"epoch": 1')
     assert run_dir.holds_training()
-    with pytest.raises(RunError, match="holds a run: continue it with --resume"):
+    with pytest.raises(RunError, match="holds a run: continue it with resume=True"):
         run_dir.check_free(overwrite=False)
     assert path.read_text() == '{"epoch": 1'
 

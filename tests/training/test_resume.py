@@ -68,5 +68,5 @@ def test_the_first_process_decides_what_auto_means(recipe, digits, tmp_path, mon
     short = dataclasses.replace(recipe, epochs=1)
     fit(short, digits, workdir=tmp_path / "run")
     monkeypatch.setattr(Layout, "agree", lambda self, *own: [(0,), own] if len(own) == 1 else [own])
-    with pytest.raises(RunError, match="holds a run: continue it with --resume"):
+    with pytest.raises(RunError, match="holds a run: continue it with resume=True"):
         fit(short, digits, workdir=tmp_path / "run", resume="auto")

@@ -379,7 +379,7 @@ def test_only_overwrite_replaces_a_sweep_and_it_keeps_other_files(
     member.create({"recipe": short.to_dict()})
     (started.path / "notes.txt").write_text("mine")
     settings = {"workdir": started.path, "mode": "sequential"}
-    with pytest.raises(RunError, match="holds a sweep: continue it with --resume"):
+    with pytest.raises(RunError, match="holds a sweep: continue it with resume=True"):
         sweep(short, "dropout_rate", [0.1, 0.2], digits, **settings)
     with pytest.raises(RunError, match="exclude each other"):
         sweep(short, "seed", [0, 1], digits, resume=True, overwrite=True, **settings)
