@@ -65,13 +65,13 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     options = weights_options(parsed)
     if parsed.split in get_args(SplitName):
         network = load_with_data(parsed, options)
-    elif parsed.dataset is not None:
-        parser.error(f"--dataset is for a split, and --split is the folder {parsed.split}")
     elif not os.path.exists(parsed.split):
         parser.error(
             f"--split {escaped(parsed.split)} is no split, and there is no folder of that name"
             f"{did_you_mean(parsed.split, get_args(SplitName))}"
         )
+    elif parsed.dataset is not None:
+        parser.error(f"--dataset is for a split, and --split is the folder {parsed.split}")
     else:
         network = load(parsed.model, which=parsed.checkpoint, **options)
     make_folder_of(parsed.out)

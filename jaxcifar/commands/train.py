@@ -13,6 +13,7 @@ jaxcifar train scratch --coordinator node0:1234 --num-processes 2 --process-id 0
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         # Lazily: each of several processes, or a stream, reads only the images it needs.
         splits = load_splits(recipe, data_dir, lazy=True)
     except DataError as error:
-        if not resumed or "dataset" in given:
+        kind, _, place = recipe.dataset.partition(":")
+        gone = kind in ("folder", "parquet") and not os.path.exists(place.partition("#")[0])
+        if not resumed or not gone or "dataset" in given:
             raise
         way_out = "if the data of the run were moved, name the place where they are with --dataset"
         raise DataError(*error.args, f"  {way_out}") from None

@@ -83,7 +83,7 @@ def is_drawn_by_us(path: Path) -> bool:
     """
     with path.open("rb") as file:
         head = file.read(1024)  # the text comes before the pixels
-    names = [DRAWN_BY, *(["Matplotlib"] if path.parent.name == "figures" else [])]
+    names = [DRAWN_BY, *(["Matplotlib"] if path.absolute().parent.name == "figures" else [])]
     return any(b"tEXtSoftware\0" + name.encode() in head for name in names)
 
 

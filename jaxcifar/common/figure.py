@@ -72,8 +72,8 @@ def png_path(out: str | Path) -> Path:
         raise RecipeError(f"{path} is a directory: name a file with --out")
     if path.exists() and not (path.is_file() and is_drawn_by_us(path)):
         raise RecipeError(
-            f"{path} exists and is no picture that jaxcifar drew: remove it, or name another file "
-            "with --out"
+            f"{path} exists and has no mark of a picture that jaxcifar drew (early versions left "
+            "none): remove it, or name another file with --out"
         )
     return path
 

@@ -67,6 +67,7 @@ def warn_absent(
             some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
             problems.append(f"no image of {some} among the {len(of_split):,} {split} images")
     if problems:
-        if set.union(*missing) == set.intersection(*missing):  # no choice of images has some
+        whole = sum(map(len, labels.values())) >= info.pool + (info.validation or 0)
+        if whole and set.union(*missing) == set.intersection(*missing):  # no other choice has some
             advice = "add images of them, or leave out the classes"
         warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=stacklevel + 1)

@@ -23,6 +23,7 @@ from jaxcifar.inference.photos import Photo, Photos, collect
 from jaxcifar.inference.predictions import class_logits, map_source
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights
+from jaxcifar.runs.description import Scoring
 from jaxcifar.step.augment import resize, unit_range
 from jaxcifar.step.precision import Precision, computed_at
 from jaxcifar.training.evaluation import SplitName
@@ -245,9 +246,12 @@ class TrainedNetwork:
             jax.device_get(dict(self.variables)),
             path,
             preprocessing=self.preprocessing,
-            metadata=self.metadata,
+            metadata=self._scoring().replaced_in(self.metadata),
             overwrite=overwrite,
         )
+
+    def _scoring(self) -> Scoring:
+        return Scoring(self.mirror, self.shift, self.precision)
 
     def check_finite(self, values: Any) -> NDArray[np.float32]:
         """The values, as an array.

@@ -22,7 +22,7 @@ class _Same:
     """An object compared by identity.
 
     Its `id` alone would not do: the next object may have it, once this one is gone. An array is not
-    kept for the comparison: one that is gone is the same as no other.
+    kept for the comparison (but a dict is): one that is gone is the same as no other.
     """
 
     def __init__(self, value: Any) -> None:

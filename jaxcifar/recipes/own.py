@@ -63,7 +63,6 @@ def with_parts(recipe: Recipe, parts: Parts) -> tuple[Recipe, Parts]:
         recipe = replace(recipe, **changes)
     if parts.model is not None:
         _check_model(parts.model, recipe)
-        _check_reached(parts.model, recipe)
         _check_rules(recipe)
         check_late_labels(recipe, make_labels(recipe, parts))
     if parts.tx is not None:
@@ -171,8 +170,14 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
             )
 
 
-def _check_reached(model: nn.Module, recipe: Recipe) -> None:
-    """Settings that know parameters by their names or shapes find some in the model."""
+def check_reached(model: nn.Module, recipe: Recipe) -> None:
+    """Refuse settings that know parameters by names or shapes which the model has not.
+
+    For a new run: one of an earlier version is continued as it began.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
     params = own_variables(model, recipe.image_size)["params"]
     leaves, muon = named_leaves(params), recipe.optimizer == "muon"
     of_muon = {name for name, leaf in leaves.items() if muon and leaf.ndim == 4}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from jaxcifar.common.errors import RunError, WeightsError
 from jaxcifar.common.json_shape import AnyText, Shape, misfit
+from jaxcifar.common.messages import shown
 from jaxcifar.data import DatasetInfo, Splits
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import NORMALIZATIONS
@@ -167,28 +168,37 @@ class Scoring(NamedTuple):
         """
         mirror = metadata.get("test_mirror", "false")
         shift = metadata.get("test_shift_pixels", "0")
-        precision = metadata.get("precision", "default")
+        precision = metadata.get("test_precision", "default")
         problem = None
         if mirror not in ("true", "false"):
-            problem = "test_mirror must be true or false"
+            problem = f"test_mirror must be true or false, not {shown(mirror)}"
         elif not (shift.isascii() and shift.isdigit() and len(shift) < 6 and int(shift) < side):
-            problem = f"test_shift_pixels must be a number of pixels under {side}"
+            problem = (
+                f"test_shift_pixels must be a number of pixels under {side}, not {shown(shift)}"
+            )
         elif precision not in get_args(Precision):
-            problem = f"precision must be one of {', '.join(get_args(Precision))}"
+            choices = ", ".join(get_args(Precision))
+            problem = f"test_precision must be one of {choices}, not {shown(precision)}"
         if problem:
             raise WeightsError(f"the metadata of {source} cannot be read: {problem}")
         return cls(mirror == "true", int(shift), precision)  # type: ignore[arg-type]
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata that `from_metadata` reads: what is not the default."""
-        metadata = {
+        usual = Scoring()._texts()
+        return {name: text for name, text in self._texts().items() if text != usual[name]}
+
+    def replaced_in(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """Metadata that say this, whatever they said of it."""
+        others = {name: text for name, text in metadata.items() if name not in self._texts()}
+        return others | self.to_metadata()
+
+    def _texts(self) -> dict[str, str]:
+        return {
             "test_mirror": str(self.mirror).lower(),
             "test_shift_pixels": str(self.shift),
-            "precision": self.precision,
+            "test_precision": self.precision,
         }
-        default = ("false", "0", "default")
-        pairs = zip(metadata.items(), default, strict=True)
-        return {name: text for (name, text), usual in pairs if text != usual}
 
 
 def class_names_of(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | None:

@@ -127,10 +127,18 @@ def _check_same_run(
         )
 
 
-def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Splits) -> None:
+def check_same_data(
+    run_dir: RunDirectory, stored: dict[str, Any], splits: Splits, way_out: str | None = None
+) -> None:
     """Refuse data that are not those a run was trained on; where they lie does not matter.
 
     Runs written before contents were recorded are compared by names and sizes, with a warning.
+
+    Args:
+        run_dir: of the run.
+        stored: its config.json.
+        splits: the data that are there.
+        way_out: what to do; by default, name the run's own data with --dataset.
 
     Raises:
         RunError: with both classes or fingerprints.
@@ -156,23 +164,31 @@ def check_same_data(run_dir: RunDirectory, stored: dict[str, Any], splits: Split
         if splits.info is not None:
             raise RunError(
                 f"{path} was trained on other arrays: these have the fingerprint "
-                f"{splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; give the run's own"
+                f"{splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; "
+                f"{way_out or 'give the own ones of the run'}"
             )
         commit = f", which were those of commit {revision} on the hub" if revision else ""
+        way_out = way_out or f"name the place of the run's data{commit} with --dataset"
         raise RunError(
             f"{path} was trained on other data than the {splits.name} found: their contents have "
-            f"the fingerprint {splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; name "
-            f"the place of the run's data{commit} with --dataset"
+            f"the fingerprint {splits.fingerprint[:12]}..., not {str(fingerprint)[:12]}...; "
+            f"{way_out}"
         )
 
 
-def check_same_weights(run_dir: RunDirectory, source: str | None, sha256: str) -> None:
+def check_same_weights(
+    run_dir: RunDirectory,
+    source: str | None,
+    sha256: str,
+    way_out: str = "put that file back, or start again in another --workdir",
+) -> None:
     """Refuse weights that are not those a run was started from, where it has recorded them.
 
     Args:
         run_dir: of the run.
         source: of the weights that are there now, as the recipe names them.
         sha256: theirs.
+        way_out: what to do.
 
     Raises:
         RunError: with both digests.
@@ -181,8 +197,7 @@ def check_same_weights(run_dir: RunDirectory, source: str | None, sha256: str) -
     if before is not None and before["sha256"] != sha256:
         raise RunError(
             f"{source} is no longer the file that {run_dir.path} was started from: its SHA-256 is "
-            f"{sha256[:12]}..., not {before['sha256'][:12]}...; put that file back, or start again "
-            "in another --workdir"
+            f"{sha256[:12]}..., not {before['sha256'][:12]}...; {way_out}"
         )
 
 

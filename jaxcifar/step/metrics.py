@@ -154,12 +154,15 @@ def per_example(
 def _rank(logits: jax.Array, label: jax.Array) -> jax.Array:
     """How many logits come before the label's: int32 [n]; of equal ones, the first come first.
 
-    All of them do where one is not a number, which is neither larger nor smaller.
+    All of them do where one is not a number, which is neither larger nor smaller, and for a label
+    that is no class.
     """
     own = jnp.take_along_axis(logits, label[:, None], axis=1)
     first = jnp.arange(logits.shape[1]) < label[:, None]
     rank = jnp.sum((logits > own) | ((logits == own) & first), axis=1, dtype=jnp.int32)
-    return jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], rank)
+    classes = logits.shape[1]
+    unknown = jnp.isnan(logits).any(axis=1) | (label < 0) | (label >= classes)
+    return jnp.where(unknown, classes, rank)
 
 
 def find_nonfinite(*trees: Any, axis_name: str | None = None) -> jax.Array:

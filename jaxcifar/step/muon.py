@@ -26,7 +26,7 @@ EPSILON = 1e-7  # added to the norm that a gradient is divided by, as in airbenc
 class MuonState(NamedTuple):
     """The state of `muon`."""
 
-    step: jax.Array  # int32 [], steps so far, without skipped ones
+    step: jax.Array  # int32 [], steps so far
     momentum: optax.Updates  # as the kernels
 
 

@@ -23,7 +23,7 @@ from jaxcifar.common.numbers import is_zero
 from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask
 from jaxcifar.step.freeze import FROZEN, Labels, trainable_mask, treatment
 from jaxcifar.step.lookahead import LookaheadState, lookahead
-from jaxcifar.step.muon import muon
+from jaxcifar.step.muon import MuonState, muon
 
 OptimizerName = Literal["adam", "adamw", "sgd", "muon"]
 
@@ -126,10 +126,12 @@ def carry_over(old: optax.OptState, new: optax.OptState) -> optax.OptState:
 
 
 def passed_over(before: optax.OptState, after: optax.OptState) -> optax.OptState:
-    """The optimizer's state where a step is skipped: as before, but `scale_by_schedule` goes on.
+    """The optimizer's state where a step is skipped: as before, but its schedules go on.
 
     Otherwise each skipped step would shift the rest of the schedule, and the run would end before
-    its last rates. Moments, and the counts that correct their bias, stay.
+    its last rates. Moments, and the counts that correct their bias, stay. In a transformation of
+    the user's, `optax.scale_by_schedule` goes on, but not within `optax.MultiSteps`, whose own
+    steps are others, nor a schedule of `optax.inject_hyperparams`.
 
     Args:
         before: the state before the step.
@@ -144,14 +146,15 @@ def passed_over(before: optax.OptState, after: optax.OptState) -> optax.OptState
         >>> int(adam.count), int(schedule.count)
         (0, 1)
     """
-    counting = (optax.ScaleByScheduleState, LookaheadState)
+    own = (LookaheadState, MuonState)
+    ends = (optax.ScaleByScheduleState, optax.MultiStepsState, *own)
 
     def passed(old: Any, new: Any) -> Any:
         if isinstance(old, optax.ScaleByScheduleState):
             return new
-        return old._replace(step=new.step) if isinstance(old, LookaheadState) else old
+        return old._replace(step=new.step) if isinstance(old, own) else old
 
-    return jax.tree.map(passed, before, after, is_leaf=lambda s: isinstance(s, counting))
+    return jax.tree.map(passed, before, after, is_leaf=lambda state: isinstance(state, ends))
 
 
 def _check(

@@ -12,7 +12,7 @@ from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
 from jaxcifar.devices.processes import DeviceOptions, explain_lost_process, make_layout
 from jaxcifar.models.resnet import ResNet
-from jaxcifar.recipes.own import check_augmented, with_parts
+from jaxcifar.recipes.own import check_augmented, check_reached, with_parts
 from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
@@ -76,6 +76,8 @@ def plan_run(
     recipe = recipe.on(splits)
     check_splits(recipe, splits)
     recipe, parts = with_parts(recipe, parts)
+    if parts.model is not None and not resume:
+        check_reached(parts.model, recipe)
     if parts.augment is not None:
         check_augmented(
             recipe, parts, splits.train.read(np.arange(min(4, len(splits.train)))).images

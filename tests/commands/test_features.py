@@ -48,7 +48,7 @@ def test_features_of_a_folder_have_its_files(run_command, photo_run, photos, tmp
             ("--out", "f.npz", "--split", "vali"),
             "--split vali is no split, and there is no folder of that name; did you mean 'valid",
         ),
-        (("--out", "f.npz", "--split", "tset"), "did you mean 'test'"),
+        (("--out", "f.npz", "--split", "tset", "--dataset", "digits"), "did you mean 'test'"),
         (("--out", "f.npz", "--split", ".", "--dataset", "digits"), "--dataset is for a split"),
     ],
 )

@@ -142,7 +142,7 @@ def test_only_pictures_of_ours_are_replaced(tmp_path, folder):
     foreign = [photo.getvalue(), b"", *([path.read_bytes()] if folder == "elsewhere" else [])]
     for png in foreign:
         path.write_bytes(png)
-        with pytest.raises(RecipeError, match="x.png exists and is no picture that jaxcifar drew"):
+        with pytest.raises(RecipeError, match="x.png exists and has no mark of a picture that"):
             png_path(path)
         assert path.read_bytes() == png
 

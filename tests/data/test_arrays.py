@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxcifar import Recipe, Splits
 from jaxcifar.common.errors import DataError
-from jaxcifar.data import dataset_info, load_dataset, load_labelled, split_indices
+from jaxcifar.data import DatasetInfo, dataset_info, load_dataset, load_labelled, split_indices
+from jaxcifar.data.info import warn_absent
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -221,6 +222,13 @@ def test_classes_without_an_image_are_warned_of():
     images, _ = pair(20)
     with pytest.warns(UserWarning, match=r"no image of 1 among the .*stratified=True"):
         Splits.from_arrays((images, (np.arange(20) == 19).astype(int)))
+
+
+@pytest.mark.parametrize(("pool", "advice"), [(4, "add images of them"), (5, "use more images")])
+def test_a_class_may_have_images_among_those_left_out(pool, advice):
+    info = DatasetInfo("mine", ("a", "b"), pool, 0, 8, (3, 1))
+    with pytest.warns(UserWarning, match=f"no image of b .*; {advice}"):
+        warn_absent(info, {"training": np.zeros(3, int), "validation": np.zeros(1, int)})
 
 
 X, Y = pair(20)

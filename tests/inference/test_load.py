@@ -124,6 +124,9 @@ def test_exported_weights_are_scored_by_the_views_of_the_run(photo_run, photos, 
         weights.save(tmp_path / f"{name}_again.safetensors")
         again = load(tmp_path / f"{name}_again.safetensors", architecture="tiny")
         assert (again.mirror, again.shift) == (True, shift)
+    replace(mine, mirror=False, shift=0).save(tmp_path / "plain.safetensors")
+    alone = load(tmp_path / "plain.safetensors", architecture="tiny")
+    assert (alone.mirror, alone.shift, alone.precision) == (False, 0, "highest")
 
 
 def test_a_run_and_its_exported_weights_see_the_same(stored_run, digits, tmp_path):

@@ -257,7 +257,7 @@ def test_the_usual_scoring_is_not_written():
         ({"test_shift_pixels": "-1"}, "test_shift_pixels must be a number of pixels under 16"),
         ({"test_shift_pixels": "16"}, "test_shift_pixels must be a number of pixels under 16"),
         ({"test_shift_pixels": "9" * 10_000}, "test_shift_pixels must be a number"),
-        ({"precision": "high"}, "precision must be one of default, highest"),
+        ({"test_precision": "high"}, "test_precision must be one of default, highest"),
     ],
 )
 def test_a_scoring_that_cannot_be_read_is_refused(change, problem):

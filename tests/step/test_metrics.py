@@ -124,7 +124,7 @@ def test_no_label_is_among_the_largest_of_what_is_no_number():
 def test_the_first_of_the_largest_logits_is_the_prediction(classes, seed):
     rng = np.random.default_rng(seed)
     logits = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (20, classes)).astype(np.float32)
-    label, mask = rng.integers(0, classes, 20), rng.random(20) < 0.8
+    label, mask = rng.integers(-2, classes + 2, 20), rng.random(20) < 0.8
     for top5 in (False, True):
         found = metrics.measure(np.zeros(20, np.float32), logits, label, mask, top5=top5)
         assert found["correct"] == np.sum((logits.argmax(axis=1) == label) & mask)

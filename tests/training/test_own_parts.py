@@ -18,10 +18,10 @@ from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, sweep
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
-from jaxcifar.recipes.own import with_parts
 from jaxcifar.recipes.parts import Parts
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.interruption import Interrupted
+from jaxcifar.training.plan import plan_run
 from jaxcifar.training.stage import training_programs
 from tests.conftest import assert_trees_identical, with_devices
 from tests.training.test_fit import signal_after
@@ -345,16 +345,18 @@ class Weights(nn.Module):
         ({"optimizer": "muon"}, Weights(), "optimizer 'muon' acts on the kernels of convolutions"),
         ({"weight_decay": 0.5}, ConvNet(), None),
         ({"bias_scale": 64.0}, Normalised(), None),
-        ({"optimizer": "muon", "weight_decay": 0.5}, ConvNet(), None),
+        ({"optimizer": "muon", "weight_decay": 0.5}, Normalised(), None),
     ],
 )
-def test_a_setting_that_reaches_no_parameter_is_refused(own, settings, model, message):
+def test_a_setting_that_reaches_no_parameter_is_refused(own, digits, settings, model, message):
     recipe = dataclasses.replace(own, **({"optimizer": "sgd"} | settings))
     if message is None:
-        with_parts(recipe, Parts(model=model))
+        plan_run(recipe, digits, parts=Parts(model=model))
     else:
         with pytest.raises(RecipeError, match=f"{message}.* has none: leave it at its default"):
-            with_parts(recipe, Parts(model=model))
+            plan_run(recipe, digits, parts=Parts(model=model))
+        # A run that an earlier version began.
+        plan_run(recipe, digits, parts=Parts(model=model), resume=True)
 
 
 class Remembers(nn.Module):

@@ -4,9 +4,10 @@ After each item, everything is read from the directory again. So a call that is 
 killed leaves a page of what is done, and the next call continues.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
 from jaxcifar.common.messages import say
@@ -26,6 +27,7 @@ from jaxcifar.studies.sweeps import sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
 
+_OR_LEAVE = "or choose another --out: the runs on one page are compared"
 Job = tuple[Item, int]  # an item and a seed
 
 
@@ -103,7 +105,7 @@ class _Call:
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Find what would stop the call, before anything runs."""
-        remaining, started = [], []
+        remaining = []
         for item, seed in jobs:
             if item.preset is None:
                 continue
@@ -116,21 +118,37 @@ class _Call:
                 ]
             for path, expected in runs:
                 _check_recipe(RunDirectory(path), expected)
-                if RunDirectory(path).holds_training():
-                    started.append((RunDirectory(path), expected))
             if not self.is_complete((item, seed)):
                 remaining.append(recipe)
         weights = self.settings.weights
         if weights is not None and not RunDirectory(Path(weights)).holds_run():
-            sha256 = read_weights(weights).sha256
-            for run_dir, recipe in started:
-                if recipe.weights is not None:
-                    check_same_weights(run_dir, weights, sha256)
+            self._check_weights(read_weights(weights).sha256, remaining)
         if remaining:
             splits = load_splits(remaining[0], self.settings.data_dir)
-            for run_dir, recipe in started:  # what is left would be compared with them
-                if recipe.dataset == remaining[0].dataset:
-                    check_same_data(run_dir, run_dir.read_config(), splits)
+            for run_dir, config in self._started():
+                if config["recipe"].get("dataset") == remaining[0].located().dataset:
+                    check_same_data(run_dir, config, splits, f"put them back, {_OR_LEAVE}")
+
+    def _check_weights(self, sha256: str, remaining: Sequence[Recipe]) -> None:
+        """The runs on the page began from the file that those which are left will begin from."""
+        names = {recipe.weights for recipe in remaining} - {None}
+        for run_dir, config in self._started():
+            name = config["recipe"].get("weights")
+            if name in names:
+                check_same_weights(run_dir, name, sha256, f"put that file back, {_OR_LEAVE}")
+
+    def _started(self) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
+        """The runs on the page, also those that this call leaves out, with their config.json."""
+        paths = [path for entry in self.report_dir.entries() for path in entry.paths]
+        for item in self.report_dir.plan:
+            paths += [path for _, path in self.report_dir.members(item)] if item.swept else []
+        for run_dir in map(RunDirectory, dict.fromkeys(paths)):
+            if run_dir.holds_training():
+                try:
+                    config = run_dir.read_config()
+                except RunError:  # a damaged one is compared with nothing
+                    continue
+                yield run_dir, config
 
     def run_all(self, jobs: Sequence[Job]) -> Path:
         """Run what is left; however it ends, the page is up to date."""

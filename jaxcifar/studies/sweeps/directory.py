@@ -221,10 +221,14 @@ def check_resumable(
         raise RunError(f"{sweep_dir.path} is a sweep of {before['experiment']!r}, not of {name!r}")
     if before["field"] != field:
         raise RunError(f"{sweep_dir.path} is a sweep over {before['field']}, not over {field}")
-    # The data may be arrays, which no name finds: those given say what they are.
-    same_place = before["recipe"].get("dataset") == recipe.located().dataset
-    info = recipe.dataset_info if same_place else None
-    stored = recipe_of_file(before["recipe"], sweep_dir.description, info)
+    ours, theirs = recipe.located().dataset, before["recipe"].get("dataset")
+    if ours != theirs:
+        raise RunError(
+            f"{sweep_dir.path} was started with another recipe (dataset: {ours}, not {theirs}): "
+            "resume it with the same data in the same place, or start a sweep in another --workdir"
+        )
+    # Of the data given: they may be arrays, which no name finds.
+    stored = recipe_of_file(before["recipe"], sweep_dir.description, recipe.dataset_info)
     differing = [text for text in recipe.differences(stored) if not text.startswith(f"{field}: ")]
     if differing:
         raise RunError(
@@ -256,7 +260,8 @@ def check_same_start(
     started = [member for member in members if runs[member.name].holds_run()]
     for member in started:
         run_dir = runs[member.name]
-        check_same_data(run_dir, run_dir.read_config(), data[member.name])
+        back = "put the data back as they were, or start a sweep in another --workdir"
+        check_same_data(run_dir, run_dir.read_config(), data[member.name], back)
     fresh = [member for member in pending if member not in started]
     if fresh and fresh[0].recipe.weights is not None:  # the others need them no more
         _, report = starting_weights(fresh[0].recipe)

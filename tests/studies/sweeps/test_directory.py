@@ -45,14 +45,18 @@ def made_arrays(seed, name="mine"):
 def test_a_sweep_over_arrays_goes_on_with_the_same_ones_only(recipe, tmp_path, trained):
     unset = {name: getattr(Recipe(), name) for name in ("dataset", "train_size", "validation_size")}
     recipe = dataclasses.replace(recipe, **unset)
-    settings = {"workdir": tmp_path / "s", "mode": "sequential"}
+    settings = {"workdir": tmp_path / "s", "mode": "sequential", "experiment": "x"}
     sweep(recipe, "seed", [0], made_arrays(0), **settings)
     sweep(recipe, "seed", [0, 1], made_arrays(0), resume=True, **settings)
     assert trained == ["seed=0", "seed=1"]
-    for others in (made_arrays(1), made_arrays(1, "others")):
-        with pytest.raises(
-            RunError, match="seed=0 was trained on other arrays|a sweep of .arrays:mine., not"
-        ):
+    for others, message in (
+        (made_arrays(1), "seed=0 was trained on other arrays: .*; put the data back"),
+        (
+            made_arrays(1, "others"),
+            r"recipe \(dataset: arrays:others, not arrays:mine\)",
+        ),
+    ):
+        with pytest.raises(RunError, match=message):
             sweep(recipe, "seed", [0, 1, 2], others, resume=True, **settings)
     assert trained == ["seed=0", "seed=1"]
     assert not (tmp_path / "s" / "seed=2").exists()
@@ -62,18 +66,18 @@ def test_members_on_data_that_changed_are_not_compared(recipe, photos, tmp_path,
     recipe = dataclasses.replace(
         recipe, dataset=f"folder:{photos}", resize=8, train_size=12, validation_size=3, batch_size=4
     )
-    settings = {"workdir": tmp_path / "s", "mode": "sequential"}
+    settings = {"workdir": tmp_path / "s", "mode": "sequential", "experiment": "x"}
     sweep(recipe, "seed", [0], load_splits(recipe), **settings)
     moved = photos.rename(tmp_path / "elsewhere")
     there = dataclasses.replace(recipe, dataset=f"folder:{moved}")
     picture = next((moved / "train" / CLASSES[0]).iterdir())
     picture.write_bytes(next((moved / "train" / CLASSES[1]).iterdir()).read_bytes())
     table = (tmp_path / "s" / "table.md").read_bytes()
-    with pytest.raises(RunError):  # the place of the data is part of a sweep's recipe
+    with pytest.raises(RunError, match=r"recipe \(dataset: folder:.*elsewhere, not folder:"):
         sweep(there, "seed", [0, 1], load_splits(there), resume=True, **settings)
     moved.rename(photos)
     for values in ([0, 1], [0]):  # also where nothing is left to train
-        with pytest.raises(RunError, match="seed=0 was trained on other data"):
+        with pytest.raises(RunError, match="seed=0 was trained on other data .*; put the data"):
             sweep(recipe, "seed", values, load_splits(recipe), resume=True, **settings)
     assert trained == ["seed=0"]
     assert (tmp_path / "s" / "table.md").read_bytes() == table
