@@ -91,7 +91,10 @@ MODERN_HEAD = MODERN | {
 # With the CIFAR stem: the ImageNet stem discards three quarters of a 32x32 image twice.
 MODERN_SCRATCH = MODERN_SGD | {"learning_rate": 0.1, "stem": "cifar"}
 MODERN_MINI = MODERN_SGD | {
-    "learning_rate": 0.1,
+    # At 64 pixels and 15 epochs: test 0.557; 0.474 with batches of 128 at a rate of 0.1, which are
+    # only 600 steps.
+    "batch_size": 32,
+    "learning_rate": 0.05,
     "rotate_degrees": 15.0,
     "translate_pixels": 28,
     "cutout_pixels": 80,
@@ -204,7 +207,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "scratch_modern": Experiment(
         FAITHFUL | MODERN_SCRATCH,
-        "scratch with the 3x3 stem, SGD, augmentation and a schedule to zero; not measured yet",
+        "scratch with the 3x3 stem, SGD, augmentation and a schedule to zero (only measured on "
+        "smaller images first: test 0.902)",
     ),
     "finetune_modern": Experiment(
         FINETUNE | MODERN_SGD,
@@ -222,7 +226,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "mini_modern": Experiment(
         MINI | MODERN_MINI,
-        "mini with SGD, stronger augmentation and a schedule to zero; not measured yet",
+        "mini with SGD in batches of 32, stronger augmentation and a schedule to zero (only "
+        "measured at 64 pixels for 15 epochs: test 0.557, where mini had 0.551)",
     ),
     "speedrun": Experiment(
         _speedrun(SPEEDRUN, 16, label_smoothing=0.2, translate_pixels=2),

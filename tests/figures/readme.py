@@ -65,6 +65,10 @@ FIGURES = [
         (*last("finetune_modern"), minutes("finetune_modern")),
     ),
     Figure(
+        "| `scratch_modern` (3x3 stem), smaller images first | {} / {} / {} | {} min (older",
+        (*last("scratch_modern_growing"), minutes("scratch_modern_growing")),
+    ),
+    Figure(
         "| `mini`, dropout 0.3, at 112 pixels | {} / {} / {} | {} min | {} / {} / {} (224 pixels",
         (*last("mini_112"), minutes("mini_112"), *reported("mini")),
     ),

@@ -23,6 +23,7 @@ MACHINES = {
     "AMD EPYC, family 26, AVX-512": "a",
     "AMD EPYC, family 26, model 2, AVX-512": "a",
     "AMD EPYC": "b",
+    "AMD EPYC, family 25, model 17, AVX-512": "d",
     "Intel(R) Xeon(R) Processor": "c",
 }
 
@@ -109,6 +110,9 @@ ALONE = {
     "`finetune_modern` without cutout and mirror images": "finetune_modern_without_cutout",
     "`freeze_a_modern`": "freeze_a_modern",
     "`freeze_b_modern`": "freeze_b_modern",
+    "`scratch_modern` on smaller images first": "scratch_modern_growing",
+    "`mini_modern` at 64 pixels, 15 epochs": "mini_modern_64",
+    "`mini_modern` at 64 pixels, 15 epochs, batches of 128": "mini_modern_64_batch_128",
     "`mini` at 112 pixels, 50 epochs": "mini_112",
     "`demo` (digits, 12 epochs)": "demo",
 }
@@ -137,6 +141,22 @@ FIGURES = [
             run(name)["test_without_views"]["accuracy"]
             for name in ("finetune_modern", "freeze_a_modern")
         ),
+    ),
+    Figure(
+        "on smaller images first (without it {}):",
+        (run("scratch_modern_growing")["test_without_views"]["accuracy"],),
+    ),
+    Figure(
+        "validation images of 32 pixels was {}.",
+        (run("scratch_modern_growing")["history"][14]["validation_accuracy"],),
+    ),
+    Figure(
+        "had {} on the test\nimages as they are.",
+        (run("speedrun_9_epochs")["test_without_views"]["accuracy"],),
+    ),
+    Figure(
+        "Beside the {} of `mini` at that size with dropout 0.3, its {} decides nothing",
+        (of_last_epoch(dropout_run(0.3))[2], of_last_epoch(run("mini_modern_64"))[2]),
     ),
     Figure("| ours |" + " {} |" * 13, tuple(by_epoch("auto"))),
     Figure("| PyTorch |" + " {} |" * 13, tuple(by_epoch("torch"))),
@@ -188,6 +208,8 @@ GIVEN = [
     Given("15 epochs, dropout {} |", "a setting", 4),
     Given("| epoch |" + " {} |" * 13, "the epochs"),
     Given("learning rate stays near {} for", "a setting"),
+    Given("of `mini` at that size with dropout {}, its", "a setting"),
+    Given("and a rate of {}; batches of 32 and a rate of {} are the preset now", "settings"),
     Given("at 32x32 (validation accuracy {} on its 200 classes", "from those who trained them"),
 ]
 FACTS = (
