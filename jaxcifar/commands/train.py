@@ -13,14 +13,13 @@ jaxcifar train scratch --coordinator node0:1234 --num-processes 2 --process-id 0
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxcifar.commands.experiment import experiment_parser
 from jaxcifar.commands.options import add_options, given_options
 from jaxcifar.commands.parser import Parser
-from jaxcifar.common.errors import DataError
+from jaxcifar.common.errors import DataNotThereError
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.processes import DeviceOptions, connect
 from jaxcifar.recipes.presets import get_experiment
@@ -28,6 +27,7 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.description import stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.opening import moved_data
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.fit import fit
 
@@ -67,13 +67,10 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     try:
         # Lazily: each of several processes, or a stream, reads only the images it needs.
         splits = load_splits(recipe, data_dir, lazy=True)
-    except DataError as error:
-        kind, _, place = recipe.dataset.partition(":")
-        gone = kind in ("folder", "parquet") and not os.path.exists(place.partition("#")[0])
-        if not resumed or not gone or "dataset" in given:
+    except DataNotThereError as error:
+        if not resumed or "dataset" in given:
             raise
-        way_out = "if the data of the run were moved, name the place where they are with --dataset"
-        raise DataError(*error.args, f"  {way_out}") from None
+        raise moved_data(error) from None
     fit(
         recipe,
         splits,

@@ -26,6 +26,10 @@ class DataError(MessageError):
     """Data, or a request for data, that cannot be served."""
 
 
+class DataNotThereError(DataError):
+    """The folder or the file that a dataset's name says does not exist: it may have been moved."""
+
+
 class ImageFileError(MessageError):
     """A picture file that cannot be used."""
 

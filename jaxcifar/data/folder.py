@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DataError
+from jaxcifar.common.errors import DataError, DataNotThereError
 from jaxcifar.common.files import Unusable, absolute_path
 from jaxcifar.common.messages import printable
 from jaxcifar.data.contents import file_digests
@@ -281,15 +281,14 @@ def _find_root(place: str) -> tuple[Path, Path]:
     """The path as it was given, and with its links resolved."""
     path = Path(place.removeprefix(PREFIX))
     try:
-        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-        if is_folder:
+        if stat.S_ISDIR(os.stat(path).st_mode):
             return path, path.resolve()
     except FileNotFoundError:
-        is_folder = False
+        raise DataNotThereError(f"there is no folder {path}; {_LAYOUT}") from None
     except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no text
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"the folder {path} cannot be opened: {reason}") from None
-    raise DataError(f"there is no folder {path}; {_LAYOUT}")
+    raise DataError(f"{path} is not a folder; {_LAYOUT}")
 
 
 def _list_folder(place: str, follow_links: bool) -> Folder:

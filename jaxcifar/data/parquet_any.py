@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DataError, ImageFileError
+from jaxcifar.common.errors import DataError, DataNotThereError, ImageFileError
 from jaxcifar.common.messages import printable
 from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import parquet_layout as layout
@@ -187,7 +187,7 @@ def _find(place: str, split: str | None, follow_links: bool) -> ParquetDataset:
     parsed = parse_name(place)
     root = Path(parsed.place.removeprefix(PREFIX))
     if not os.path.lexists(root):
-        raise DataError(f"there is no folder or Parquet file {root}; {layout.LAYOUT}")
+        raise DataNotThereError(f"there is no folder or Parquet file {root}; {layout.LAYOUT}")
     if not root.is_dir():
         if split is None:
             raise DataError(

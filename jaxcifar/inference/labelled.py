@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxcifar.common.errors import DataError, RunError
+from jaxcifar.common.errors import DataNotThereError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import DatasetInfo, LabelledSource, Relabelled, Splits, load_labelled
-from jaxcifar.data.arrays import is_arrays
 from jaxcifar.data.class_names import listed, match_classes
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.opening import check_same_data
+from jaxcifar.runs.opening import check_same_data, moved_data
 from jaxcifar.training.evaluation import SplitName
 
 NO_DATASET = "no dataset"  # the name of that of weights without any
@@ -42,11 +41,10 @@ class RunData:
             return source
         try:
             return self._test() if name == "test" else getattr(self._own_splits(), name)
-        except DataError as error:
-            if self.dataset is not None or is_arrays(self.recipe.dataset):
+        except DataNotThereError as error:
+            if self.dataset is not None:
                 raise
-            way_out = "name the place where the data of the run are now with --dataset"
-            raise DataError(*error.args, f"  {way_out}") from None
+            raise moved_data(error) from None
 
     def _test(self) -> LabelledSource:
         images = _test_images(

@@ -148,7 +148,7 @@ def fill_model(
         filled[collection] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     return filled, LoadReport(
         source=source,
-        sha256=sha256 or _digest(tensors),
+        sha256=sha256 or digest_of(tensors),
         params=sum(slot.collection == "params" for slot in comparison.slots.values()),
         batch_stats=sum(slot.collection == "batch_stats" for slot in comparison.slots.values()),
         new=tuple(comparison.new),
@@ -316,7 +316,8 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
-def _digest(tensors: Tensors) -> str:
+def digest_of(tensors: Tensors) -> str:
+    """The SHA-256 of tensors, in the order of their names: the identity of a run's weights."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

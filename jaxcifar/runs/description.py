@@ -166,9 +166,8 @@ class Scoring(NamedTuple):
         Raises:
             WeightsError: they cannot be read.
         """
-        mirror = metadata.get("test_mirror", "false")
-        shift = metadata.get("test_shift_pixels", "0")
-        precision = metadata.get("test_precision", "default")
+        usual = cls()._texts()
+        mirror, shift, precision = (metadata.get(name, usual[name]) for name in usual)
         problem = None
         if mirror not in ("true", "false"):
             problem = f"test_mirror must be true or false, not {shown(mirror)}"

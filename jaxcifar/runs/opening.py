@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from jaxcifar.common.errors import CheckpointError, RunError
+from jaxcifar.common.errors import CheckpointError, DataError, DataNotThereError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import Splits, class_names
 from jaxcifar.devices.machine import describe_machine
@@ -180,7 +180,7 @@ def check_same_weights(
     run_dir: RunDirectory,
     source: str | None,
     sha256: str,
-    way_out: str = "put that file back, or start again in another --workdir",
+    way_out: str = "put those back, or start again in another --workdir",
 ) -> None:
     """Refuse weights that are not those a run was started from, where it has recorded them.
 
@@ -196,8 +196,8 @@ def check_same_weights(
     before = run_dir.read_config().get("weights")
     if before is not None and before["sha256"] != sha256:
         raise RunError(
-            f"{source} is no longer the file that {run_dir.path} was started from: its SHA-256 is "
-            f"{sha256[:12]}..., not {before['sha256'][:12]}...; {way_out}"
+            f"{source} holds other weights now than {run_dir.path} was started from: their SHA-256 "
+            f"is {sha256[:12]}..., not {before['sha256'][:12]}...; {way_out}"
         )
 
 
@@ -231,3 +231,9 @@ def check_origin(run_dir: RunDirectory, recipe: Recipe) -> None:
         raise RunError(
             f"{run_dir.path} is the run that the weights come from: choose another --workdir"
         )
+
+
+def moved_data(error: DataNotThereError) -> DataError:
+    """The error, and how to name the place where a run's own data are now."""
+    way_out = "if the data of the run were moved, name the place where they are with --dataset"
+    return DataError(*error.args, f"  {way_out}")

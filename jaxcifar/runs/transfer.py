@@ -11,7 +11,7 @@ from jaxcifar.common.errors import RecipeError
 from jaxcifar.data import Splits, class_names
 from jaxcifar.models.load_report import LoadReport
 from jaxcifar.models.preprocessing import Preprocessing
-from jaxcifar.models.pretrained import export_weights, fill_model, to_torch
+from jaxcifar.models.pretrained import digest_of, export_weights, fill_model, to_torch
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.checkpoints import Which
@@ -78,6 +78,18 @@ def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWe
         )
     _check_normalization(recipe, report)
     return StartingWeights(filled, report)
+
+
+def weights_sha256(weights: str) -> str:
+    """What a run that starts from these weights, named as for `starting_weights`, records of them.
+
+    Raises:
+        WeightsError: they are not available.
+        RunError, CheckpointError: the run cannot be used.
+    """
+    if RunDirectory(Path(weights)).holds_run():
+        return digest_of(to_torch(restore_run(weights)[2]))
+    return read_weights(weights).sha256
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:

@@ -34,7 +34,7 @@ BAD = {
     "too long": ("x/" * 3_000, "characters, more than the limit of 4,096"),
     "no text": ("\ud800", "cannot be opened"),
     "gone": ("gone", "there is no folder"),
-    "a file": (__file__, "there is no folder"),
+    "a file": (__file__, "is not a folder; it must hold"),
     "below a file": (f"{__file__}/x", "cannot be opened: Not a directory"),
 }
 

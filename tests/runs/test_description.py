@@ -106,6 +106,16 @@ def test_a_relative_path_is_stored_absolute(photo_run, photos, tmp_path, monkeyp
     prepare_directory(run_dir, recipe, splits, "x", None, resume=True, overwrite=False)
 
 
+def test_only_data_that_are_not_there_may_have_been_moved(photo_run, photos):
+    shutil.rmtree(photos / "test")
+    with pytest.raises(DataError, match="has no split") as error:
+        evaluate_run(photo_run)
+    assert "--dataset" not in str(error.value)
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match=r"there is no folder [^\0]*were moved[^\0]*--dataset"):
+        evaluate_run(photo_run)
+
+
 def test_moved_data_are_accepted_by_their_contents(photo_run, photos, tmp_path):
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"there is no folder [^\0]*--dataset") as error:

@@ -13,12 +13,12 @@ from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
 from jaxcifar.common.messages import say
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
-from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data, check_same_weights
 from jaxcifar.runs.restore import read_recipe
+from jaxcifar.runs.transfer import weights_sha256
 from jaxcifar.studies.reproduction.directory import Mark, ReportDirectory
 from jaxcifar.studies.reproduction.entries import without_folder
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings, recipe_of, select
@@ -29,6 +29,7 @@ from jaxcifar.training.fit import fit
 
 _OR_LEAVE = "or choose another --out: the runs on one page are compared"
 Job = tuple[Item, int]  # an item and a seed
+_Started = tuple[RunDirectory, dict[str, Any]]  # a run and its config.json
 
 
 def reproduce(
@@ -120,24 +121,38 @@ class _Call:
                 _check_recipe(RunDirectory(path), expected)
             if not self.is_complete((item, seed)):
                 remaining.append(recipe)
-        weights = self.settings.weights
-        if weights is not None and not RunDirectory(Path(weights)).holds_run():
-            self._check_weights(read_weights(weights).sha256, remaining)
+        started = list(self._started())
+        self._check_weights(remaining, started)
         if remaining:
             splits = load_splits(remaining[0], self.settings.data_dir)
-            for run_dir, config in self._started():
+            for run_dir, config in started:
                 if config["recipe"].get("dataset") == remaining[0].located().dataset:
                     check_same_data(run_dir, config, splits, f"put them back, {_OR_LEAVE}")
 
-    def _check_weights(self, sha256: str, remaining: Sequence[Recipe]) -> None:
-        """The runs on the page began from the file that those which are left will begin from."""
-        names = {recipe.weights for recipe in remaining} - {None}
-        for run_dir, config in self._started():
-            name = config["recipe"].get("weights")
-            if name in names:
-                check_same_weights(run_dir, name, sha256, f"put that file back, {_OR_LEAVE}")
+    def _check_weights(self, remaining: Sequence[Recipe], started: Sequence[_Started]) -> None:
+        """The runs on the page began from the weights that those which are left will begin from.
 
-    def _started(self) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
+        Weights given to the call must be there; a preset's may fail with its items.
+        """
+        given = self.settings.weights
+        names = {recipe.weights for recipe in remaining if recipe.weights is not None}
+        if given is not None and not names:
+            weights_sha256(given)
+        for name in sorted(names):
+            compared = [run for run, about in started if about["recipe"].get("weights") == name]
+            if given is None and not compared:
+                continue
+            try:
+                sha256 = weights_sha256(name)
+            except WeightsError as error:
+                if given is not None:
+                    raise
+                self.unavailable[name] = error.args
+                continue
+            for run_dir in compared:
+                check_same_weights(run_dir, name, sha256, f"put those back, {_OR_LEAVE}")
+
+    def _started(self) -> Iterator[_Started]:
         """The runs on the page, also those that this call leaves out, with their config.json."""
         paths = [path for entry in self.report_dir.entries() for path in entry.paths]
         for item in self.report_dir.plan:

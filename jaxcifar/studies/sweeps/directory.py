@@ -34,7 +34,7 @@ from jaxcifar.runs.directory import RunDirectory, check_path
 from jaxcifar.runs.opening import check_same_data, check_same_weights
 from jaxcifar.runs.restore import recipe_of_file
 from jaxcifar.runs.shapes import check_shape, read_object
-from jaxcifar.runs.transfer import starting_weights
+from jaxcifar.runs.transfer import weights_sha256
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
 
 DESCRIPTION: Shape = {
@@ -264,6 +264,6 @@ def check_same_start(
         check_same_data(run_dir, run_dir.read_config(), data[member.name], back)
     fresh = [member for member in pending if member not in started]
     if fresh and fresh[0].recipe.weights is not None:  # the others need them no more
-        _, report = starting_weights(fresh[0].recipe)
+        sha256 = weights_sha256(fresh[0].recipe.weights)
         for member in started:
-            check_same_weights(runs[member.name], member.recipe.weights, report.sha256)
+            check_same_weights(runs[member.name], member.recipe.weights, sha256)

@@ -7,6 +7,8 @@ import pytest
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
 from jaxcifar.common.messages import escaped
 from jaxcifar.models.weights import write_safetensors
+from jaxcifar.recipes.presets import EXPERIMENTS, Experiment
+from jaxcifar.runs.transfer import export_run, weights_sha256
 from jaxcifar.studies.reproduction import Settings, describe_plan, loop, reproduce
 from jaxcifar.training.fit import fit
 from tests.studies.reproduction.test_page import read
@@ -162,7 +164,7 @@ def test_a_run_with_another_recipe_is_refused_before_anything_runs(plan, tmp_pat
         (
             1,
             {"weights": {"sha256": "0" * 64, "source": "w"}},
-            "w.safetensors is no longer the file .*lean was",
+            "w.safetensors holds other weights .*lean was",
         ),
     ],
 )
@@ -183,6 +185,33 @@ def test_runs_on_other_data_or_weights_are_refused_before_anything_runs(
         reproduce(out, settings, plan=plan, verbose=False)
     assert not trained
     assert not (out / "index.html").exists()
+
+
+@pytest.mark.parametrize("of", ["a run", "the preset"])
+def test_the_weights_of_a_run_and_of_a_preset_are_compared_too(
+    plan, digits, tmp_path, trained, photo_run, monkeypatch, of
+):
+    file, out = tmp_path / "w.safetensors", tmp_path / "report"
+    export_run(photo_run, file)
+    settings = Settings(weights=str(photo_run)) if of == "a run" else Settings()
+    changed = Experiment(EXPERIMENTS["lean"].settings | {"weights": str(file)}, "from a file")
+    monkeypatch.setitem(EXPERIMENTS, "lean", changed)
+    recipe = loop.recipe_of(plan[1], settings, seed=0)
+    path = out / "runs" / "lean"
+    path.mkdir(parents=True)
+    config = {"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint}
+    config |= {"weights": {"sha256": "0" * 64, "source": "w"}}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}')
+    (out / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
+    with pytest.raises(RunError, match="holds other weights now than .*lean was started from"):
+        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
+    assert not trained
+    config["weights"]["sha256"] = weights_sha256(recipe.weights)
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="1 of 1 items did not run"):  # it has no checkpoint
+        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
+    assert [name for name, _ in trained] == ["lean"]
 
 
 @pytest.mark.parametrize(
