@@ -78,9 +78,9 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     )
     if parsed.csv is not None:
         write_atomically(parsed.csv, as_csv(found))
-        say(f"wrote {parsed.csv} ({len(found):,} images)")
+        say(f"wrote {parsed.csv} ({len(found):,} images) by {network.name}")
     elif parsed.json:
-        say(*(as_json(prediction) for prediction in found))
+        say(*(as_json(prediction, network.name) for prediction in found))
     else:
         say(*as_table(found))
     if unreadable:
@@ -103,14 +103,15 @@ def as_table(found: Sequence[Prediction]) -> Iterable[str]:
         yield f"{name:{width}}  {class_name:{class_width}}  {probability}  {others}"
 
 
-def as_json(prediction: Prediction) -> str:
-    """One line."""
+def as_json(prediction: Prediction, network: str) -> str:
+    """One line, with the name of the network: lines of several may meet in one file."""
     return json.dumps(
         {
             "file": prediction.image,
             "class": prediction.class_name,
             "probability": prediction.probability,
             "top": [{"class": name, "probability": share} for name, share in prediction.top],
+            "network": network,
         }
     )
 

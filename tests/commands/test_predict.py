@@ -31,9 +31,11 @@ def test_csv_and_json_have_the_same_numbers(run_command, photo_run, photos, expe
     assert status == 0
     assert [value["file"] for value in values] == [each.image for each in expected]
     assert [value["class"] for value in values] == [each.class_name for each in expected]
+    name = jaxcifar.load(photo_run).name
+    assert {value["network"] for value in values} == {name}
     table = tmp_path / "out" / "photos.csv"
     status, out, _ = run_command("predict", photo_run, photos / "test", "--csv", table)
-    assert (status, out) == (0, f"wrote {table} (9 images)\n")
+    assert (status, out) == (0, f"wrote {table} (9 images) by {name}\n")
     with table.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert ",".join(header) == "file,class,probability,class_2,probability_2,class_3,probability_3"
