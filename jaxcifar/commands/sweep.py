@@ -57,7 +57,7 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / f"{experiment}_{field}"
     if parsed.resume:
-        recipe = read_sweep(workdir)
+        recipe = read_sweep(workdir, dataset=getattr(parsed, "dataset", None))
     sweep(
         dataclasses.replace(recipe, **given_options(parsed, Recipe)),
         field,

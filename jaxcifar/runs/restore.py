@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcifar.common.errors import DataError, RecipeError, RunError
+from jaxcifar.common.errors import DataError, DataNotThereError, RecipeError, RunError
 from jaxcifar.common.messages import warn
 from jaxcifar.data import DATASETS, DatasetInfo
 from jaxcifar.recipes.recipe import Recipe
@@ -115,7 +115,7 @@ def read_recipe(run_dir: RunDirectory, *, dataset: str | None = None) -> Recipe:
     info = described_info(config, values.get("dataset"))
     try:
         return recipe_of_file(values, run_dir.config, info)
-    except RecipeError as error:
+    except (RecipeError, DataNotThereError) as error:
         if info is not None or not str(values.get("dataset")).startswith(("folder:", "tfds:")):
             raise
         if dataset is not None:
@@ -136,8 +136,11 @@ def recipe_of_file(
 
     Raises:
         RecipeError: as `Recipe.from_dict`, naming the file.
+        DataNotThereError: the data are not there.
     """
     try:
         return Recipe.from_dict(values, info)
+    except DataNotThereError as error:
+        raise DataNotThereError(f"the recipe in {path}: {error}") from None
     except (RecipeError, DataError) as error:
         raise RecipeError(f"the recipe in {path}: {error}") from None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.common.errors import RunError
+from jaxcifar.common.errors import DataNotThereError, RunError
 from jaxcifar.common.json_shape import AnyText, Shape
 from jaxcifar.common.lock import hold, in_use, surely_free
 from jaxcifar.common.writing import (
@@ -31,7 +31,7 @@ from jaxcifar.common.writing import (
 from jaxcifar.data import Splits
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.directory import RunDirectory, check_path
-from jaxcifar.runs.opening import check_same_data, check_same_weights
+from jaxcifar.runs.opening import check_same_data, check_same_weights, moved_data
 from jaxcifar.runs.restore import recipe_of_file
 from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.runs.transfer import weights_sha256
@@ -196,15 +196,26 @@ class SweepDirectory:
         remove(self.figure)
 
 
-def read_sweep(workdir: str | Path) -> Recipe:
+def read_sweep(workdir: str | Path, *, dataset: str | None = None) -> Recipe:
     """The recipe that a sweep was started with.
+
+    Args:
+        workdir: the sweep's.
+        dataset: where its data are now, if they are not where they were.
 
     Raises:
         RunError: not a sweep, or a damaged one.
         RecipeError: a recipe with a field this version does not know.
+        DataError: the data are not there.
     """
     sweep_dir = SweepDirectory(Path(workdir))
-    return recipe_of_file(sweep_dir.read()["recipe"], sweep_dir.description)
+    values = sweep_dir.read()["recipe"]
+    if dataset is not None:
+        values = values | {"dataset": dataset}
+    try:
+        return recipe_of_file(values, sweep_dir.description)
+    except DataNotThereError as error:
+        raise error if dataset is not None else moved_data(error) from None
 
 
 def check_resumable(
@@ -222,13 +233,15 @@ def check_resumable(
     if before["field"] != field:
         raise RunError(f"{sweep_dir.path} is a sweep over {before['field']}, not over {field}")
     ours, theirs = recipe.located().dataset, before["recipe"].get("dataset")
-    if ours != theirs:
+    if ours != theirs and not any(sweep_dir.run(member.name).holds_run() for member in members):
         raise RunError(
-            f"{sweep_dir.path} was started with another recipe (dataset: {ours}, not {theirs}): "
-            "resume it with the same data in the same place, or start a sweep in another --workdir"
+            f"{sweep_dir.path} was started with another recipe (dataset: {ours}, not {theirs}), "
+            "and no run in it has recorded what its data held: name the same data, or start a "
+            "sweep in another --workdir"
         )
-    # Of the data given: they may be arrays, which no name finds.
-    stored = recipe_of_file(before["recipe"], sweep_dir.description, recipe.dataset_info)
+    # Of the data given: they may lie in another place now, or be arrays, which no name finds.
+    values = before["recipe"] | {"dataset": recipe.dataset, "follow_links": recipe.follow_links}
+    stored = recipe_of_file(values, sweep_dir.description, recipe.dataset_info)
     differing = [text for text in recipe.differences(stored) if not text.startswith(f"{field}: ")]
     if differing:
         raise RunError(
@@ -260,7 +273,9 @@ def check_same_start(
     started = [member for member in members if runs[member.name].holds_run()]
     for member in started:
         run_dir = runs[member.name]
-        back = "put the data back as they were, or start a sweep in another --workdir"
+        back = (
+            "give the same data as then, wherever they lie, or start a sweep in another --workdir"
+        )
         check_same_data(run_dir, run_dir.read_config(), data[member.name], back)
     fresh = [member for member in pending if member not in started]
     if fresh and fresh[0].recipe.weights is not None:  # the others need them no more

@@ -204,10 +204,11 @@ def _plan(
 
 
 def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
-    """Whether a run of the member's own recipe is complete."""
+    """Whether a run of the member's own recipe is complete, perhaps on data that lay elsewhere."""
     if not run_dir.holds_run() or run_dir.read_summary() is None:
         return False
-    return not member.recipe.differences(read_recipe(run_dir))
+    differing = member.recipe.differences(read_recipe(run_dir))
+    return all(text.startswith(("dataset: ", "follow_links: ")) for text in differing)
 
 
 def _train(plan: SweepPlan, *, verbose: bool) -> None:

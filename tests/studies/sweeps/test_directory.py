@@ -1,17 +1,19 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
-from jaxcifar.common.errors import RunError
+from jaxcifar.common.errors import DataError, RunError
 from jaxcifar.data import Splits
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import prepare_directory
+from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import preprocessing_of, starting_weights
-from jaxcifar.studies.sweeps import sweep
+from jaxcifar.studies.sweeps import read_sweep, sweep
 from tests.conftest import CLASSES, random_variables
 
 
@@ -50,11 +52,8 @@ def test_a_sweep_over_arrays_goes_on_with_the_same_ones_only(recipe, tmp_path, t
     sweep(recipe, "seed", [0, 1], made_arrays(0), resume=True, **settings)
     assert trained == ["seed=0", "seed=1"]
     for others, message in (
-        (made_arrays(1), "seed=0 was trained on other arrays: .*; put the data back"),
-        (
-            made_arrays(1, "others"),
-            r"recipe \(dataset: arrays:others, not arrays:mine\)",
-        ),
+        (made_arrays(1), "seed=0 was trained on other arrays: .*; give the same"),
+        (made_arrays(1, "others"), "seed=0 was trained on other arrays"),
     ):
         with pytest.raises(RunError, match=message):
             sweep(recipe, "seed", [0, 1, 2], others, resume=True, **settings)
@@ -73,14 +72,35 @@ def test_members_on_data_that_changed_are_not_compared(recipe, photos, tmp_path,
     picture = next((moved / "train" / CLASSES[0]).iterdir())
     picture.write_bytes(next((moved / "train" / CLASSES[1]).iterdir()).read_bytes())
     table = (tmp_path / "s" / "table.md").read_bytes()
-    with pytest.raises(RunError, match=r"recipe \(dataset: folder:.*elsewhere, not folder:"):
-        sweep(there, "seed", [0, 1], load_splits(there), resume=True, **settings)
-    moved.rename(photos)
     for values in ([0, 1], [0]):  # also where nothing is left to train
-        with pytest.raises(RunError, match="seed=0 was trained on other data .*; put the data"):
+        with pytest.raises(RunError, match="seed=0 was trained on other data .*; give the same"):
+            sweep(there, "seed", values, load_splits(there), resume=True, **settings)
+    moved.rename(photos)
+    for values in ([0, 1], [0]):
+        with pytest.raises(RunError, match="seed=0 was trained on other data .*; give the same"):
             sweep(recipe, "seed", values, load_splits(recipe), resume=True, **settings)
     assert trained == ["seed=0"]
     assert (tmp_path / "s" / "table.md").read_bytes() == table
+
+
+def test_a_sweep_goes_on_with_data_that_were_moved(photo_run, photos, tmp_path, trained):
+    recipe = read_recipe(RunDirectory(photo_run))
+    settings = {"workdir": tmp_path / "s", "mode": "sequential", "experiment": "x"}
+    sweep(recipe, "seed", [0], load_splits(recipe), **settings)
+    moved = photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"there is no folder [^\0]*were moved[^\0]*--dataset"):
+        read_sweep(tmp_path / "s")
+    with pytest.raises(DataError, match="there is no folder"):
+        read_sweep(tmp_path / "s", dataset="folder:none")
+    there = read_sweep(tmp_path / "s", dataset=f"folder:{moved}")
+    sweep(there, "seed", [0, 1], load_splits(there), resume=True, **settings)
+    assert trained == ["seed=0", "seed=1"]
+    assert read_sweep(tmp_path / "s") == there
+    shutil.rmtree(tmp_path / "s" / "seed=0")
+    shutil.rmtree(tmp_path / "s" / "seed=1")
+    moved.rename(photos)
+    with pytest.raises(RunError, match="no run in it has recorded what its data held"):
+        sweep(recipe, "seed", [0, 1], load_splits(recipe), resume=True, **settings)
 
 
 def test_members_from_weights_that_changed_are_not_compared(recipe, digits, tmp_path, trained):
