@@ -1,5 +1,6 @@
 """A run on the user's own images: splits, scores, figures and errors."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_training_accepts_the_splits_of_the_recipe(run):
     recipe = read_recipe(RunDirectory(run))
     check_splits(recipe, load_splits(recipe))
     check_splits(recipe, load_splits(recipe, lazy=True))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_pictures_loaded_at_another_side_are_refused(run, lazy):
+    recipe = read_recipe(RunDirectory(run))
+    small = load_splits(dataclasses.replace(recipe, resize=16), lazy=lazy)
+    message = "loaded at 16 pixels, and the recipe takes them at 32"
+    with pytest.raises(RecipeError, match=message):
+        check_splits(recipe, small)
+    with pytest.raises(RecipeError, match=message):
+        evaluate_run(run, splits=small)
+    assert evaluate_run(run, splits=load_splits(recipe, lazy=lazy)) == evaluate_run(run)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ jaxcifar sweep demo --field dropout_rate --values 0.1 0.2 0.3 0.4 0.5 --resume
 
 Every member is an ordinary run in its own directory, WORKDIR/dropout_rate=0.1 and so on, for
 jaxcifar evaluate, visualize and export. The members run as one program where a measurement says
-that this is faster here, else one after another. The numbers are the same either way.
+that this is faster here, else one after another. The numbers are the same up to rounding.
 """
 
 import dataclasses

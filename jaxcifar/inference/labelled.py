@@ -9,7 +9,7 @@ from jaxcifar.common.messages import warn
 from jaxcifar.data import DatasetInfo, LabelledSource, Relabelled, Splits, load_labelled
 from jaxcifar.data.class_names import listed, match_classes
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.splits import load_splits
+from jaxcifar.recipes.splits import check_side, load_splits
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data, moved_data
 from jaxcifar.training.evaluation import SplitName
@@ -37,6 +37,7 @@ class RunData:
         """
         if self.splits is not None:
             check_same_data(self.run_dir, self.run_dir.read_config(), self.splits)
+            check_side(self.recipe, self.splits)
             source: LabelledSource = getattr(self.splits, name)
             return source
         try:

@@ -51,3 +51,21 @@ def load_splits(
         lazy=lazy,
         follow_links=links,
     )
+
+
+def check_side(recipe: Recipe, splits: Splits) -> None:
+    """Refuse pictures that were scaled to another side when they were loaded.
+
+    Where the pictures of a dataset have several sizes, the recipe's `resize` is the side that they
+    are decoded at; scaled again from another side they would be other images.
+
+    Raises:
+        RecipeError: with both sides.
+    """
+    expected = recipe.dataset_info.side or recipe.resize
+    for part in (splits.train, splits.validation, splits.test):
+        if part.side != expected:
+            raise RecipeError(
+                f"the images of {splits.name} were loaded at {part.side} pixels, and the recipe "
+                f"takes them at {expected}: load them with load_splits(recipe)"
+            )

@@ -92,9 +92,10 @@ def prepare_directory(
     check_muon(run_dir, recipe)
     remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
-    config |= {"resumed": stored["resumed"]} if "resumed" in stored else {}
+    del config["machine"]  # that which began the run stays; `note_resumed` names the others
+    config |= {name: stored[name] for name in ("machine", "resumed") if name in stored}
     # More epochs or patience, another place of the data, or data that were not described before.
-    if config | {"machine": stored.get("machine")} != stored:
+    if config != stored:
         run_dir.write_config(config)
 
 

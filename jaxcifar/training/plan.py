@@ -15,6 +15,7 @@ from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.own import check_augmented, check_reached, with_parts
 from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.splits import check_side
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_origin
@@ -124,6 +125,7 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
 
     Raises:
         ValueError: with the data's values and the recipe's.
+        RecipeError: they were loaded at another side.
     """
     data = (
         splits.name,
@@ -137,6 +139,7 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
             f"the data (name, sizes, seed, stratified) is {data}, the recipe wants {expected}: "
             "load it with load_splits(recipe)"
         )
+    check_side(recipe, splits)
 
 
 def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) -> None:

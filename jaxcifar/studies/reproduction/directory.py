@@ -69,7 +69,8 @@ class Mark:
         scale, seed: of the directory; a call with others is refused.
         asked: id of an item -> the options with which it was last requested, see
             `Settings.options`; of seeds, the largest number ever requested.
-        failed: id of an item -> why it did not run when it was last tried.
+        failed: the name of a run's directory, or the id of another item -> why it did not run when
+            it was last tried.
     """
 
     scale: Scale = "full"
@@ -300,7 +301,7 @@ class ReportDirectory:
             item.faithful or item.preset,
             item.reported,
             paths,
-            mark.failed.get(item.name),
+            _reason([self.run_path(item, seed, mark.seed).name for seed in seeds], mark),
             item.compared,
         )
         if entry.complete():
@@ -331,6 +332,14 @@ class ReportDirectory:
             because = mark.failed.get(item.name)
             missing = f"{item.name}: {NOT_RUN}" + (f": {because}" if because else "")
         return Gallery(title, text, drawn, missing)
+
+
+def _reason(names: Sequence[str], mark: Mark) -> str | None:
+    """Why runs of an item did not run, with their names where there are several."""
+    found = {name: mark.failed[name] for name in names if name in mark.failed}
+    if len(names) > 1:
+        return "; ".join(f"{name}: {reason}" for name, reason in found.items()) or None
+    return next(iter(found.values()), None)
 
 
 def _how(sweep: Path) -> str:

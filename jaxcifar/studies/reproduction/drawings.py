@@ -126,7 +126,8 @@ def comparison_points(
 
 
 def _devices(entries: Iterable[Entry]) -> str:
-    machines = [m for entry in entries for run in entry.complete() for m in run.machines]
+    compared = [entry for entry in entries if entry.compared]
+    machines = [m for entry in compared for run in entry.complete() for m in run.machines]
     names = {
         f"{m['cores']} CPU cores" if m["backend"] == "cpu" else str(m["device"]) for m in machines
     }

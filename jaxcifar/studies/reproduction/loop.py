@@ -171,7 +171,7 @@ class _Call:
         try:
             for number, job in enumerate(jobs, start=1):
                 if self.is_complete(job):
-                    self.mark.failed.pop(job[0].name, None)
+                    self.mark.failed.pop(self._path(job).name, None)
                     continue
                 self.report_dir.write_page()
                 self.run(job, f"{number}/{len(jobs)}")
@@ -200,19 +200,20 @@ class _Call:
     def run(self, job: Job, position: str) -> None:
         """Run an item, or the rest of it; an expected error is recorded."""
         item, _ = job
+        name = self._path(job).name  # each seed has its own reason
         if self.verbose:
-            say("", f"[{position}] {self._path(job).name}: {item.title}", flush=True)
+            say("", f"[{position}] {name}: {item.title}", flush=True)
         try:
             if item.kind == "pictures":
                 self._draw(item)
             else:
                 self._train(job)
-            self.mark.failed.pop(item.name, None)
+            self.mark.failed.pop(name, None)
         except EXPECTED as error:
             self.failed[item.name] = " ".join(str(error).split())
-            self.mark.failed[item.name] = self._for_page(str(error))
+            self.mark.failed[name] = self._for_page(str(error))
             if self.verbose:
-                say(f"{item.name} did not run: {self.failed[item.name]}", flush=True)
+                say(f"{name} did not run: {self.failed[item.name]}", flush=True)
 
     def _path(self, job: Job) -> Path:
         return self.report_dir.run_path(*job, self.settings.seed)

@@ -25,7 +25,7 @@ from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import starting_weights
 from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable, check_same_start
 from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, too_large
-from jaxcifar.studies.sweeps.members import DATA_FIELDS, Member, make_members, why_not_together
+from jaxcifar.studies.sweeps.members import Member, chooses_images, make_members, why_not_together
 from jaxcifar.studies.sweeps.plot import plot_sweep
 from jaxcifar.studies.sweeps.result import (
     MemberResult,
@@ -136,6 +136,7 @@ class SweepPlan:
         choice: how the pending ones run, and why.
         failures: members whose numbers were no longer finite -> the message.
         sweep_dir: where all is written.
+        machine: that which began the sweep; every member notes its own.
     """
 
     name: str
@@ -147,6 +148,7 @@ class SweepPlan:
     choice: Choice
     failures: dict[str, str]
     sweep_dir: SweepDirectory
+    machine: dict[str, Any]
 
     def write(self) -> None:
         """Write sweep.json."""
@@ -158,7 +160,7 @@ class SweepPlan:
                 "recipe": self.recipe.located().to_dict(),
                 **self.choice._asdict(),
                 "failures": self.failures,
-                "machine": describe_machine(),
+                "machine": self.machine,
             }
         )
 
@@ -189,7 +191,8 @@ def _plan(
     for member in members:
         check_stages(member.recipe, limit_splits(member.recipe, data[member.name]))
     if not resume and recipe.weights is not None:
-        starting_weights(members[0].recipe)  # weights that do not fit leave everything as it was
+        # Weights that do not fit leave everything as it was.
+        starting_weights(members[0].recipe, data[members[0].name])
     failures: dict[str, str] = {} if before is None else before["failures"]
     # Members of a sweep that is replaced are not finished members of this one.
     pending = [
@@ -200,7 +203,10 @@ def _plan(
     if resume:
         check_same_start(sweep_dir, members, pending, data)
     choice = _choose(mode, blocked, before, field, pending, data)
-    return SweepPlan(name, recipe, field, members, pending, data, choice, failures, sweep_dir)
+    machine = (before or {}).get("machine") or describe_machine()
+    return SweepPlan(
+        name, recipe, field, members, pending, data, choice, failures, sweep_dir, machine
+    )
 
 
 def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
@@ -273,14 +279,15 @@ def _member_data(
     field: str, members: Sequence[Member], splits: Splits | SplitsOf
 ) -> dict[str, Splits]:
     """The data of each member, by its name; one copy where they are the same."""
+    own_images = chooses_images(members[0].recipe, field)
     if isinstance(splits, Splits):
-        if field in DATA_FIELDS and len(members) > 1:
+        if own_images and len(members) > 1:
             raise RecipeError(
                 f"{field} chooses the images: pass a function of the recipe, such as load_splits, "
                 "instead of the data"
             )
         data = {member.name: splits for member in members}
-    elif field in DATA_FIELDS:
+    elif own_images:
         data = {member.name: splits(member.recipe) for member in members}
     else:
         data = dict.fromkeys((m.name for m in members), splits(members[0].recipe))
@@ -378,7 +385,8 @@ def _write_result(plan: SweepPlan, result: SweepResult) -> None:
 
 def _draw(plan: SweepPlan, result: SweepResult) -> None:
     columns = {"train": "train", "validation": "validation, last", "test": "test, last"}
-    after = "" if result.field == "epochs" else f" after {plan.recipe.epochs} epochs"
+    same_length = result.field not in ("epochs", "patience") and plan.recipe.patience is None
+    after = f" after {plan.recipe.epochs} epochs" if same_length else ""
     figure = plot_sweep(
         result.field,
         [member.value for member in result.finished],

@@ -19,8 +19,6 @@ from jaxcifar.step.state import state_shapes
 Number = int | float
 # Fields that change neither a shape nor the program, so that one program can take any value.
 PLAIN_FIELDS = ("seed", *TRACED_SETTINGS)
-# Fields that choose the images.
-DATA_FIELDS = ("train_size", "validation_size", "split_seed")
 # Fields on which cached features depend.
 _FEATURE_FIELDS = ("seed", "flip_rate", "rotate_degrees", "translate_pixels", "cutout_pixels")
 
@@ -65,6 +63,16 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
     return members
+
+
+def chooses_images(recipe: Recipe, field: str) -> bool:
+    """Whether members that differ in this field train on other images.
+
+    Pictures of several sizes are decoded at the side that `resize` says.
+    """
+    several_sizes = recipe.dataset_info.side is None
+    fields = ("train_size", "validation_size", "split_seed")
+    return field in fields or (field == "resize" and several_sizes)
 
 
 def parse_values(field: str, texts: Sequence[str]) -> list[Number]:

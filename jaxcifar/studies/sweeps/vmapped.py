@@ -168,7 +168,7 @@ def _begin(
         recipe, seed, resume = member.recipe, member.recipe.seed, run_dir.holds_run()
         # As `fit`: to continue from a checkpoint the weights need not be there any more.
         if recipe.weights is not None and not resume and seed not in weights:
-            weights[seed] = starting_weights(recipe)
+            weights[seed] = starting_weights(recipe, splits)
         own = None if resume else weights.get(seed)
         prepare_directory(run_dir, recipe, splits, experiment, own, resume=resume, overwrite=False)
         with Checkpoints(run_dir.checkpoints) as checkpoints:

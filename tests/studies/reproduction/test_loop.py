@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -76,6 +77,25 @@ def test_a_plan_runs_notes_failures_and_skips_what_is_complete(plan, tmp_path, t
     assert state(out, plan, "two") == "complete", "it was requested with one seed"
     assert "--scale smoke --skip one" in text
     assert "--scale smoke --seeds 2 --only one" in text
+
+
+def test_the_page_says_of_each_seed_why_it_did_not_run(plan, tmp_path, monkeypatch):
+    def failing(recipe, splits, **settings):
+        if recipe.seed in bad:
+            raise FloatingPointError("not finite")
+        return fit(recipe, splits, **settings)
+
+    monkeypatch.setattr(loop, "fit", failing)
+    out, settings, bad = tmp_path / "report", Settings(scale="smoke", seeds=2), set()
+    for seed, name in enumerate(("one", "one-seed1")):
+        bad = {seed}
+        shutil.rmtree(out / "runs" / name, ignore_errors=True)
+        with pytest.raises(RunError, match="1 of 1 items did not run"):
+            reproduce(out, settings, plan=plan, only=["one"], verbose=False)
+        assert f"complete for 1 of 2 seeds: {name}: not finite" in page_text(out)
+    bad = set()
+    reproduce(out, settings, plan=plan, only=["one"], verbose=False)
+    assert "not finite" not in page_text(out)
 
 
 def test_an_interrupted_call_leaves_a_page_and_the_same_call_continues(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -10,6 +11,7 @@ from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.checkpoints import Checkpoints, CheckpointWarning
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step.state import start_state
 from jaxcifar.studies.sweeps import plot_sweep, read_sweep, sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
@@ -207,6 +209,36 @@ def test_a_field_that_chooses_the_images_needs_a_function(short, digits, tmp_pat
     assert all(isinstance(splits, Splits) for splits in splits_of.values())
 
 
+@pytest.mark.parametrize("mode", ["sequential", "vmap"])
+def test_weights_that_saw_the_validation_images_are_known_by_the_contents(
+    photo_run, photos, tmp_path, mode
+):
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    recipe = dataclasses.replace(
+        read_recipe(RunDirectory(photo_run)),
+        dataset=f"folder:{copy}",
+        weights=str(photo_run),
+        split_seed=1,
+    )
+    with pytest.raises(RecipeError, match="another split of"):
+        sweep(recipe, "seed", [0, 1], load_splits(recipe), workdir=tmp_path / "s", mode=mode)
+    assert not (tmp_path / "s").exists()
+
+
+def test_each_member_sees_pictures_at_its_own_side(photo_run, tmp_path, monkeypatch):
+    recipe = read_recipe(RunDirectory(photo_run))
+    sides = {}
+
+    def quick_fit(recipe, splits, **settings):
+        sides[recipe.resize] = splits.train.side, splits.test.side
+
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
+    with pytest.raises(RecipeError, match="resize chooses the images: pass a function"):
+        sweep(recipe, "resize", [8, 12], load_splits(recipe), workdir=tmp_path / "s")
+    sweep(recipe, "resize", [8, 12, 16], load_splits, workdir=tmp_path / "s")
+    assert sides == {8: (8, 8), 12: (12, 12), 16: (16, 16)}
+
+
 @pytest.mark.parametrize(
     ("field", "values", "mode", "message"),
     [
@@ -261,11 +293,15 @@ def test_the_title_names_the_epochs_if_all_members_have_the_same(
 
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.plot_sweep", plotted)
-    for field in ("epochs", "width"):
+    for field in ("epochs", "width", "patience"):
         sweep(short, field, [4, 8], digits, workdir=tmp_path / field)
+    patient = dataclasses.replace(short, patience=1)
+    sweep(patient, "width", [4, 8], digits, workdir=tmp_path / "patient")
     assert titles == [
         "digits: accuracy against epochs",
         "digits: accuracy after 2 epochs against width",
+        "digits: accuracy against patience",
+        "digits: accuracy against width",
     ]
 
 
