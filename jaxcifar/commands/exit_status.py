@@ -25,7 +25,10 @@ _AGAIN = "a second signal; temporary files may be left"
 
 
 def exit_with_status(
-    command: Callable[[], None], *, interrupted: str = "nothing was written"
+    command: Callable[[], None],
+    *,
+    interrupted: str = "nothing was written",
+    smaller: str = "close other programs",
 ) -> NoReturn:
     """Run a command and exit.
 
@@ -35,6 +38,7 @@ def exit_with_status(
 
     Args:
         interrupted: what is left after Ctrl-C or SIGTERM, for the message.
+        smaller: how the command needs less memory, for the message.
     """
     try:
         heed_signals()
@@ -46,7 +50,7 @@ def exit_with_status(
         warnings.showwarning = _show_warning
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are not text
             sys.stdout.reconfigure(errors="backslashreplace")
-        status = _status_of(command)
+        status = _status_of(command, smaller)
     except Interrupted as stopped:
         say(stopped, file=sys.stderr)
         status = 128 + stopped.signal_number
@@ -66,7 +70,7 @@ def heed_signals() -> None:
     heed({signal.SIGINT: _interrupt, signal.SIGTERM: _terminate})
 
 
-def _status_of(command: Callable[[], None]) -> int:
+def _status_of(command: Callable[[], None], smaller: str) -> int:
     """Run a command; the exit status, after printing an expected error."""
     try:
         try:
@@ -86,7 +90,7 @@ def _status_of(command: Callable[[], None]) -> int:
         if not _out_of_memory(error):
             raise  # a defect
         say(
-            "error: out of memory: lower --batch-size, --eval-batch-size, --resize or --width "
+            f"error: out of memory: {smaller} "
             f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
             file=sys.stderr,
         )

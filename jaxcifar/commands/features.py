@@ -8,7 +8,6 @@ Each file says in network, layer and split where its features are from; one of a
 dataset, too.
 """
 
-import argparse
 import io
 import os
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from jaxcifar.common.messages import did_you_mean, escaped, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import pictures
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
-from jaxcifar.inference.load import load, network_of_run, network_of_weights
+from jaxcifar.inference.load import load, network_of
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.training.evaluation import SplitName
 
@@ -64,7 +63,8 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     check_out(parser, parsed.out, ".npz", overwrite=parsed.overwrite)
     options = weights_options(parsed)
     if parsed.split in get_args(SplitName):
-        network = load_with_data(parsed, options)
+        data = {name: getattr(parsed, name) for name in ("data_dir", "dataset", "follow_links")}
+        network = network_of(parsed.model, parsed.checkpoint, options, **data)
     elif not os.path.exists(parsed.split):
         parser.error(
             f"--split {escaped(parsed.split)} is no split, and there is no folder of that name"
@@ -81,14 +81,6 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     write_atomically(parsed.out, file.getvalue())
     shape = "x".join(map(str, arrays["features"].shape))
     say(f"wrote {parsed.out} (features {shape})")
-
-
-def load_with_data(parsed: argparse.Namespace, options: dict[str, Any]) -> TrainedNetwork:
-    """The network, with the data that its split is of."""
-    data = {name: getattr(parsed, name) for name in ("data_dir", "dataset", "follow_links")}
-    if options or not Path(parsed.model).is_dir():
-        return network_of_weights(parsed.model, **options, **data)
-    return network_of_run(parsed.model, parsed.checkpoint, **data)
 
 
 def features_of(

@@ -23,22 +23,27 @@ class Command(NamedTuple):
 
     summary: str  # its line in `jaxcifar --help`
     interrupted: str = "nothing was written"  # what Ctrl-C leaves
+    smaller: str = "lower the run's --eval-batch-size by train --resume"  # to need less memory
 
 
 _RESUME = "what was saved is intact; --resume continues from it"
+_SMALLER = "lower --batch-size, --eval-batch-size, --resize or --width"
 _REPEAT = "what was saved is intact; the same command continues from it"
 COMMANDS = {
     "prepare-data": Command(
         "download CIFAR-10 or CIFAR-100 and prepare it for training",
         "run the same command again to continue",
+        "close other programs",
     ),
-    "train": Command("train a network by a named experiment", _RESUME),
+    "train": Command("train a network by a named experiment", _RESUME, _SMALLER),
     "evaluate": Command("score a run's checkpoint"),
     "predict": Command("say what is on photos, by a run or a file of weights"),
     "features": Command("write the output of a layer for many images"),
     "visualize": Command("draw activations, Grad-CAM, mistakes or a confusion matrix"),
-    "sweep": Command("train once for each value of a setting, and compare", _RESUME),
-    "reproduce": Command("run the course report's experiments; one page of results", _REPEAT),
+    "sweep": Command("train once for each value of a setting, and compare", _RESUME, _SMALLER),
+    "reproduce": Command(
+        "run the course report's experiments; one page of results", _REPEAT, "lower --resize"
+    ),
     "export": Command("write a run's weights for PyTorch, as safetensors"),
 }
 
@@ -78,7 +83,8 @@ def run_command(name: str, prog: str, arguments: Sequence[str]) -> NoReturn:
         heed_signals()
         command.run(prog, arguments)
 
-    exit_with_status(run, interrupted=COMMANDS[name].interrupted)
+    about = COMMANDS[name]
+    exit_with_status(run, interrupted=about.interrupted, smaller=about.smaller)
 
 
 def run_script(name: str) -> NoReturn:

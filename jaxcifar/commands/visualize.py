@@ -155,11 +155,15 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         layers = settings.pop("layers", [None])
         if len(layers) > 1:
             parser.error("--grad-cam takes one layer")
+        if "image" in settings and "count" in settings:
+            parser.error("--count does not apply to --grad-cam of one --image")
         settings["layer"] = layers[0]
         settings["images"] = [settings.pop("image")] if "image" in settings else None
     if name == "list_layers":
         if "out" in given:
             parser.error("--list-layers prints and writes nothing: leave out --out")
+        if given.get("size") == "own":
+            parser.error("--size own is for a picture: --list-layers takes pixels")
         say(*describe_layers(network_of(parser, given), **settings).split("\n"))
         return
     path = save_picture(draw, network_of(parser, given), **settings, out=given.get("out"))

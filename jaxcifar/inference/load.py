@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import preprocessing_of, run_metadata
 from jaxcifar.step.augment import NORMALIZATIONS
+
+USUAL_DATASET = "cifar10"  # whose images the network of a file of weights is shown
 
 
 def load(
@@ -82,27 +84,53 @@ def load(
         >>> network.class_names[:3], network.image_size
         (('0', '1', '2'), 32)
     """
-    options: dict[str, Any] = {
+    options = {
         "architecture": architecture,
         "normalization": normalization,
         "size": size,
         "class_names": class_names,
     }
+    given = {name: value for name, value in options.items() if value is not None}
+    return network_of(source, which, given, model=model, splits=splits)
+
+
+def network_of(
+    source: str | Path,
+    which: Which,
+    options: Mapping[str, Any],
+    *,
+    model: nn.Module | None = None,
+    splits: Splits | None = None,
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    follow_links: bool = False,
+) -> TrainedNetwork:
+    """The network of a run or of a file, as `load`, with the data that it is shown.
+
+    Args:
+        source, which, model, splits: see `load`.
+        options: those for a file of weights that were given.
+        dataset, data_dir, follow_links: see `network_of_run`.
+
+    Raises:
+        RunError, RecipeError, CheckpointError, WeightsError: as `load`.
+        DataError: unknown dataset of a file of weights.
+    """
     source = Path(source).expanduser() if str(source).startswith("~") else source
+    where: Any = {"dataset": dataset, "data_dir": data_dir, "follow_links": follow_links}
     if Path(source).is_dir():
-        given = [name for name, value in options.items() if value is not None]
-        if given:
+        if options:
             raise RecipeError(
-                f"{given[0]} is for a file of weights: the run {source} knows its own"
+                f"{next(iter(options))} is for a file of weights: the run {source} knows its own"
             )
-        return network_of_run(source, which, model=model, splits=splits)
+        return network_of_run(source, which, model=model, splits=splits, **where)
     for name, given_value in (("model", model), ("splits", splits)):
         if given_value is not None:
             raise RecipeError(f"{name} is for a run: {source} is a file of weights")
     if which != "best":
         raise RecipeError(f"which={which!r} is for a run: a file of weights holds only one network")
     try:
-        return network_of_weights(source, **options, dataset=None)
+        return network_of_weights(source, **options, **where)
     except WeightsError as error:
         if os.path.exists(source):
             raise
@@ -179,7 +207,7 @@ def network_of_weights(
     normalization: str | None = None,
     size: int | None = None,
     class_names: Sequence[str] | None = None,
-    dataset: str | None = "cifar10",
+    dataset: str | None = USUAL_DATASET,
     data_dir: str | Path | None = None,
     follow_links: bool = False,
 ) -> TrainedNetwork:
@@ -216,8 +244,14 @@ def network_of_weights(
     assert side is not None
     data = WeightsData(str(weights), info, side, data_dir, follow_links)
     scoring = Scoring.from_metadata(file.metadata, file.source, side)
+    name, suffix = f"weights {Path(weights).name}", ""
+    if dataset is not None:
+        name += f", on {dataset}"
+        suffix += "" if dataset == USUAL_DATASET else f"_{_digest(dataset)}"
+    for option in (normalization, size):  # the network sees the same images in another way
+        suffix += "" if option is None else f"_{option}"
     return TrainedNetwork(
-        name=f"weights {Path(weights).name}",
+        name=name,
         model=model,
         variables=variables,
         class_names=names,
@@ -228,7 +262,7 @@ def network_of_weights(
         dataset=info,
         split=cache(data.split),
         figures=Path("figures") / f"{Path(weights).stem}-{file.sha256[:8]}",
-        file_suffix="",
+        file_suffix=suffix,
         shift=scoring.shift,
         precision=scoring.precision,
     )

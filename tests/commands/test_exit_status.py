@@ -71,9 +71,9 @@ def test_sigterm_stops_like_ctrl_c(capsys):
     "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nand more")]
 )
 def test_exhausted_memory_is_one_line(error, capsys):
-    assert status_of(raising(error)) == 2
+    assert status_of(raising(error), smaller="lower --size") == 2
     text = capsys.readouterr().err
-    assert text.startswith("error: out of memory: lower --batch-size")
+    assert text.startswith("error: out of memory: lower --size (")
     assert text.count("\n") == 1
 
 

@@ -73,3 +73,24 @@ def test_weights_have_the_features_of_the_data_that_are_named(
         assert file["class_names"].tolist() == list(CLASSES)
         expected = jaxcifar.load(photo_run).features(photos / "test")
         np.testing.assert_allclose(file["features"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("w.safetensors", "--checkpoint", "last"), "which='last' is for a run"),
+        (("RUN", "--size", "64"), "size is for a file of weights: the run"),
+        (("my/runs/none",), "there is no run my/runs/none. "),
+    ],
+)
+def test_a_model_is_looked_for_as_by_the_other_commands(
+    run_command, photo_run, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    jaxcifar.load(photo_run).save(tmp_path / "w.safetensors")
+    given = [photo_run if word == "RUN" else word for word in arguments]
+    command = ("features", *given, "--out", tmp_path / "f.npz")
+    for more in ((), ("--dataset", "digits")):
+        status, out, err = run_command(*command, *more)
+        assert (status, out) == (2, "")
+        assert message in err

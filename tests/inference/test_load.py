@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def test_the_network_follows_from_the_file_of_weights(tiny, tmp_path, stem, head
     assert network.model == model
     assert_trees_identical(dict(network.variables), random_variables(model))
     assert network.class_names == ("0", "1", "2", "3", "4", "5", "6")
-    assert network.name == "weights w.safetensors"
+    assert network.name == "weights w.safetensors, on cifar10"
     images = np.array([[[[0, 51, 255]]]], np.uint8)
     expected = (images / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     np.testing.assert_allclose(network.normalize(jnp.asarray(images)), expected, atol=1e-6)
@@ -146,3 +147,20 @@ def test_a_run_and_its_exported_weights_see_the_same(stored_run, digits, tmp_pat
     with pytest.raises(RunError, match="use --split test"):
         weights.split("train")
     np.testing.assert_array_equal(weights.split("test").labels, digits.test.labels)
+
+
+def test_pictures_of_a_file_say_on_which_data_and_do_not_replace_each_other(
+    photo_run, photos, tmp_path
+):
+    load(photo_run).save(tmp_path / "w.safetensors")
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    options = (
+        {"dataset": f"folder:{photos}"},
+        {"dataset": f"folder:{copy}"},
+        {"dataset": "cifar10"},
+        {"dataset": "cifar10", "normalization": "half"},
+    )
+    shown = [network_of_weights(tmp_path / "w.safetensors", **each) for each in options]
+    assert len({network.file_suffix for network in shown}) == len(shown)
+    for network, each in zip(shown, options, strict=True):
+        assert network.name.endswith(f", on {each['dataset']}")
