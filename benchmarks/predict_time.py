@@ -29,6 +29,7 @@ from jaxcifar.inference.load import load
 from jaxcifar.inference.network import TrainedNetwork
 from jaxcifar.inference.photos import Photos
 from jaxcifar.step import metrics
+from jaxcifar.step.precision import computed_at
 from jaxcifar.step.steps import make_eval_step
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.resident import make_evaluation
@@ -68,7 +69,12 @@ def measure_time(parsed: argparse.Namespace) -> None:
         count = write_images(network, Path(folder), parsed.images)
         rows = np.arange(count)
         test = network.split("test").read(rows)
-        step = make_eval_step(network.model, normalize=network.preprocess, mirror=network.mirror)
+        step = make_eval_step(
+            network.model,
+            normalize=network.preprocess,
+            mirror=network.mirror,
+            shift=network.shift,
+        )
         evaluation = make_evaluation(step, size=count, batch_size=network.batch_size)
         scoring = evaluation.over(to_device(test))
         correct: dict[str, float] = {}
@@ -110,7 +116,8 @@ def measure_time(parsed: argparse.Namespace) -> None:
             save(NAME, result, out=parsed.out, complete=False)
 
         # Compiled by its warm-up.
-        seconds = interleave(variants, repeats=parsed.repeats, keep=keep)
+        with computed_at(network.precision):
+            seconds = interleave(variants, repeats=parsed.repeats, keep=keep)
     compared = compare(seconds, ratios)
     show(f"{count:,} images", compared)
     print(f"accuracy: {correct}")

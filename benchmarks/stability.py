@@ -56,6 +56,14 @@ TORCH = "torch"
 VARIANTS = ("auto", "patches", "xla", TORCH)
 FALL = 0.1
 STATISTICS_BATCH = 128
+# What a recipe may have otherwise than `scratch`. The variants augment nothing, and PyTorch's has
+# Adam, the cross-entropy and BatchNorm's usual decay.
+FREE = (
+    *("dataset", "train_size", "validation_size", "follow_links", "stratified", "split_seed"),
+    *("normalization", "resize", "width", "stem", "epochs", "batch_size", "eval_batch_size"),
+    *("learning_rate", "schedule", "t_max", "schedule_unit", "warmup_epochs", "start_scale"),
+    *("final_scale", "after_schedule", "restart_epochs", "seed"),
+)
 COLORS = {"auto": "#1f5fa8", "patches": "#2a8a57", "xla": "#8a5fb0", TORCH: "#c8571b"}
 Row = dict[str, Any]
 Variables = Mapping[str, Any]
@@ -119,6 +127,18 @@ def train_torch(recipe: Recipe, state: TrainState, train: Dataset, every: int) -
             variables, _ = fill_model(recipe.make_model(), tensors, source=TORCH, sha256="")
             yield epoch * steps + step + 1, losses / images_seen, variables
             losses = images_seen = 0.0
+
+
+def misfit_of(recipe: Recipe) -> str | None:
+    """Why the variants cannot train a recipe, or None if they can."""
+    plain, values = get_experiment("scratch").recipe.to_dict(), recipe.to_dict()
+    for name, usual in plain.items():
+        if name not in FREE and values[name] != usual:
+            return (
+                f"{name} {values[name]}: the variants train without it, so only recipes with "
+                f"{name} {usual} can be measured"
+            )
+    return None
 
 
 def make_score(recipe: Recipe, validation: Dataset) -> Score:
@@ -312,6 +332,8 @@ def main() -> None:
     parsed = start(parser)
     changes = parse_settings(parsed.set) | {"epochs": parsed.epochs}
     recipe = replace(get_experiment(parsed.experiment).recipe, **changes)
+    if problem := misfit_of(recipe):
+        parser.error(problem)
     values = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
     settings = {"experiment": parsed.experiment, "recipe": without_paths(values)}
     settings |= {k: v for k in ("every", "images") if (v := getattr(parsed, k)) is not None}

@@ -1,5 +1,7 @@
 """The parts of `benchmarks.stability` and `benchmarks.conv_error` that need no long run."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from benchmarks import conv_error, stability
 from jaxcifar.models.resnet import resnet18
+from jaxcifar.recipes.presets import get_experiment
 from tests.conftest import random_variables
 
 
@@ -159,3 +162,13 @@ def test_the_arguments_of_each_layer_give_the_gradient_of_its_kernel():
             expected = expected[key]
         _, of_kernel, _ = conv_error.passes(x, kernel, cotangent, "xla")
         assert conv_error.relative_error(of_kernel, expected["kernel"]) < 1e-4, name
+
+
+def test_only_recipes_that_all_variants_can_train_are_measured():
+    scratch = get_experiment("scratch").recipe
+    assert stability.misfit_of(dataclasses.replace(scratch, epochs=2, learning_rate=0.1)) is None
+    assert "batch_norm_decay 0.6" in stability.misfit_of(
+        dataclasses.replace(scratch, batch_norm_decay=0.6)
+    )
+    for name in ("speedrun", "mini", "scratch_modern", "finetune"):
+        assert "can be measured" in stability.misfit_of(get_experiment(name).recipe)
