@@ -6,16 +6,22 @@ compiled before must not be taken for the new one.
 """
 
 import functools
-import inspect
+import sys
 import types
 import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
+from flax.core import FrozenDict
 
-_DEPTH = 4  # functions that call functions
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_BY_IDENTITY = ("jax", "jaxlib", "numpy", "builtins")  # objects of their types
+_LIBRARIES = (*_BY_IDENTITY, "optax", "flax", "jaxcifar")  # wherever they are installed
+# Beyond these, objects are compared by identity: a global may lead to a whole program.
+_MOST_OBJECTS, _MOST_LEVELS = 20_000, 100
 
 
 class _Same:
@@ -43,51 +49,135 @@ class _Same:
         return self._id
 
 
-def function_state(function: Any, depth: int = _DEPTH) -> Hashable:
+def function_state(function: Any) -> Hashable:
     """A value that changes when the function would compute something else.
 
-    Numbers, texts and tuples are compared by value, functions of Python by their code and what they
-    read, objects by their attributes, everything else (arrays, modules, compiled functions) by
-    identity. What functions of other packages read is not followed.
+    Numbers, texts, tuples, lists and dicts are compared by value, functions of Python by their code
+    and what they read, also in functions inside them, classes by their methods, objects by their
+    attributes, modules of one's own by what is read from them, everything else (arrays, compiled
+    functions) by identity. What functions and classes of installed packages read is not followed.
     """
-    if isinstance(function, _PLAIN):
-        return type(function).__name__, function
-    if isinstance(function, np.generic):
-        return str(function.dtype), function.tobytes()
-    if isinstance(function, types.MethodType):  # made anew each time it is read
-        return function_state(function.__func__, depth), function_state(function.__self__, depth)
-    if depth == 0:
-        return _Same(function)
-    if isinstance(function, functools.partial):
-        return _states((function.func, *function.args), depth), _named(function.keywords, depth)
-    if isinstance(function, types.FunctionType):
-        return _code_state(function.__code__), tuple(_read_by(function, depth))
-    if isinstance(function, (tuple, list)):
-        return _states(function, depth)
-    if isinstance(function, type):
-        own = (value for value in vars(function).values() if inspect.isfunction(value))
-        return _Same(function), _states(own, depth)
-    if _package(type(function)) in ("jax", "jaxlib", "numpy", "builtins"):
-        return _Same(function)
-    attributes = vars(function) if hasattr(function, "__dict__") else {}
-    return (
-        _Same(function),
-        function_state(type(function), depth - 1),
-        _named(attributes, depth),
-    )
+    return _Walk().state(function)
 
 
-def _states(values: Iterable[Any], depth: int) -> Hashable:
-    return tuple(function_state(value, depth - 1) for value in values)
+class _Walk:
+    """One walk over all that a function reads: what is met again is named by its number."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, int] = {}
+        self._kept: list[Any] = []  # so that no other object gets the `id` of one that was met
+        self._level = 0
+
+    def state(self, value: Any) -> Hashable:
+        """See `function_state`."""
+        if isinstance(value, _PLAIN):
+            return type(value).__name__, value
+        if isinstance(value, np.generic):
+            return str(value.dtype), value.tobytes()
+        if isinstance(value, types.MethodType):  # made anew each time it is read
+            return self.state(value.__func__), self.state(value.__self__)
+        number = self._met.get(id(value))
+        if number is not None:
+            return "met", number
+        if len(self._met) >= _MOST_OBJECTS or self._level >= _MOST_LEVELS:
+            return _Same(value)
+        self._met[id(value)] = len(self._met)
+        self._kept.append(value)
+        self._level += 1
+        try:
+            return self._state_of_parts(value)
+        finally:
+            self._level -= 1
+
+    def _state_of_parts(self, value: Any) -> Hashable:
+        if isinstance(value, (tuple, list)):
+            return self._states(value)
+        if isinstance(value, (dict, FrozenDict)):
+            return tuple((self.state(key), self.state(value[key])) for key in value)
+        if isinstance(value, functools.partial):
+            return self._states((value.func, *value.args)), self._named(value.keywords)
+        if isinstance(value, types.FunctionType):
+            return self._of_function(value)
+        if isinstance(value, type):
+            return _Same(value), tuple(self._of_class(value))
+        if isinstance(value, nn.Module):  # another one with equal fields is the same
+            names = {field.name for field in fields(value)} - {"parent", "name"}
+            own = {name: getattr(value, name) for name in names}
+            return self.state(type(value)), self._named(own)
+        if _package(type(value).__module__) in _BY_IDENTITY:
+            return _Same(value)
+        return _Same(value), self.state(type(value)), self._named(_attributes(value))
+
+    def _states(self, values: Iterable[Any]) -> Hashable:
+        return tuple(map(self.state, values))
+
+    def _named(self, values: Mapping[str, Any]) -> Hashable:
+        return tuple((name, self.state(value)) for name, value in sorted(values.items()))
+
+    def _of_function(self, function: types.FunctionType) -> Hashable:
+        """Its code, its defaults, its closure, and the globals that the code names."""
+        inner = getattr(function, "__wrapped__", None)
+        if inner is not None and _is_library(function.__globals__.get("__name__")):
+            return self.state(inner)  # as flax wraps the methods of modules
+        parts = [_code_state(function.__code__), self._states(function.__defaults__ or ())]
+        parts.append(self._named(function.__kwdefaults__ or {}))
+        for cell in function.__closure__ or ():
+            try:
+                parts.append(self.state(cell.cell_contents))
+            except ValueError:  # not assigned yet
+                parts.append(None)
+        if not _is_library(function.__globals__.get("__name__")):
+            parts += self._read(function.__globals__, tuple(_names(function.__code__)))
+        return tuple(parts)
+
+    def _read(self, namespace: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Hashable]:
+        """The names in a namespace, and in modules of one's own that are in it."""
+        for name in dict.fromkeys(names):
+            if name in namespace:
+                value = namespace[name]
+                yield name, self.state(value)
+                if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+                    yield from self._read(
+                        {n: x for n, x in vars(value).items() if n not in namespace}, names
+                    )
+
+    def _of_class(self, own: type) -> Iterator[Hashable]:
+        """What it and the classes it inherits from have in their bodies."""
+        for base in own.__mro__:
+            if _is_library(base.__module__):
+                continue
+            for name, value in sorted(vars(base).items()):
+                if isinstance(value, (staticmethod, classmethod)):
+                    value = value.__func__
+                if isinstance(value, (property, functools.cached_property)):
+                    value = value.fget if isinstance(value, property) else value.func
+                data = isinstance(value, (*_PLAIN, tuple, list, dict)) and name[:2] != "__"
+                if data or isinstance(value, types.FunctionType):
+                    yield name, self.state(value)
 
 
-def _named(values: Mapping[str, Any], depth: int) -> Hashable:
-    return tuple((name, function_state(value, depth - 1)) for name, value in sorted(values.items()))
+def _attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, also those in slots."""
+    found = dict(vars(value)) if hasattr(value, "__dict__") else {}
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
 
 
-def _package(named: Any) -> str:
-    """The package that a function or class is from; code that is executed may have none."""
-    return str(getattr(named, "__module__", None)).partition(".")[0]
+def _package(module: Any) -> str:
+    """The package of a module's name; code that is executed may have none."""
+    return str(module).partition(".")[0]
+
+
+def _is_library(module: Any) -> bool:
+    """Whether it is a module of an installed package, which is not changed while it is used."""
+    if _package(module) in _LIBRARIES or _package(module) in sys.stdlib_module_names:
+        return True
+    file = str(getattr(sys.modules.get(str(module)), "__file__", None))
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _code_state(code: types.CodeType) -> Hashable:
@@ -98,17 +188,9 @@ def _code_state(code: types.CodeType) -> Hashable:
     return code.co_code, code.co_names, tuple(constants)
 
 
-def _read_by(function: types.FunctionType, depth: int) -> Iterator[Hashable]:
-    """The defaults, closure and globals of a function."""
-    yield _states(function.__defaults__ or (), depth)
-    yield _named(function.__kwdefaults__ or {}, depth)
-    for cell in function.__closure__ or ():
-        try:
-            yield function_state(cell.cell_contents, depth - 1)
-        except ValueError:  # not assigned yet
-            yield None
-    if _package(function) in ("jax", "optax", "flax", "jaxcifar"):
-        return
-    for name in function.__code__.co_names:
-        if name in function.__globals__:
-            yield name, function_state(function.__globals__[name], depth - 1)
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The names that code reads, and the functions inside it."""
+    yield from code.co_names
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _names(value)

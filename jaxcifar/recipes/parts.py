@@ -93,7 +93,7 @@ def make_parts(
     ):
         raise RecipeError(f"metrics must be a dict of functions by name, not {shown(metrics)}")
     own = tuple(sorted((metrics or {}).items()))
-    state = function_state((type(model), tx, loss, augment, *(metric for _, metric in own)))
+    state = function_state((model, tx, loss, augment, *(metric for _, metric in own)))
     return Parts(model, tx, loss, augment, own, state=state)
 
 

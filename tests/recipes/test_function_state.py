@@ -1,4 +1,5 @@
 import functools
+import types
 import weakref
 
 import flax.linen as nn
@@ -51,6 +52,113 @@ def test_a_global_that_is_read_belongs_to_it(function, monkeypatch):
     assert function_state(function) != before
     monkeypatch.undo()
     assert function_state(function) == before
+
+
+class Base(nn.Module):
+    def scaled(self, x):
+        return inner(x)
+
+
+class Block(Base):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(3)(self.scaled(x))
+
+
+class Net(nn.Module):
+    act: object = nn.relu
+    block: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.act((self.block or Block())(x, train=train))
+
+
+class Fielded(nn.Module):
+    act: object = inner
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.act(x)
+
+
+class Slotted:
+    __slots__ = ("number",)
+
+
+def nested(x):
+    return jnp.vectorize(lambda row: [SCALE * y for y in row])(x)
+
+
+def deep(x):
+    return (lambda x: nested(x))(x)
+
+
+class Kept:
+    @property
+    def scale(self):
+        return SCALE
+
+    @staticmethod
+    def twice(x):
+        return x + inner(x)
+
+
+def of_a_property(x):
+    return Kept().scale
+
+
+@pytest.mark.parametrize(
+    "read",
+    [nested, deep, Net(), Net(block=Block()), Fielded(), Kept.twice, of_a_property, (Net, 1)],
+)
+def test_what_is_read_far_inside_belongs_to_it(read, monkeypatch):
+    before = function_state(read)
+    assert before == function_state(read)
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert function_state(read) != before
+
+
+def test_equal_models_have_the_same_state_and_others_another():
+    assert function_state(Net()) == function_state(Net())
+    assert function_state(Fielded(act=jnp.sin)) == function_state(Fielded(act=jnp.sin))
+    assert function_state(Fielded(act=jnp.sin)) != function_state(Fielded(act=jnp.cos))
+    assert function_state(Net(block=Block())) == function_state(Net(block=Block()))
+
+
+def test_the_contents_of_dicts_lists_slots_classes_and_own_modules_belong_to_it(monkeypatch):
+    names, module, slotted = {}, types.ModuleType("settings"), Slotted()
+    exec("def f(x): return x * (CONFIG['a'] + SHIFTS[0] + settings.ALPHA + S.number)", names)
+    names |= {"CONFIG": {"a": 1}, "SHIFTS": [1], "settings": module, "S": slotted}
+    module.ALPHA = slotted.number = 1
+
+    def changed(change):
+        before = function_state(names["f"])
+        change()
+        return function_state(names["f"]) != before
+
+    assert changed(lambda: names["CONFIG"].update(a=2))
+    assert changed(lambda: names["SHIFTS"].append(2))
+    assert changed(lambda: setattr(module, "ALPHA", 2))
+    assert changed(lambda: setattr(slotted, "number", 2))
+    assert not changed(lambda: setattr(module, "BETA", 2))
+    layer = Layer(1)
+    before = function_state(layer)
+    monkeypatch.setattr(Layer, "factor", 3)
+    assert function_state(layer) != before
+
+
+def test_a_walk_ends():
+    names = {"most": []}
+    exec("def f(x): return most", names)
+    names["most"] += [[number] for number in range(50_000)] + [names["most"]]
+    assert function_state(names["f"]) == function_state(names["f"])
+    inmost = names["most"] = []
+    for _ in range(2_000):
+        names["most"] = [names["most"]]
+    before = function_state(names["f"])
+    inmost.append(1)  # too deep: it is compared by identity
+    assert function_state(names["f"]) == before
 
 
 def test_a_closure_a_default_an_attribute_and_the_code_belong_to_it():
