@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import get_logger, printable
+from jaxcifar.common.messages import get_logger, printable, warn
 from jaxcifar.data import parquet_layout as layout
 from jaxcifar.data.folder import MAX_NAME
 from jaxcifar.data.fresh import Kept
@@ -162,11 +162,11 @@ def _fetch(place: _Place, split: str | None) -> _Chosen:
         raise DataError(f"{place.name} is no valid name on the Hugging Face hub: {error}") from None
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
-        chosen = _fetch_offline(hub, place, split)
+        reason = printable((str(error) or type(error).__name__).splitlines()[0])
+        chosen = _fetch_offline(hub, place, split, reason)
         if chosen is not None:
             _log.info("%s: the hub cannot be reached; using %s", place.name, chosen.root)
             return chosen
-        reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise DataError(
             f"{place.name} is not in the local cache, and the Hugging Face hub could not be "
             f"reached ({reason}); {place.copy_by_hand(place.revision)}"
@@ -196,11 +196,12 @@ def _fetch_online(hub: Any, errors: Any, place: _Place, split: str | None) -> _C
     )
 
 
-def _fetch_offline(hub: Any, place: _Place, split: str | None) -> _Chosen | None:
+def _fetch_offline(hub: Any, place: _Place, split: str | None, reason: str) -> _Chosen | None:
+    """What is in the local cache, which an interrupted download leaves with a part of the files."""
     for revision in place.revisions:
         try:
             # Without patterns, newer versions refuse a cache that has not all other files, too.
-            root = hub.snapshot_download(
+            folder = hub.snapshot_download(
                 place.repo,
                 repo_type="dataset",
                 revision=revision,
@@ -209,11 +210,53 @@ def _fetch_offline(hub: Any, place: _Place, split: str | None) -> _Chosen | None
             )
         except Exception:  # the library's own, of several kinds
             continue
-        listed = layout.list_files(Path(root), follow_links=True)
-        files = _choose(place, listed.names, split)
-        if files is not None:
-            return _Chosen(Path(root), files)
+        root = Path(folder)
+        names = _names_of_commit(hub, place.repo, root.name)
+        if names is None:
+            chosen = _choose_from_part(place, root, split, reason)
+        else:
+            files = _choose(place, names, split)
+            chosen = None if files is None else _Chosen(root, files)
+        if chosen is None:
+            continue
+        needed = [name for several in chosen.files.values() for name in several]
+        absent = [name for name in needed if not (root / name).is_file()]
+        if absent:
+            more = f" and {len(absent) - 1:,} more are" if len(absent) > 1 else " is"
+            raise DataError(
+                f"{place.name} is only partly in the local cache ({printable(absent[0])}{more} "
+                f"not), and the Hugging Face hub could not be reached ({reason}); try again with a "
+                f"connection, or {place.copy_by_hand(place.revision)}"
+            )
+        return chosen
     return None
+
+
+def _names_of_commit(hub: Any, repo: str, commit: str) -> list[str] | None:
+    """All files of a commit, where the library has kept their names, as newer versions do."""
+    if not hasattr(hub, "get_cached_repo_tree"):
+        return None
+    try:
+        tree = hub.get_cached_repo_tree(repo, repo_type="dataset", revision=commit)
+    except Exception:  # an earlier version of the library made the cache
+        return None
+    return [file.path for file in tree]
+
+
+def _choose_from_part(place: _Place, root: Path, split: str | None, reason: str) -> _Chosen | None:
+    """The files of what is there, where it is not known whether that is all."""
+    unknown = (
+        f"the Hugging Face hub could not be reached ({reason}), and perhaps the local cache has "
+        f"only a part of {place.name}"
+    )
+    try:
+        files = _choose(place, layout.list_files(root, follow_links=True).names, split)
+    except DataError as error:
+        raise DataError(*error.args, f"  {unknown}: try again with a connection") from None
+    if files is None:
+        return None
+    warn(f"{unknown}: {', '.join(f'{ours} is {names[0]}' for ours, names in files.items())}")
+    return _Chosen(root, files)
 
 
 def _choose(

@@ -19,7 +19,7 @@ from tests.data import made_parquet as made
 SIDE = 6
 REPO = "made/pets"
 COMMITS = {"main": "a" * 40, "v2": "b" * 40, CONVERTED: "c" * 40}
-FUNCTIONS = ("dataset_info", "snapshot_download")
+FUNCTIONS = ("dataset_info", "snapshot_download", "get_cached_repo_tree")
 
 
 def real(name):
@@ -38,7 +38,7 @@ class FakeHub(types.ModuleType):
 
     def __init__(self, cache):
         super().__init__("huggingface_hub")
-        self.cache, self.repositories = cache, {}
+        self.cache, self.repositories, self.trees = cache, {}, {}
         self.failure, self.gated, self.calls = None, False, []
         self.errors = types.ModuleType("huggingface_hub.errors")
         for name, base in (
@@ -90,6 +90,8 @@ class FakeHub(types.ModuleType):
         folder = self._folder(repo, revision)
         if self.gated:
             raise self.errors.GatedRepoError("403")
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        self.trees[repo, root.name] = names
         for path in folder.rglob("*"):
             name = str(path.relative_to(folder))
             if not any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
@@ -102,6 +104,10 @@ class FakeHub(types.ModuleType):
             if not (root / name).is_symlink():
                 os.symlink(os.path.relpath(blob, (root / name).parent), root / name)
         return str(root)
+
+    def _get_cached_repo_tree(self, repo, *, repo_type, revision):
+        assert repo_type == "dataset"
+        return [types.SimpleNamespace(path=name) for name in self.trees[repo, revision]]
 
     @property
     def downloads(self):
@@ -235,12 +241,43 @@ def test_offline_without_a_copy_the_message_says_how_to_get_one(hub):
     assert "\n" not in str(caught.value)
 
 
-def test_offline_a_part_of_a_split_is_not_taken_for_the_whole(hub):
+@pytest.mark.parametrize("lost", ["train-00001-of-00002", "train-0000*", "test-00000-of-00001"])
+def test_offline_a_part_is_not_taken_for_the_whole(hub, lost):
     load()
-    path = next(hub.cache.rglob("train-00001-of-00002.parquet"))
-    path.unlink()
+    for path in list(hub.cache.rglob(f"{lost}.parquet")):
+        path.unlink()
     hub.failure = FAILURES[0]
-    with pytest.raises(DataError, match="lacks shard 1 of the 2 of train"):
+    message = "hf:made/pets is only partly in the local cache .* could not be reached"
+    with pytest.raises(DataError, match=message):
+        load()
+
+
+def test_offline_a_validation_split_that_was_not_fetched_is_missed(hub):
+    folder = hub.repositories[REPO]["main"] / "data"
+    made.write_hub(folder / "validation-00000-of-00001.parquet", made.pictures(4), [0, 1, 2, 0])
+    for split in ("train", "test"):
+        load_labelled(f"hf:{REPO}", split, side=SIDE)
+    hub.failure = FAILURES[0]
+    with pytest.raises(DataError, match=r"partly in the local cache \(data/validation.* is not\)"):
+        load()
+    assert len(load_labelled(f"hf:{REPO}", "test", side=SIDE).source) == 5
+
+
+@pytest.mark.parametrize("version", ["older library", "older cache"])
+def test_offline_where_the_files_of_a_commit_are_not_known_a_warning_says_so(hub, version):
+    load()
+    hub.failure = FAILURES[0]
+    if version == "older library":
+        del hub.get_cached_repo_tree
+    else:
+        hub.trees.clear()
+    message = "perhaps the local cache has only a part of hf:made/pets: train is data/train-00000"
+    with pytest.warns(UserWarning, match=message):
+        load()
+    for path in list(hub.cache.rglob("train-*.parquet")):
+        path.unlink()
+    message = r"(?s)has the splits test; .*hub could not be reached .* has only a part of hf:made"
+    with pytest.raises(DataError, match=message):
         load()
 
 
