@@ -3,4 +3,15 @@
 A recipe builds the parts of a run; it does not train, and it writes nothing.
 """
 
-__all__ = ["numbers", "own", "parts", "presets", "recipe", "settings", "sides", "splits", "stage"]
+__all__ = [
+    "numbers",
+    "own",
+    "parts",
+    "presets",
+    "recipe",
+    "settings",
+    "sides",
+    "splits",
+    "stage",
+    "unused",
+]

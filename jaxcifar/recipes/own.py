@@ -206,10 +206,9 @@ def check_reached(model: nn.Module, recipe: Recipe) -> None:
 
 def _check_rules(recipe: Recipe) -> None:
     """Rules that follow the order of the layers are for networks whose order is known."""
-    words = recipe.freeze.replace(",", " ").split()
-    if any(word in ("freeze_a", "freeze_b") for word in words) or any(
-        word.startswith(("up_to:", "layer_decay:")) for word in words
-    ):
+    names = (word.partition(":")[0] for word in recipe.freeze.replace(",", " ").split())
+    ordered = {"freeze_a", "freeze_b", "up_to", "layer_decay"}
+    if ordered & {name.replace("-", "_") for name in names if "=" not in name}:
         raise RecipeError(
             f"freeze {shown(recipe.freeze)} is for the built-in networks, whose layers and their "
             "order are known: name the modules of yours, as in 'Conv_0=frozen *=trained' or "

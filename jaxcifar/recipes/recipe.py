@@ -280,7 +280,8 @@ class Recipe(Settings):
         loaded by name it is the same recipe.
 
         Raises:
-            RecipeError: the recipe names other data than the default ones, or other sizes.
+            RecipeError: the recipe names other data than the default ones, other sizes, or another
+                split.
         """
         if not isinstance(splits, Splits):
             raise RecipeError(
@@ -292,8 +293,8 @@ class Recipe(Settings):
             return self
         sizes = (len(splits.train), len(splits.validation))
         asked = (self.train_size, self.validation_size)
-        default = {field.name: field.default for field in dataclasses.fields(self)}["dataset"]
-        if self.dataset not in (default, splits.name):
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.dataset not in (defaults["dataset"], splits.name):
             raise RecipeError(
                 f"the recipe is for {self.dataset}, and the data are {splits.name}: leave the "
                 "recipe's dataset at its default"
@@ -303,6 +304,12 @@ class Recipe(Settings):
                 f"the recipe is for {asked[0]} train and {asked[1]} validation images, and the "
                 f"arrays have {sizes[0]} and {sizes[1]}: leave its sizes unset"
             )
+        for name, own in (("split_seed", splits.seed), ("stratified", splits.stratified)):
+            if getattr(self, name) not in (defaults[name], own):
+                raise RecipeError(
+                    f"the recipe has {name} {getattr(self, name)}, and the arrays were split with "
+                    f"{own}: give it to Splits.from_arrays, and leave it unset here"
+                )
         return dataclasses.replace(
             self,
             dataset=splits.name,

@@ -285,6 +285,18 @@ class RunDirectory:
         with _writing(self.config):
             self.write_config(config)
 
+    def note_asked_to_stop(self, epoch: int, epochs: int) -> None:
+        """Add to config.json that `on_epoch` ended the run of so many epochs after this one.
+
+        Killed before its summary is written, the run is over all the same.
+
+        Raises:
+            RunError: it cannot be read or written.
+        """
+        config = self.read_config() | {"asked_to_stop": {"after_epoch": epoch, "of": epochs}}
+        with _writing(self.config):
+            self.write_config(config)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""
         write_atomically(self.config, json.dumps(config, indent=2) + "\n")

@@ -115,15 +115,26 @@ def allowed_changes(recipe: Recipe, before: Recipe, run_dir: RunDirectory) -> Re
         if before.epochs <= end:  # nothing after the schedule's end was trained
             after, repeated = recipe.after_schedule, recipe.restart_epochs
             grown = replace(grown, after_schedule=after, restart_epochs=repeated)
+    if recipe.patience is None and before.patience is not None:
+        return _without_patience(grown, recipe, before, run_dir)
     if recipe.patience != before.patience:
-        if recipe.patience is None and before.patience_metric != recipe.patience_metric:
-            raise RunError(
-                f"{run_dir.path} chose its best checkpoint by {before.patience_metric}, with a "
-                f"patience of {before.patience}: continue it with both, or with more patience"
-            )
         _check_patience(recipe, run_dir)
         grown = replace(grown, patience=recipe.patience)
     return grown
+
+
+def _without_patience(
+    grown: Recipe, recipe: Recipe, before: Recipe, run_dir: RunDirectory
+) -> Recipe:
+    """A run that had patience goes on without it, and without the margin that was for it alone."""
+    for name in ("patience_metric", "patience_mode"):
+        if getattr(before, name) != getattr(recipe, name):
+            raise RunError(
+                f"{run_dir.path} chose its best checkpoint by {before.patience_metric}, with a "
+                f"patience of {before.patience} ({name}: {getattr(recipe, name)}, not "
+                f"{getattr(before, name)}): continue it with all of them, or with more patience"
+            )
+    return replace(grown, patience=None, patience_min_delta=recipe.patience_min_delta)
 
 
 def _check_patience(recipe: Recipe, run_dir: RunDirectory) -> None:

@@ -20,6 +20,9 @@ from jaxcifar.runs.own_parts import check_same_parts, describe_parts
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import StartingWeights
 
+# Of a run's own config.json, whatever it is opened with.
+_KEPT = ("machine", "resumed", "asked_to_stop")
+
 
 @contextmanager
 def hold_directory(
@@ -93,7 +96,7 @@ def prepare_directory(
     remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
     del config["machine"]  # that which began the run stays; `note_resumed` names the others
-    config |= {name: stored[name] for name in ("machine", "resumed") if name in stored}
+    config |= {name: stored[name] for name in _KEPT if name in stored}
     # More epochs or patience, another place of the data, or data that were not described before.
     if config != stored:
         run_dir.write_config(config)

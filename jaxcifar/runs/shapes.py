@@ -36,6 +36,7 @@ CONFIG: Shape = {
     "parts?": (None, dict),
     "weights?": (None, {"source": AnyText, "sha256": str}),
     "resumed?": [{"step": int, "machine?": dict}],  # the machine where it is another one
+    "asked_to_stop?": {"after_epoch": int, "of": int},  # by on_epoch
 }
 SCORE: Shape = {
     "step?": int,

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.data import Splits, class_names
+from jaxcifar.data.arrays import NAME as UNNAMED
 from jaxcifar.models.load_report import LoadReport
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import digest_of, export_weights, fill_model, to_torch
@@ -140,7 +141,9 @@ def _same_data(recipe: Recipe, origin: Recipe, splits: Splits | None) -> bool:
         trained_on = RunDirectory(Path(str(recipe.weights))).read_config().get("data_fingerprint")
         if trained_on and trained_on in (splits.fingerprint, splits.names_and_sizes):
             return True
-    return recipe.located().dataset == origin.located().dataset
+    # Any arrays may have no name; of those with one, the contents are those of the three splits.
+    ours, theirs = recipe.located().dataset, origin.located().dataset
+    return ours == theirs and ours != UNNAMED
 
 
 def _check_head(recipe: Recipe, names: tuple[str, ...] | None) -> None:

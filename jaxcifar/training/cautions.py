@@ -5,11 +5,13 @@ from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.parts import Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import train_side
+from jaxcifar.recipes.unused import unused_settings
 
 
 def warn_of_doubts(recipe: Recipe, parts: Parts) -> None:
     """Warn of settings that are allowed, and most often a slip."""
-    for doubt in (of_last_side(recipe), of_warm_up(recipe), of_muon(recipe, parts)):
+    doubts = of_last_side(recipe), of_warm_up(recipe), of_muon(recipe, parts), of_unused(recipe)
+    for doubt in doubts:
         if doubt is not None:
             warn(doubt, stacklevel=4)
 
@@ -38,6 +40,15 @@ def of_warm_up(recipe: Recipe) -> str | None:
         f"or longer, so its whole rate of {recipe.learning_rate:g} comes at the end or never: "
         "lower --warmup-epochs"
     )
+
+
+def of_unused(recipe: Recipe) -> str | None:
+    """Settings that do nothing beside the others: perhaps another one was meant, too."""
+    found = unused_settings(recipe)
+    if not found:
+        return None
+    texts = (f"{name} {getattr(recipe, name)} is for {text}" for name, text in found.items())
+    return f"{'; '.join(texts)}: it does nothing in this run"
 
 
 def of_muon(recipe: Recipe, parts: Parts) -> str | None:

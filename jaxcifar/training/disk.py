@@ -32,6 +32,9 @@ class NoDisk:
     def update_curves(self) -> None:
         """Draw the curves, if that is due."""
 
+    def note_asked_to_stop(self, epoch: int, epochs: int) -> None:
+        """Keep that `on_epoch` ended the run after this epoch."""
+
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints there are."""
         return []
@@ -77,16 +80,24 @@ class Disk(NoDisk):
         """See `CurvesFile.update`."""
         self.curves.update()
 
+    def note_asked_to_stop(self, epoch: int, epochs: int) -> None:
+        """See `RunDirectory.note_asked_to_stop`."""
+        self.run_dir.note_asked_to_stop(epoch, epochs)
+
     def saved_steps(self) -> list[int]:
         """See `Checkpoints.steps`."""
         return self.checkpoints.steps()
 
-    def stopped(self, epochs: int) -> Stopped | None:
-        """Where a complete run of this many epochs ended early; None if it did not."""
+    def stopped(self, epochs: int, trained: int) -> Stopped | None:
+        """Where a run of this many epochs, which has trained so many, ended early; or None."""
         summary = self.run_dir.read_summary()
-        if summary is None or not self.is_complete(epochs) or summary.get("stopped_by") is None:
-            return None
-        return Stopped(summary["stopped_after_epoch"], summary["stopped_by"])
+        if summary is not None and self.is_complete(epochs) and summary.get("stopped_by"):
+            return Stopped(summary["stopped_after_epoch"], summary["stopped_by"])
+        asked = self.run_dir.read_config().get("asked_to_stop")
+        # Its last checkpoint may be lost, or it was to go further since.
+        if asked == {"after_epoch": trained, "of": epochs}:
+            return Stopped(trained, "on_epoch")
+        return None
 
     def is_complete(self, epochs: int) -> bool:
         """Whether the summary of a run of this many epochs is there."""

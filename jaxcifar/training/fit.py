@@ -15,7 +15,7 @@ from jaxcifar.step.state import TrainState
 from jaxcifar.step.steps import BatchAugment, Loss
 from jaxcifar.training.console import Console
 from jaxcifar.training.plan import plan_run
-from jaxcifar.training.resume import Resume, decide
+from jaxcifar.training.resume import Resume, decide, name_of_run
 from jaxcifar.training.run import open_run
 
 OnEpoch = Callable[[Row], str | None]
@@ -47,7 +47,8 @@ def fit(
         workdir: the run directory; without one nothing is written.
         on_epoch: called after every epoch with its row of metrics. It returns None, or "stop" to
             end the run there; of several processes the first one's answer counts.
-        experiment: a name for titles and config.json.
+        experiment: a name for titles and config.json; by default the data's, or, with `resume`, the
+            one the run has.
         resume: continue from the last good checkpoint in `workdir`, in the middle of an epoch if it
             was saved there; on a CPU the final state is bit-identical to an uninterrupted run's.
             The recipe may have more epochs or another `patience`; for a schedule that ends with the
@@ -113,10 +114,10 @@ def fit(
     # Refuses with nothing written: data, devices, memory, weights.
     parts = make_parts(model, tx, loss, augment, metrics)
     recipe, resume = decide(recipe.on(splits), workdir, devices, resume=resume, overwrite=overwrite)
+    name = experiment or (name_of_run(workdir) if resume else None) or recipe.dataset
     plan = plan_run(recipe, splits, devices, workdir, resume=resume, parts=parts)
     recipe, splits = plan.recipe, plan.splits
     console = Console(plan, enabled=verbose and plan.layout.is_main)
-    name = experiment or recipe.dataset
     with console, open_run(plan, name, resume=resume, overwrite=overwrite) as run:
         console.opening(run)
         stage = None

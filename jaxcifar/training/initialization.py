@@ -80,8 +80,8 @@ def begin_whitening(params: PyTree, filters: Filters) -> PyTree:
 def whitening_filters(
     source: Source, normalize: Callable[[jax.Array], jax.Array]
 ) -> NDArray[np.float32]:
-    """The filters [3, 3, 3, 54] whose outputs on the source's first images are uncorrelated and
-    have variance one.
+    """The filters [3, 3, 3, 54] whose outputs on images of the source are uncorrelated and have
+    variance one.
 
     They are the principal components of the 3x3 patches, each divided by the square root of its
     variance plus `WHITENING_EPSILON` and followed by its negative, so that a ReLU loses neither.
@@ -97,13 +97,14 @@ def whitening_filters(
 def patch_covariance(
     source: Source, normalize: Callable[[jax.Array], jax.Array]
 ) -> NDArray[np.float64]:
-    """The covariance [27, 27] of the normalised 3x3 patches (row, column, colour) inside the first
-    `WHITENED_IMAGES` images.
+    """The covariance [27, 27] of the normalised 3x3 patches (row, column, colour) inside
+    `WHITENED_IMAGES` images, evenly spaced: those of a folder lie in the order of their classes.
     """
     count, total, products = 0, np.zeros(27), np.zeros((27, 27))
     size = min(len(source), WHITENED_IMAGES)
+    chosen = np.arange(size) * len(source) // size
     for first in range(0, size, _IMAGES_AT_ONCE):
-        rows = np.arange(first, min(first + _IMAGES_AT_ONCE, size))
+        rows = chosen[first : first + _IMAGES_AT_ONCE]
         images = np.asarray(normalize(jnp.asarray(source.read(rows).images)), np.float64)
         # [n, h - 2, w - 2, colour, row, column]
         windows = np.lib.stride_tricks.sliding_window_view(images, (_SIZE, _SIZE), axis=(1, 2))

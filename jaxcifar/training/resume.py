@@ -26,11 +26,15 @@ def decide(
     "auto" continues a run that has trained anything; the first process decides for all of them.
 
     Raises:
-        RunError: `resume` is another text; "auto" without a directory or with `overwrite`; or more
-            epochs whose rate is not known, see `extending.with_stored_schedule`.
+        RunError: `resume` is another text; `resume` or `overwrite` without a directory, or "auto"
+            with `overwrite`; or more epochs whose rate is not known, see
+            `extending.with_stored_schedule`.
     """
     if isinstance(resume, str) and resume != "auto":
         raise RunError(f'resume must be True, False or "auto", not {shown(resume)}')
+    if workdir is None and (resume or overwrite):
+        given = f"resume={resume!r}" if resume else "overwrite=True"
+        raise RunError(f"{given} needs a directory: name one with workdir")
     if resume == "auto":
         resume = _has_trained(recipe, workdir, devices, overwrite=overwrite)
     if resume and workdir is not None:
@@ -46,9 +50,15 @@ def _has_trained(
         raise RunError(
             "resume auto and overwrite exclude each other: continue the run or replace it"
         )
-    if workdir is None:
-        raise RunError("resume auto needs a directory: name one with workdir")
+    assert workdir is not None
     found = RunDirectory(Path(workdir)).holds_training()
     layout = make_layout(devices or DeviceOptions(), recipe.batch_size)
     with explain_lost_process():
         return bool(layout.agree(int(found))[0][0])
+
+
+def name_of_run(workdir: str | Path | None) -> str | None:
+    """The experiment that the run in a directory is of; None if it is not there or does not say."""
+    run_dir = RunDirectory(Path(workdir or "."))
+    name: str | None = run_dir.read_config().get("experiment") if run_dir.holds_run() else None
+    return name

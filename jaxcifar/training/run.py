@@ -75,7 +75,7 @@ def open_run(
             steps = run.partial.steps_before(plan.recipe.steps_per_epoch)
             plan.layout.on_main(partial(disk.run_dir.keep_history, steps))
             run.history = disk.run_dir.read_history()
-            run.stopped = disk.stopped(plan.recipe.epochs)
+            run.stopped = disk.stopped(plan.recipe.epochs, len(run.history.rows))
             plan.layout.on_main(partial(run.note_resumed, disk.run_dir))
         try:
             yield run
@@ -175,6 +175,8 @@ class Run:
         epoch = len(self.history.rows)
         if code and epoch < self.plan.recipe.epochs:
             self.stopped = Stopped(epoch, "on_epoch")
+            noted = partial(self.disk.note_asked_to_stop, epoch, self.plan.recipe.epochs)
+            self.plan.layout.on_main(noted)
 
     def begin_stage(self, epoch: int, *, verbose: bool = False) -> Stage:
         """Compile the stage that `epoch` lies in; see `stage.begin_stage`."""

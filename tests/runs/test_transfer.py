@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.data import Splits
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import load_pretrained
@@ -127,6 +128,29 @@ def test_a_run_on_another_split_would_validate_on_what_it_was_trained_on(run, re
         starting_weights(changed(recipe, weights=str(run), **settings))
     export_run(run, run / "out.safetensors")
     starting_weights(changed(recipe, weights=str(run / "out.safetensors"), **settings))
+
+
+def arrays(seed, train, name):
+    rng = np.random.default_rng(seed)
+    images, labels = (
+        rng.integers(0, 256, (train + 50, 8, 8, 3), np.uint8),
+        np.arange(train + 50) % 3,
+    )
+    return Splits.from_arrays((images[50:], labels[50:]), (images[:50], labels[:50]), name=name)
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_arrays_without_a_name_are_not_taken_for_those_of_another_run(recipe, tmp_path, name):
+    unset = dict.fromkeys(("train_size", "validation_size"))
+    recipe = changed(recipe, dataset="cifar10", epochs=1, resize=8, **unset)
+    first, second = arrays(0, 60, name), arrays(1, 80, name)
+    fit(recipe, first, workdir=tmp_path / "run")
+    further = changed(recipe, weights=str(tmp_path / "run"), new_head=True).on(second)
+    if name is None:
+        starting_weights(further, second)
+    else:
+        with pytest.raises(RecipeError, match=r"another split of arrays:mine \(train_size 60"):
+            starting_weights(further, second)
 
 
 def test_a_run_is_not_replaced_by_one_that_begins_from_it(run, recipe, digits):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,37 @@ def test_a_stop_is_the_same_after_an_interruption(impatient, digits, tmp_path):
     (run / "summary.json").unlink()  # killed while it scored the test images
     fit(patient, digits, workdir=run, resume=True, on_epoch=never)
     assert summary_of(run)["stopped_after_epoch"] == 3
+
+
+def test_a_stop_that_on_epoch_asked_for_is_the_same_after_an_interruption(
+    recipe, digits, tmp_path, monkeypatch
+):
+    run, asked = tmp_path / "run", lambda row: "stop" if row["epoch"] == 2 else None
+
+    def killed(*_):
+        raise KeyError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxcifar.training.run.make_closing_scoring", killed)
+        with pytest.raises(KeyError):
+            fit(recipe, digits, workdir=run, on_epoch=asked)
+    _, history = fit(recipe, digits, workdir=run, resume=True, on_epoch=never)
+    assert history.column("epoch") == [1, 2]
+    assert summary_of(run)["stopped_by"] == "on_epoch"
+    # It was to go further since; and then its last checkpoint was lost.
+    _, history = fit(replace(recipe, epochs=4), digits, workdir=run, resume=True)
+    assert history.column("epoch") == [1, 2, 3, 4]
+
+
+def test_a_stop_after_an_epoch_whose_checkpoint_is_lost_is_asked_for_again(
+    recipe, digits, tmp_path
+):
+    run, seen = tmp_path / "run", []
+    fit(recipe, digits, workdir=run, on_epoch=lambda row: "stop" if row["epoch"] == 2 else None)
+    (run / "summary.json").unlink()
+    shutil.rmtree(max((run / "checkpoints").iterdir(), key=lambda path: int(path.name)))
+    fit(recipe, digits, workdir=run, resume=True, on_epoch=lambda row: seen.append(row["epoch"]))
+    assert seen == [2, 3]
 
 
 def test_only_validations_count(impatient, digits):
@@ -194,3 +226,8 @@ def test_a_run_without_its_patience_says_what_chose_its_best_checkpoint(recipe, 
     run_dir = RunDirectory(tmp_path)
     with pytest.raises(RunError, match="chose its best checkpoint by validation_loss, with a pat"):
         allowed_changes(recipe, by_loss, run_dir)
+    reversed_mode = replace(recipe, patience=2, patience_mode="min")
+    with pytest.raises(RunError, match="patience_mode: auto, not min"):
+        allowed_changes(recipe, reversed_mode, run_dir)
+    margin = replace(recipe, patience=2, patience_min_delta=0.1)
+    assert allowed_changes(recipe, margin, run_dir) == recipe

@@ -16,6 +16,7 @@ import pytest
 
 from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, sweep
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
+from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.parts import Parts
@@ -439,7 +440,7 @@ def test_settings_that_a_part_would_ignore_are_refused(own, digits, settings, me
 
 
 def test_rules_for_the_order_of_layers_are_for_built_in_networks(own, digits):
-    for rules in ("up_to:Conv_0", "layer_decay:0.5", "freeze_a"):
+    for rules in ("up_to:Conv_0", "layer_decay:0.5", "freeze_a", "up-to:Conv_0", "layer-decay:0.5"):
         recipe = dataclasses.replace(own, architecture="own", freeze=rules)
         with pytest.raises(RecipeError, match="is for the built-in networks, whose layers"):
             fit(recipe, digits, model=ConvNet())
@@ -584,6 +585,18 @@ def test_a_sweep_that_cannot_run_replaces_nothing(recipe, digits, tmp_path, wron
     with pytest.raises(RecipeError, match="patience_metric|architecture own"):
         sweep(recipe, "seed", [0, 1], digits, overwrite=True, **where)
     assert sorted(path for path in where["workdir"].rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize("changes", [{"split_seed": 3}, {"stratified": True}])
+def test_another_split_than_that_of_the_arrays_is_refused(changes):
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, 256, (100, 8, 8, 3), np.uint8), np.arange(100) % 2
+    small = Recipe(batch_size=20, **changes)
+    with pytest.raises(RecipeError, match="the arrays were split with .*: give it to Splits.from"):
+        small.on(Splits.from_arrays(pair, 20))
+    seed, stratified = small.split_seed, small.stratified
+    same = small.on(Splits.from_arrays(pair, 20, seed=seed, stratified=stratified))
+    assert (same.split_seed, same.stratified) == (seed, stratified)
 
 
 def test_two_data_to_score_are_refused(digits, tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from jaxcifar.common.errors import RunError
 from jaxcifar.devices.layout import Layout
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.fit import fit
 from tests.conftest import assert_trees_identical
 
@@ -57,7 +59,9 @@ def test_auto_refuses_a_directory_of_something_else(recipe, digits, tmp_path, na
 def test_what_auto_cannot_mean_is_refused(recipe, digits, tmp_path):
     for settings, message in (
         ({"resume": "auto", "overwrite": True, "workdir": tmp_path}, "exclude each other"),
-        ({"resume": "auto"}, "needs a directory"),
+        ({"resume": "auto"}, "resume='auto' needs a directory: name one with workdir"),
+        ({"resume": True}, "resume=True needs a directory"),
+        ({"overwrite": True}, "overwrite=True needs a directory"),
         ({"resume": "Auto", "workdir": tmp_path}, 'must be True, False or "auto", not .Auto'),
     ):
         with pytest.raises(RunError, match=message):
@@ -70,3 +74,19 @@ def test_the_first_process_decides_what_auto_means(recipe, digits, tmp_path, mon
     monkeypatch.setattr(Layout, "agree", lambda self, *own: [(0,), own] if len(own) == 1 else [own])
     with pytest.raises(RunError, match="holds a run: continue it with resume=True"):
         fit(short, digits, workdir=tmp_path / "run", resume="auto")
+
+
+def test_a_run_goes_on_under_its_own_name(photo_run, photos, tmp_path):
+    recipe = dataclasses.replace(read_recipe(RunDirectory(photo_run)), epochs=1)
+    run = tmp_path / "run"
+    with pytest.raises(KeyError):
+        fit(recipe, load_splits(recipe), workdir=run, on_epoch=lambda row: {}["stop"])
+    (run / "summary.json").unlink(missing_ok=True)
+    moved = photos.rename(tmp_path / "elsewhere")
+    there = dataclasses.replace(recipe, dataset=f"folder:{moved}")
+    fit(there, load_splits(there), workdir=run, resume=True)
+    config = RunDirectory(run).read_config()
+    assert config["experiment"] == recipe.dataset
+    assert config["recipe"]["dataset"] == there.dataset
+    with pytest.raises(RunError, match="not of 'other'"):
+        fit(there, load_splits(there), workdir=run, resume=True, experiment="other")

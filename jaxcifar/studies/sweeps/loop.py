@@ -219,10 +219,12 @@ def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
 
 def _train(plan: SweepPlan, *, verbose: bool) -> None:
     """Train the pending members to their end, each in its run directory."""
-    if verbose:
-        form = "as one program" if plan.choice.mode == "vmap" else "one after another"
-        say(f"{len(plan.members)} members, {form}: {plan.choice.why}", flush=True)
     groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
+    if verbose:
+        alone = plan.choice.mode == "vmap" and plan.pending and not groups
+        form = "as one program" if plan.choice.mode == "vmap" else "one after another"
+        why = "those left are by themselves" if alone else plan.choice.why
+        say(f"{len(plan.members)} members, {form}: {why}", flush=True)
     together = {member.name for group in groups for member in group}
     for group in groups:
         run_dirs = [plan.sweep_dir.run(member.name) for member in group]

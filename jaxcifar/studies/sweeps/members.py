@@ -14,6 +14,7 @@ from jaxcifar.recipes.numbers import TRACED_SETTINGS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import side_starts
 from jaxcifar.recipes.stage import schedule_end, stage_epochs
+from jaxcifar.recipes.unused import why_unused
 from jaxcifar.step.state import state_shapes
 
 Number = int | float
@@ -46,7 +47,7 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
 
     Raises:
         RecipeError: an unknown field (with the nearest name) or one that is not numeric, no value,
-            a repeated value, or one that the recipe refuses.
+            a repeated value, or one that the recipe refuses or does not use.
     """
     kind = _kind(field)
     if not len(values):
@@ -62,6 +63,9 @@ def make_members(recipe: Recipe, field: str, values: Sequence[Any]) -> list[Memb
             raise RecipeError(f"{field} must be of type {kind.__name__}, not {shown(value)}")
         of_member = dataclasses.replace(recipe, **{field: value})
         members.append(Member(value, f"{field}={value}", of_member))
+    unused = [why_unused(member.recipe, field) for member in members]
+    if all(unused):
+        raise RecipeError(f"{field} is for {unused[0]}: without that all members would be the same")
     return members
 
 

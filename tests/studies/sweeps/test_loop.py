@@ -244,6 +244,7 @@ def test_each_member_sees_pictures_at_its_own_side(photo_run, tmp_path, monkeypa
     [
         ("drop_rate", [0.1], "auto", "unknown field 'drop_rate'; did you mean 'dropout_rate'?"),
         ("freeze", [1], "auto", "freeze is not numeric"),
+        ("momentum", [0.5, 0.9], "auto", "momentum is for --optimizer sgd, muon: without that all"),
         ("dropout_rate", [1.0], "auto", "dropout_rate must be at least 0 and under 1, not 1.0"),
         ("dropout_rate", [0.1, 0.1], "auto", "0.1 is given twice"),
         ("dropout_rate", [], "auto", "needs at least one value"),
