@@ -46,7 +46,7 @@ def add_dataset_options(parser: Parser) -> None:
         "--dataset",
         metavar="NAME",
         help="where the data of the run are now, or other data of the same classes: folder:PATH, "
-        "tfds:NAME, parquet:PATH, hf:OWNER/NAME or a built-in name (default: as in training)",
+        "tfds:NAME, parquet:PATH, hf:OWNER/NAME or a built-in name (default: the run's own)",
     )
     add_data_dir_option(parser)
     add_links_option(parser)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from jaxcifar.common.messages import printable, shown
 
 # Options that take a file or something else: one of these starts with "~/" or "~USER/".
-_NAMES_OR_FILES = ("weights", "image")
+_NAMES_OR_FILES = ("weights", "image", "split")
 
 
 class Parser(argparse.ArgumentParser):

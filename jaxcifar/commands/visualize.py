@@ -59,7 +59,7 @@ def make_parser(prog: str) -> Parser:
         "--out",
         type=Path,
         metavar="PNG",
-        help="file to write (default: in RUN/figures, or figures/ for --weights)",
+        help="file to write (default: in RUN/figures, or figures/NAME-DIGEST for --weights)",
     )
     add_dataset_options(parser)
     _add_weights(parser)
@@ -125,7 +125,7 @@ def _add_weights(parser: Parser) -> None:
         "--weights", metavar="F", help="a .safetensors or .pth file, or OWNER/NAME on the hub"
     )
     group.add_argument(
-        "--architecture", choices=tuple(ARCHITECTURES), help="their network (default: resnet18)"
+        "--architecture", choices=tuple(ARCHITECTURES), help="their network (default: by its keys)"
     )
     group.add_argument(
         "--normalization",
