@@ -23,23 +23,26 @@ class Command(NamedTuple):
 
     summary: str  # its line in `jaxcifar --help`
     interrupted: str = "nothing was written"  # what Ctrl-C leaves
-    smaller: str = "lower the run's --eval-batch-size by train --resume"  # to need less memory
+    smaller: str = "close other programs"  # how to need less memory
 
 
 _RESUME = "what was saved is intact; --resume continues from it"
 _SMALLER = "lower --batch-size, --eval-batch-size, --resize or --width"
+_OF_RUN = "lower the run's --eval-batch-size by train --resume"
+_OF_MODEL = "lower --size of a file of weights, or a run's --eval-batch-size by train --resume"
 _REPEAT = "what was saved is intact; the same command continues from it"
 COMMANDS = {
     "prepare-data": Command(
         "download CIFAR-10 or CIFAR-100 and prepare it for training",
         "run the same command again to continue",
-        "close other programs",
     ),
     "train": Command("train a network by a named experiment", _RESUME, _SMALLER),
-    "evaluate": Command("score a run's checkpoint"),
-    "predict": Command("say what is on photos, by a run or a file of weights"),
-    "features": Command("write the output of a layer for many images"),
-    "visualize": Command("draw activations, Grad-CAM, mistakes or a confusion matrix"),
+    "evaluate": Command("score a run's checkpoint", smaller=_OF_RUN),
+    "predict": Command("say what is on photos, by a run or a file of weights", smaller=_OF_MODEL),
+    "features": Command("write the output of a layer for many images", smaller=_OF_MODEL),
+    "visualize": Command(
+        "draw activations, Grad-CAM, mistakes or a confusion matrix", smaller=_OF_MODEL
+    ),
     "sweep": Command("train once for each value of a setting, and compare", _RESUME, _SMALLER),
     "reproduce": Command(
         "run the course report's experiments; one page of results", _REPEAT, "lower --resize"

@@ -57,7 +57,8 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / f"{experiment}_{field}"
     if parsed.resume:
-        recipe = read_sweep(workdir, dataset=getattr(parsed, "dataset", None))
+        given = {name: getattr(parsed, name, None) for name in ("dataset", "follow_links")}
+        recipe = read_sweep(workdir, **given)
     sweep(
         dataclasses.replace(recipe, **given_options(parsed, Recipe)),
         field,

@@ -128,7 +128,9 @@ def network_of(
         if given_value is not None:
             raise RecipeError(f"{name} is for a run: {source} is a file of weights")
     if which != "best":
-        raise RecipeError(f"which={which!r} is for a run: a file of weights holds only one network")
+        raise RecipeError(
+            f"which={which!r} (--checkpoint) is for a run: {source} holds only one network"
+        )
     try:
         return network_of_weights(source, **options, **where)
     except WeightsError as error:

@@ -5,12 +5,15 @@ number, an attribute of an object or the code itself may change under the same n
 compiled before must not be taken for the new one.
 """
 
+import argparse
+import dis
 import functools
 import sys
 import types
 import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields
+from pathlib import PurePath
 from typing import Any
 
 import flax.linen as nn
@@ -18,10 +21,13 @@ import numpy as np
 from flax.core import FrozenDict
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_BY_IDENTITY = ("jax", "jaxlib", "numpy", "builtins")  # objects of their types
-_LIBRARIES = (*_BY_IDENTITY, "optax", "flax", "jaxcifar")  # wherever they are installed
+_LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "flax", "jaxcifar")  # wherever they are installed
+# Objects of these packages and of Python's are compared by identity: some keep caches that fill.
+_BY_IDENTITY = ("jax", "jaxlib", "numpy", *sys.stdlib_module_names)
+_HOLDERS = (types.SimpleNamespace, argparse.Namespace)  # but these are made to be changed
 # Beyond these, objects are compared by identity: a global may lead to a whole program.
-_MOST_OBJECTS, _MOST_LEVELS = 20_000, 100
+_MOST_VALUES, _MOST_LEVELS = 100_000, 100
+Names = tuple[str, ...]
 
 
 class _Same:
@@ -52,10 +58,12 @@ class _Same:
 def function_state(function: Any) -> Hashable:
     """A value that changes when the function would compute something else.
 
-    Numbers, texts, tuples, lists and dicts are compared by value, functions of Python by their code
-    and what they read, also in functions inside them, classes by their methods, objects by their
-    attributes, modules of one's own by what is read from them, everything else (arrays, compiled
-    functions) by identity. What functions and classes of installed packages read is not followed.
+    Numbers, texts, tuples, lists, dicts and sets of plain values are compared by value, functions
+    of Python by their code and what they read, also in functions inside them, classes by their
+    bodies and those they inherit from, linen modules by their class and fields, other objects by
+    their attributes, modules of one's own by what is read from them. Everything else (arrays,
+    compiled functions, objects of Python's own library, containers of very many values) is compared
+    by identity. What functions and classes of installed packages read is not followed.
     """
     return _Walk().state(function)
 
@@ -66,7 +74,7 @@ class _Walk:
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
         self._kept: list[Any] = []  # so that no other object gets the `id` of one that was met
-        self._level = 0
+        self._values = self._level = 0
 
     def state(self, value: Any) -> Hashable:
         """See `function_state`."""
@@ -74,72 +82,85 @@ class _Walk:
             return type(value).__name__, value
         if isinstance(value, np.generic):
             return str(value.dtype), value.tobytes()
+        if isinstance(value, PurePath):
+            return type(value).__name__, str(value)
         if isinstance(value, types.MethodType):  # made anew each time it is read
             return self.state(value.__func__), self.state(value.__self__)
         number = self._met.get(id(value))
         if number is not None:
             return "met", number
-        if len(self._met) >= _MOST_OBJECTS or self._level >= _MOST_LEVELS:
+        container = isinstance(value, (tuple, list, dict, set, frozenset, FrozenDict))
+        self._values += 1 + (len(value) if container else 0)
+        if self._values > _MOST_VALUES or self._level >= _MOST_LEVELS:
             return _Same(value)
-        self._met[id(value)] = len(self._met)
-        self._kept.append(value)
+        # An equal tuple may be this object or another one: it is the same either way.
+        if not isinstance(value, (tuple, FrozenDict)):
+            self._met[id(value)] = len(self._met)
+            self._kept.append(value)
         self._level += 1
         try:
-            return self._state_of_parts(value)
+            return self._of_container(value) if container else self._of_object(value)
         finally:
             self._level -= 1
 
-    def _state_of_parts(self, value: Any) -> Hashable:
+    def _of_container(self, value: Any) -> Hashable:
+        own = () if _is_library(type(value).__module__) else (self.state(type(value)),)
+        if isinstance(value, (set, frozenset)):
+            plain = all(isinstance(one, _PLAIN) for one in value)
+            return (*own, frozenset(map(self.state, value)) if plain else _Same(value))
         if isinstance(value, (tuple, list)):
-            return self._states(value)
-        if isinstance(value, (dict, FrozenDict)):
-            return tuple((self.state(key), self.state(value[key])) for key in value)
+            return (*own, *self._states(value))
+        return (*own, *((self.state(key), self.state(value[key])) for key in value))
+
+    def _of_object(self, value: Any) -> Hashable:
         if isinstance(value, functools.partial):
             return self._states((value.func, *value.args)), self._named(value.keywords)
         if isinstance(value, types.FunctionType):
-            return self._of_function(value)
+            return tuple(self._of_function(value))
         if isinstance(value, type):
             return _Same(value), tuple(self._of_class(value))
         if isinstance(value, nn.Module):  # another one with equal fields is the same
             names = {field.name for field in fields(value)} - {"parent", "name"}
-            own = {name: getattr(value, name) for name in names}
+            own = {name: getattr(value, name, None) for name in names}
             return self.state(type(value)), self._named(own)
-        if _package(type(value).__module__) in _BY_IDENTITY:
+        by_identity = _package(type(value).__module__) in _BY_IDENTITY
+        if isinstance(value, types.ModuleType) or (by_identity and not isinstance(value, _HOLDERS)):
             return _Same(value)
         return _Same(value), self.state(type(value)), self._named(_attributes(value))
 
-    def _states(self, values: Iterable[Any]) -> Hashable:
+    def _states(self, values: Iterable[Any]) -> tuple[Hashable, ...]:
         return tuple(map(self.state, values))
 
     def _named(self, values: Mapping[str, Any]) -> Hashable:
         return tuple((name, self.state(value)) for name, value in sorted(values.items()))
 
-    def _of_function(self, function: types.FunctionType) -> Hashable:
-        """Its code, its defaults, its closure, and the globals that the code names."""
-        inner = getattr(function, "__wrapped__", None)
-        if inner is not None and _is_library(function.__globals__.get("__name__")):
-            return self.state(inner)  # as flax wraps the methods of modules
-        parts = [_code_state(function.__code__), self._states(function.__defaults__ or ())]
-        parts.append(self._named(function.__kwdefaults__ or {}))
+    def _of_function(self, function: types.FunctionType) -> Iterator[Hashable]:
+        """Its code, its defaults, its closure, and the globals that the code reads."""
+        yield _code_state(function.__code__)
+        yield self._states(function.__defaults__ or ())
+        yield self._named(function.__kwdefaults__ or {})
         for cell in function.__closure__ or ():
             try:
-                parts.append(self.state(cell.cell_contents))
+                yield self.state(cell.cell_contents)
             except ValueError:  # not assigned yet
-                parts.append(None)
+                yield None
         if not _is_library(function.__globals__.get("__name__")):
-            parts += self._read(function.__globals__, tuple(_names(function.__code__)))
-        return tuple(parts)
+            names, attributes = _read_by(function.__code__)
+            yield from self._read(function.__globals__, names, attributes, set())
 
-    def _read(self, namespace: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Hashable]:
-        """The names in a namespace, and in modules of one's own that are in it."""
-        for name in dict.fromkeys(names):
-            if name in namespace:
-                value = namespace[name]
-                yield name, self.state(value)
-                if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-                    yield from self._read(
-                        {n: x for n, x in vars(value).items() if n not in namespace}, names
-                    )
+    def _read(
+        self, namespace: Mapping[str, Any], names: Names, attributes: Names, modules: set[int]
+    ) -> Iterator[Hashable]:
+        """The names in a namespace, and the attributes of modules of one's own that are in it."""
+        for name in names:
+            if name not in namespace:
+                continue
+            value = namespace[name]
+            yield name, self.state(value)
+            own = isinstance(value, types.ModuleType) and not _is_library(value.__name__)
+            if own and id(value) not in modules:
+                modules.add(id(value))
+                yield from self._read(vars(value), attributes, attributes, modules)
 
     def _of_class(self, own: type) -> Iterator[Hashable]:
         """What it and the classes it inherits from have in their bodies."""
@@ -147,13 +168,20 @@ class _Walk:
             if _is_library(base.__module__):
                 continue
             for name, value in sorted(vars(base).items()):
-                if isinstance(value, (staticmethod, classmethod)):
-                    value = value.__func__
-                if isinstance(value, (property, functools.cached_property)):
-                    value = value.fget if isinstance(value, property) else value.func
-                data = isinstance(value, (*_PLAIN, tuple, list, dict)) and name[:2] != "__"
-                if data or isinstance(value, types.FunctionType):
-                    yield name, self.state(value)
+                found = _behind(value)
+                if isinstance(found, types.FunctionType) or not name.startswith("__"):
+                    yield name, self.state(found)
+
+
+def _behind(value: Any) -> Any:
+    """The function behind a decorator of a class's body."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return value.__func__
+    if _package(type(value).__module__) == "flax":  # which wraps the properties of linen modules
+        value = getattr(value, "wrapped", value)
+    if isinstance(value, property):
+        return value.fget
+    return value.func if isinstance(value, functools.cached_property) else value
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -162,6 +190,8 @@ def _attributes(value: Any) -> dict[str, Any]:
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{base.__name__.lstrip('_')}{name}"
             if hasattr(value, name):
                 found[name] = getattr(value, name)
     return found
@@ -188,9 +218,18 @@ def _code_state(code: types.CodeType) -> Hashable:
     return code.co_code, code.co_names, tuple(constants)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """The names that code reads, and the functions inside it."""
-    yield from code.co_names
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType):
-            yield from _names(value)
+def _read_by(code: types.CodeType) -> tuple[Names, Names]:
+    """The names of globals and of attributes that code reads, and the functions inside it."""
+    names: dict[str, None] = {}
+    attributes: dict[str, None] = {}
+    codes = [code]
+    while codes:
+        read = codes.pop()
+        codes += [value for value in read.co_consts if isinstance(value, types.CodeType)]
+        for instruction in dis.get_instructions(read):
+            kind = instruction.opname
+            if kind in ("LOAD_ATTR", "LOAD_METHOD"):
+                attributes[instruction.argval] = None
+            elif kind == "LOAD_NAME" or (kind.startswith("LOAD_") and "GLOBAL" in kind):
+                names[instruction.argval] = None
+    return tuple(names), tuple(attributes)

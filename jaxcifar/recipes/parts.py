@@ -35,8 +35,8 @@ class Parts:
         augment: ``(keys [n], images, labels) -> (images, labels)``, after the recipe's own.
         metrics: (name, ``(logits, labels) -> [n]``), sorted by name.
         mixes: whether `augment` turns labels [n] into distributions [n, classes].
-        state: of all functions and of the model's class when they were given: what was compiled
-            before one of them changed is not used again.
+        state: of all functions and of the model when they were given, see `function_state`: what
+            was compiled before one of them changed is not used again.
     """
 
     model: nn.Module | None = None

@@ -297,6 +297,17 @@ class RunDirectory:
         with _writing(self.config):
             self.write_config(config)
 
+    def forget_asked_to_stop(self) -> None:
+        """Take the note back: the run goes on.
+
+        Raises:
+            RunError: it cannot be read or written.
+        """
+        config = self.read_config()
+        if config.pop("asked_to_stop", None) is not None:
+            with _writing(self.config):
+                self.write_config(config)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, atomically."""
         write_atomically(self.config, json.dumps(config, indent=2) + "\n")

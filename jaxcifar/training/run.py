@@ -77,6 +77,8 @@ def open_run(
             run.history = disk.run_dir.read_history()
             run.stopped = disk.stopped(plan.recipe.epochs, len(run.history.rows))
             plan.layout.on_main(partial(run.note_resumed, disk.run_dir))
+            if run.stopped is None:
+                plan.layout.on_main(disk.run_dir.forget_asked_to_stop)
         try:
             yield run
         except StopRequested:

@@ -78,7 +78,7 @@ def test_weights_have_the_features_of_the_data_that_are_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("w.safetensors", "--checkpoint", "last"), "which='last' is for a run"),
+        (("w.safetensors", "--checkpoint", "last"), "which='last' (--checkpoint) is for a run"),
         (("RUN", "--size", "64"), "size is for a file of weights: the run"),
         (("my/runs/none",), "there is no run my/runs/none. "),
     ],

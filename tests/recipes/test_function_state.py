@@ -1,8 +1,12 @@
 import functools
+import logging
 import types
 import weakref
+from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,11 +152,129 @@ def test_the_contents_of_dicts_lists_slots_classes_and_own_modules_belong_to_it(
     assert function_state(layer) != before
 
 
+def test_a_transformed_function_is_another_than_the_one_it_was_made_of():
+    forms = [inner, jax.grad(inner), jax.vmap(inner), jax.vmap(inner, in_axes=1)]
+    states = [function_state(form) for form in forms]
+    assert len(set(states)) == len(forms)
+    assert function_state(jax.vmap(inner)) == states[2]
+
+
+class Scaled(NamedTuple):
+    factor: float
+
+    def scaled(self, x):
+        return SCALE * self.factor * x
+
+
+class Hidden:
+    __slots__ = ("__number",)
+
+    def __init__(self, number):
+        self.__number = number
+
+    def become(self, number):
+        self.__number = number
+
+
+class Proper(nn.Module):
+    sizes: tuple = (64, 128)
+    helper = functools.partial(inner)
+
+    @property
+    def scale(self):
+        return SCALE
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.scale * x
+
+
+class WithHelper(nn.Module):
+    helper = functools.partial(inner)
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.helper(x)
+
+
+@pytest.mark.parametrize("read", [Proper(), WithHelper(), Scaled(2.0), jax.vmap(inner)])
+def test_bodies_of_classes_are_read_wherever_they_are(read, monkeypatch):
+    before = function_state(read)
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert function_state(read) != before
+
+
+def test_a_private_slot_belongs_to_it():
+    hidden = Hidden(1)
+    before = function_state(hidden)
+    hidden.become(2)
+    assert function_state(hidden) != before
+
+
+def test_equal_tuples_are_equal_wherever_they_come_from():
+    sizes = tuple(int(text) for text in ("64", "128"))
+    assert function_state(Proper()) == function_state(Proper(sizes=sizes))
+
+
+def test_only_what_is_read_belongs_to_it(monkeypatch):
+    """flax stores `name` and `parent` in modules; they are no globals."""
+    net, before = Net(), function_state(Net())
+    monkeypatch.setitem(globals(), "name", "a")
+    monkeypatch.setitem(globals(), "parent", "b")
+    monkeypatch.setitem(globals(), "number", 3)
+    assert function_state(net) == before
+    layer = Layer(1)
+    assert function_state(layer) == function_state(layer)
+
+
+def test_modules_that_import_each_other_are_read_once():
+    names, package, ops, config = {}, *map(types.ModuleType, ("mine", "mine.ops", "mine.config"))
+    package.ops, ops.mine, ops.config, config.mine = ops, package, config, package
+    ops.focal = config.focal = inner
+    exec("def f(x): return mine.ops.focal(x) + mine.ops.config.ALPHA", names)
+    names |= {"mine": package, "focal": 1, "ALPHA": 1}
+    config.ALPHA = 1
+    before = function_state(names["f"])
+    assert function_state(names["f"]) == before
+    config.ALPHA = 2
+    assert function_state(names["f"]) != before
+    before = function_state(names["f"])
+    ops.focal = outer
+    assert function_state(names["f"]) != before
+
+
+def test_what_fills_its_own_cache_does_not_belong_to_it():
+    names = {"log": logging.getLogger("tests.state"), "folder": Path("a/b")}
+    exec("def f(x):\n    log.info('x')\n    return x, folder", names)
+    before = function_state(names["f"])
+    names["log"].info("fills its cache")
+    logging.getLogger("tests.state.more")
+    hash(names["folder"])
+    assert function_state(names["f"]) == before
+    names["folder"] = Path("a/b")
+    assert function_state(names["f"]) == before
+    names["folder"] = Path("a/c")
+    assert function_state(names["f"]) != before
+
+
+def test_holders_of_settings_and_sets_are_looked_into():
+    names = {"config": types.SimpleNamespace(alpha=1), "kinds": {1, 2}}
+    exec("def f(x): return config.alpha if x in kinds else 0", names)
+    before = function_state(names["f"])
+    names["config"].alpha = 2
+    assert function_state(names["f"]) != before
+    before = function_state(names["f"])
+    names["kinds"].add(3)
+    assert function_state(names["f"]) != before
+
+
 def test_a_walk_ends():
     names = {"most": []}
     exec("def f(x): return most", names)
     names["most"] += [[number] for number in range(50_000)] + [names["most"]]
     assert function_state(names["f"]) == function_state(names["f"])
+    names["most"] = list(range(1_000_000))  # too many: it is compared by identity
+    assert len(repr(function_state(names["f"]))) < 1_000
     inmost = names["most"] = []
     for _ in range(2_000):
         names["most"] = [names["most"]]

@@ -113,6 +113,7 @@ def test_a_stop_after_an_epoch_whose_checkpoint_is_lost_is_asked_for_again(
     shutil.rmtree(max((run / "checkpoints").iterdir(), key=lambda path: int(path.name)))
     fit(recipe, digits, workdir=run, resume=True, on_epoch=lambda row: seen.append(row["epoch"]))
     assert seen == [2, 3]
+    assert "asked_to_stop" not in RunDirectory(run).read_config()
 
 
 def test_only_validations_count(impatient, digits):

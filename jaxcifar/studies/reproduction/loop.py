@@ -78,7 +78,8 @@ def reproduce(
         say("", f"wrote {page} and {page.with_name('report.md')}", flush=True)
     if call.failed:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in call.failed.items())
-        raise RunError(f"{len(call.failed)} of {len(chosen)} items did not run: {reasons}")
+        items = len(call.failed_items)
+        raise RunError(f"{items} of {len(chosen)} items did not run: {reasons}")
     return page
 
 
@@ -93,7 +94,8 @@ class _Call:
 
     Attributes:
         report_dir, settings, mark, verbose: as in `reproduce`.
-        failed: id of an item -> why it did not run in this call.
+        failed: name of a run, or id of another item -> why it did not run in this call.
+        failed_items: the ids of theirs.
         unavailable: weights -> the lines that say why; a hub that fails is asked only once.
     """
 
@@ -102,11 +104,13 @@ class _Call:
     mark: Mark
     verbose: bool
     failed: dict[str, str] = field(default_factory=dict)
+    failed_items: set[str] = field(default_factory=set)
     unavailable: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Find what would stop the call, before anything runs."""
-        remaining = []
+        remaining: list[Recipe] = []
+        beginning: list[Recipe] = []  # the others need their weights no more
         for item, seed in jobs:
             if item.preset is None:
                 continue
@@ -121,21 +125,23 @@ class _Call:
                 _check_recipe(RunDirectory(path), expected)
             if not self.is_complete((item, seed)):
                 remaining.append(recipe)
+                begun = all(RunDirectory(path).holds_training() for path, _ in runs)
+                beginning += [] if begun else [recipe]
         started = list(self._started())
-        self._check_weights(remaining, started)
+        self._check_weights(beginning, started)
         if remaining:
             splits = load_splits(remaining[0], self.settings.data_dir)
             for run_dir, config in started:
                 if config["recipe"].get("dataset") == remaining[0].located().dataset:
                     check_same_data(run_dir, config, splits, f"put them back, {_OR_LEAVE}")
 
-    def _check_weights(self, remaining: Sequence[Recipe], started: Sequence[_Started]) -> None:
-        """The runs on the page began from the weights that those which are left will begin from.
+    def _check_weights(self, beginning: Sequence[Recipe], started: Sequence[_Started]) -> None:
+        """The runs on the page began from the weights that those which begin now will have.
 
         Weights given to the call must be there; a preset's may fail with its items.
         """
         given = self.settings.weights
-        names = {recipe.weights for recipe in remaining if recipe.weights is not None}
+        names = {recipe.weights for recipe in beginning if recipe.weights is not None}
         if given is not None and not names:
             weights_sha256(given)
         for name in sorted(names):
@@ -210,10 +216,11 @@ class _Call:
                 self._train(job)
             self.mark.failed.pop(name, None)
         except EXPECTED as error:
-            self.failed[item.name] = " ".join(str(error).split())
+            self.failed[name] = " ".join(str(error).split())
+            self.failed_items.add(item.name)
             self.mark.failed[name] = self._for_page(str(error))
             if self.verbose:
-                say(f"{name} did not run: {self.failed[item.name]}", flush=True)
+                say(f"{name} did not run: {self.failed[name]}", flush=True)
 
     def _path(self, job: Job) -> Path:
         return self.report_dir.run_path(*job, self.settings.seed)

@@ -196,12 +196,15 @@ class SweepDirectory:
         remove(self.figure)
 
 
-def read_sweep(workdir: str | Path, *, dataset: str | None = None) -> Recipe:
+def read_sweep(
+    workdir: str | Path, *, dataset: str | None = None, follow_links: bool | None = None
+) -> Recipe:
     """The recipe that a sweep was started with.
 
     Args:
         workdir: the sweep's.
         dataset: where its data are now, if they are not where they were.
+        follow_links: whether links are followed there, if not as before.
 
     Raises:
         RunError: not a sweep, or a damaged one.
@@ -209,9 +212,8 @@ def read_sweep(workdir: str | Path, *, dataset: str | None = None) -> Recipe:
         DataError: the data are not there.
     """
     sweep_dir = SweepDirectory(Path(workdir))
-    values = sweep_dir.read()["recipe"]
-    if dataset is not None:
-        values = values | {"dataset": dataset}
+    given = {"dataset": dataset, "follow_links": follow_links}
+    values = sweep_dir.read()["recipe"] | {k: v for k, v in given.items() if v is not None}
     try:
         return recipe_of_file(values, sweep_dir.description)
     except DataNotThereError as error:

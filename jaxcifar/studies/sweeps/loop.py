@@ -178,7 +178,7 @@ def _plan(
     overwrite: bool,
 ) -> SweepPlan:
     """Check everything that can be checked before anything is written, in this order."""
-    name = experiment or recipe.dataset
+    name = experiment or (sweep_dir.read()["experiment"] if resume else recipe.dataset)
     blocked = why_not_together(field, members) if len(members) > 1 else "it has one member"
     _check_mode(mode, blocked, members)
     before = check_resumable(sweep_dir, recipe, name, field, members) if resume else None
@@ -213,7 +213,8 @@ def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
     """Whether a run of the member's own recipe is complete, perhaps on data that lay elsewhere."""
     if not run_dir.holds_run() or run_dir.read_summary() is None:
         return False
-    differing = member.recipe.differences(read_recipe(run_dir))
+    before = read_recipe(run_dir, dataset=member.recipe.dataset)
+    differing = member.recipe.differences(before)
     return all(text.startswith(("dataset: ", "follow_links: ")) for text in differing)
 
 

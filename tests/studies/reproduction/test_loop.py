@@ -10,9 +10,11 @@ from jaxcifar.common.messages import escaped
 from jaxcifar.models.weights import write_safetensors
 from jaxcifar.recipes.presets import EXPERIMENTS, Experiment
 from jaxcifar.runs.transfer import export_run, weights_sha256
-from jaxcifar.studies.reproduction import Settings, describe_plan, loop, reproduce
+from jaxcifar.studies.reproduction import Item, Settings, describe_plan, loop, reproduce
 from jaxcifar.training.fit import fit
 from tests.studies.reproduction.test_page import read
+
+AGAIN = Item("again", "From the same weights.", "lean")
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_runs_on_other_data_or_weights_are_refused_before_anything_runs(
     (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}')
     (out / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
     with pytest.raises(RunError, match=message):
-        reproduce(out, settings, plan=plan, verbose=False)
+        reproduce(out, settings, plan=(*plan, AGAIN), verbose=False)
     assert not trained
     assert not (out / "index.html").exists()
 
@@ -220,18 +222,25 @@ def test_the_weights_of_a_run_and_of_a_preset_are_compared_too(
     path = out / "runs" / "lean"
     path.mkdir(parents=True)
     config = {"recipe": recipe.to_dict(), "data_fingerprint": digits.fingerprint}
-    config |= {"weights": {"sha256": "0" * 64, "source": "w"}}
+    config |= {"weights": {"sha256": "0" * 64, "source": "w"}, "experiment": "lean"}
     (path / "config.json").write_text(json.dumps(config))
     (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}')
     (out / "plan.json").write_text('{"made_by": "jaxcifar reproduce"}')
+    both = {"plan": (*plan, AGAIN), "only": ["lean", "again"], "verbose": False}
     with pytest.raises(RunError, match="holds other weights now than .*lean was started from"):
-        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
+        reproduce(out, settings, **both)
     assert not trained
     config["weights"]["sha256"] = weights_sha256(recipe.weights)
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="1 of 1 items did not run"):  # it has no checkpoint
-        reproduce(out, settings, plan=plan, only=["lean"], verbose=False)
-    assert [name for name, _ in trained] == ["lean"]
+    with pytest.raises(RunError, match="items did not run"):  # it has no checkpoint
+        reproduce(out, settings, **both)
+    assert trained[0][0] == "lean"
+    if of == "the preset":  # whether a run that was begun needs them is for `fit` to say
+        trained.clear()
+        file.unlink()
+        with pytest.raises(RunError, match="1 of 1 items did not run: lean "):
+            reproduce(out, settings, **both | {"only": ["lean"]})
+        assert [name for name, _ in trained] == ["lean"]
 
 
 @pytest.mark.parametrize(
@@ -251,9 +260,9 @@ def test_a_bad_request_is_refused_before_anything_is_written(
 
 
 def test_unavailable_weights_are_requested_once(plan, tmp_path, trained):
-    doubled = (*plan[:2], plan[1].__class__("lean2", "Again.", "lean"))
+    doubled = (*plan[:2], AGAIN)
     with pytest.raises(RunError, match=r"^2 of 2 items did not run"):
-        reproduce(tmp_path / "out", plan=doubled, only=["lean", "lean2"], verbose=False)
+        reproduce(tmp_path / "out", plan=doubled, only=["lean", "again"], verbose=False)
     assert [name for name, _ in trained] == ["lean"]
     assert page_text(tmp_path / "out").count("not run: nobody/nothing") == 4
 

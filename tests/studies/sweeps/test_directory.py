@@ -85,7 +85,7 @@ def test_members_on_data_that_changed_are_not_compared(recipe, photos, tmp_path,
 
 def test_a_sweep_goes_on_with_data_that_were_moved(photo_run, photos, tmp_path, trained):
     recipe = read_recipe(RunDirectory(photo_run))
-    settings = {"workdir": tmp_path / "s", "mode": "sequential", "experiment": "x"}
+    settings = {"workdir": tmp_path / "s", "mode": "sequential"}
     sweep(recipe, "seed", [0], load_splits(recipe), **settings)
     moved = photos.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"there is no folder [^\0]*were moved[^\0]*--dataset"):
