@@ -29,6 +29,12 @@ DPI = 120
 DRAWN_BY = "jaxcifar"  # in the text of a PNG, as its software
 # Of the environment, what can keep matplotlib from being imported.
 _VARIABLES = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
+# Fonts with the scripts of East Asia, as Linux, macOS and Windows have them, and with emoji.
+_FALLBACKS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei"),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS", "Noto Emoji"),
+)
 # Settings of a program with windows; pictures do not depend on them.
 _NOT_OURS = ("backend", "backend_fallback", "interactive")
 
@@ -38,7 +44,8 @@ def own_settings() -> Iterator[None]:
     """Draw with matplotlib's default settings; those of the user are back at the end.
 
     Also a decorator, for functions that make figures: text takes its settings when it is made.
-    There is no warning for a character that the font does not have.
+    A character that the default font does not have is taken from the user's fonts, or from another
+    one that is installed; there is no warning where none has it.
 
     Raises:
         FigureError: matplotlib cannot be imported, or cannot draw.
@@ -46,6 +53,7 @@ def own_settings() -> Iterator[None]:
     try:
         matplotlib = _load_matplotlib()
         ours = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _NOT_OURS}
+        ours["font.family"] = _font_families(matplotlib)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing|.*does not support .* natively")
             with matplotlib.rc_context(ours):
@@ -126,6 +134,19 @@ def describe_failure(error: BaseException) -> str:
     """The first line of an error, with its class."""
     first = next(iter(str(error).strip().splitlines()), "")
     return printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+
+
+def _font_families(matplotlib: Any) -> list[str]:
+    """The default font, and then those for characters that it does not have."""
+    from matplotlib.font_manager import fontManager
+
+    user: list[str] = []
+    for family in matplotlib.rcParams["font.family"]:
+        user += matplotlib.rcParams.get(f"font.{family}", [family])
+    first, *_ = matplotlib.rcParamsDefault["font.sans-serif"]
+    installed = {font.name for font in fontManager.ttflist}
+    others = dict.fromkeys(name for name in (*user, *_FALLBACKS) if name in installed)
+    return [first, *(name for name in others if name != first)]
 
 
 def _load_matplotlib() -> Any:

@@ -1,5 +1,6 @@
 """Bounded reads of files that may come from anyone, and where the cache is."""
 
+import errno
 import json
 import os
 import stat
@@ -104,3 +105,14 @@ def cache_folder() -> Path:
             if own
             else "no home folder is known, as HOME is not set: set JAXCIFAR_CACHE_DIR"
         ) from None
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether an error is of this machine's disk: full, read-only, or not the user's.
+
+    A firewall refuses connections with the last two of these numbers, too, but names no file.
+    """
+    if not isinstance(error, OSError):
+        return False
+    refused = error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None
+    return refused or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.progress import progress_bar
 from jaxcifar.data.chunks import in_chunks
-from jaxcifar.data.dataset import Dataset, LabelledSource
+from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source
 from jaxcifar.data.listing import one_error
 
 _CHECKED_AT_ONCE = 64  # pictures; all of them are in memory in each thread
@@ -81,6 +81,26 @@ def find_faults(source: PictureSource) -> list[str]:
 
         chunks = in_chunks(len(source), check, bar.update, at_once=_CHECKED_AT_ONCE)
         return [fault for faults in chunks for fault in faults]
+
+
+def check_readable(source: Source) -> None:
+    """Decode every picture of a source that is decoded as it is read, and keep none.
+
+    Raises:
+        DataError: some cannot be read; the message names all of them.
+    """
+    pictures = source.source if isinstance(source, Rows) else source
+    if not isinstance(pictures, PictureSource):
+        return
+    with progress_bar(
+        f"Checking {pictures.title}", len(source), unit=" images", enabled=True
+    ) as bar:
+
+        def read(rows: NDArray[np.int64]) -> None:
+            source.read(rows)
+
+        for _ in in_chunks(len(source), read, bar.update, at_once=_CHECKED_AT_ONCE):
+            pass
 
 
 def decode_all(

@@ -27,7 +27,7 @@ from jaxcifar.data.picture_limits import MAX_BYTES
 
 PREFIX = "folder:"
 MAX_NAME = 4_096  # characters of a dataset's name
-_VALIDATION = ("val", "validation")
+_VALIDATION = ("val", "valid", "validation")
 _SPLITS = ("train", "test", *_VALIDATION)
 _LAYOUT = f"it must hold train/CLASS/ and test/CLASS/ (or val/CLASS/) with {' '.join(SUFFIXES)}"
 
@@ -172,16 +172,21 @@ class FolderSource(PictureSource):
         faults = []
         for image, row in zip(images, rows, strict=True):
             try:
-                image[...] = _decode(self.split.root / self.split.pictures[row].name, self.side)
+                image[...] = _decode(self.split.root, self.split.pictures[row], self.side)
             except (ImageFileError, OSError) as error:
                 faults.append(str(error))
         return Dataset(images, self.split.labels[rows]), faults
 
 
-def _decode(path: Path, side: int) -> NDArray[np.uint8]:
+def _decode(root: Path, picture: Picture, side: int) -> NDArray[np.uint8]:
+    from jaxcifar.common.errors import ImageFileError
     from jaxcifar.data.image_file import decode_square
 
+    path = root / picture.name
     with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if (found.st_size, found.st_mtime_ns) != (picture.size, picture.modified):
+            raise ImageFileError(f"{path} changed after the folder was read: load it again")
         data = file.read(MAX_BYTES + 1)
     return decode_square(data, side, str(path))
 
@@ -242,8 +247,8 @@ def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
 
     Args:
         name: the dataset's.
-        split: `PATH/split` is listed; for "validation" also `PATH/val`. For "test" `PATH/val` if
-            there is a train but no test folder, and `PATH` itself if it has no splits.
+        split: `PATH/split` is listed; for "validation" also `PATH/val` or `PATH/valid`. For "test"
+            that if there is a train but no test folder, and `PATH` itself if it has no splits.
         follow_links: as in `find_folder`.
 
     Raises:

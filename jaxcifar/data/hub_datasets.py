@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import is_of_disk
 from jaxcifar.common.messages import get_logger, printable, warn
 from jaxcifar.data import parquet_layout as layout
 from jaxcifar.data.folder import MAX_NAME
@@ -163,13 +164,23 @@ def _fetch(place: _Place, split: str | None) -> _Chosen:
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
+        if is_of_disk(error):
+            raise DataError(
+                f"{place.name} cannot be kept in the cache of the Hugging Face hub ({reason}): "
+                "make room, or name another folder by HF_HUB_CACHE"
+            ) from error
         chosen = _fetch_offline(hub, place, split, reason)
         if chosen is not None:
             _log.info("%s: the hub cannot be reached; using %s", place.name, chosen.root)
             return chosen
+        converted = (
+            f" (if it has no Parquet files of its own, add --revision {CONVERTED})"
+            if place.revision is None
+            else ""
+        )
         raise DataError(
             f"{place.name} is not in the local cache, and the Hugging Face hub could not be "
-            f"reached ({reason}); {place.copy_by_hand(place.revision)}"
+            f"reached ({reason}); {place.copy_by_hand(place.revision)}{converted}"
         ) from error
 
 
@@ -226,7 +237,7 @@ def _fetch_offline(hub: Any, place: _Place, split: str | None, reason: str) -> _
             raise DataError(
                 f"{place.name} is only partly in the local cache ({printable(absent[0])}{more} "
                 f"not), and the Hugging Face hub could not be reached ({reason}); try again with a "
-                f"connection, or {place.copy_by_hand(place.revision)}"
+                f"connection, or {place.copy_by_hand(revision)}"
             )
         return chosen
     return None

@@ -62,7 +62,9 @@ def read_square(path: str | Path, side: int, *, keep: int | None = None) -> NDAr
     return decode_square(_contents(Path(path)), side, str(path), keep=keep)
 
 
-def square(image: Image.Image, side: int, *, keep: int | None = None) -> NDArray[np.uint8]:
+def square(
+    image: Image.Image, side: int, *, keep: int | None = None, name: str = "the image"
+) -> NDArray[np.uint8]:
     """A picture in memory as `decode_square` makes it of a file: uint8 `[side, side, 3]`, RGB.
 
     Raises:
@@ -70,12 +72,12 @@ def square(image: Image.Image, side: int, *, keep: int | None = None) -> NDArray
     """
     with quiet():
         if image.mode in ("I", "F"):
-            raise _damaged("the image", ValueError(f"32-bit numbers (mode {image.mode})"))
+            raise _damaged(name, ValueError(f"32-bit numbers (mode {image.mode})"))
+        turn = _turn(image)
         try:
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
             rgb = _to_rgb(image, transparent_on=None)
         except Exception as error:  # Pillow reads a file only now
-            raise _damaged("the image", error) from None
+            raise _damaged(name, error) from None
         rgb = rgb if turn is None else rgb.transpose(turn)
         return np.asarray(rgb if rgb.size == (keep, keep) else _scale_and_crop(rgb, side))
 

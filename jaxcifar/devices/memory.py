@@ -1,6 +1,7 @@
 """Free memory of the device, and whether something fits into it."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import jax
 
@@ -8,9 +9,7 @@ import jax
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes of the default device that arrays can still use, or None if unknown.
 
-    An accelerator reports its own memory. On the CPU it is the memory that Linux calls available,
-    or what the control group (version 1 or 2) still allows if that is less; the group's file cache
-    counts as free.
+    An accelerator reports its own memory. On the CPU it is the host's, see `host_memory`.
 
     Args:
         root: where `proc` and `sys` are.
@@ -19,25 +18,55 @@ def free_memory(root: Path = Path("/")) -> int | None:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])
-    if device.platform != "cpu":
-        return None
+    return host_memory(root) if device.platform == "cpu" else None
+
+
+def host_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that Linux calls available, or what a control group of the process still allows if that
+    is less; a group's file cache counts as free. None if unknown.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
     candidates = []
     available = _field(root / "proc/meminfo", "MemAvailable:")
     if available is not None:
         candidates.append(available * 1024)
-    group = root / "sys/fs/cgroup"
-    for limit_file, used_file, (stat_file, cached_field) in (
-        ("memory.max", "memory.current", ("memory.stat", "inactive_file")),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            ("memory/memory.stat", "total_inactive_file"),
-        ),
-    ):
-        limit, used = _number(group / limit_file), _number(group / used_file)
+    for folder, version in _control_groups(root):
+        limit_name, used_name, cached_field = _FILES[version]
+        limit, used = _number(folder / limit_name), _number(folder / used_name)
         if limit is not None and used is not None:
-            candidates.append(limit - used + (_field(group / stat_file, cached_field) or 0))
+            candidates.append(limit - used + (_field(folder / "memory.stat", cached_field) or 0))
     return min(candidates, default=None)
+
+
+# Of a control group, version 1 and 2: its limit, what it uses, and its file cache in memory.stat.
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, int]]:
+    """The folders of the process's own groups and of those they lie in, and the version of each.
+
+    In a container the root is the container's own; a batch system (Slurm, systemd) sets the limit
+    of a group further down, which `/proc/self/cgroup` names.
+    """
+    mounted = root / "sys/fs/cgroup"
+    own = {1: "/", 2: "/"}
+    listed = root / "proc/self/cgroup"
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            own[2] = path
+        elif "memory" in controllers.split(","):
+            own[1] = path
+    for version, mount in ((1, mounted / "memory"), (2, mounted)):
+        inside = PurePosixPath(own[version].strip("/"))
+        for folder in (inside, *inside.parents):
+            yield mount / folder, version
 
 
 def memory_excess(needed: int, free: int | None, share: float) -> str | None:

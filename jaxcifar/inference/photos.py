@@ -40,10 +40,10 @@ class Photo(NamedTuple):
         if isinstance(self.content, Path):
             return read_square(self.content, side, keep=stored_side)
         if isinstance(self.content, Image.Image):
-            return square(self.content, side, keep=stored_side)
+            return square(self.content, side, keep=stored_side, name=self.name)
         if self.content.shape[:2] in ((side, side), (stored_side, stored_side)):
             return self.content
-        return square(Image.fromarray(self.content), side)
+        return square(Image.fromarray(self.content), side, name=self.name)
 
 
 def collect(images: Photos, *, follow_links: bool = False) -> list[Photo]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.common.errors import RunError
-from jaxcifar.common.files import Unusable, read_json
+from jaxcifar.common.files import MAX_JSON, Unusable, read_json
 from jaxcifar.common.json_shape import AnyNumber, AnyText, Shape, misfit
 
 # A line of metrics.jsonl. Everything else in it is a number or null.
@@ -59,14 +59,14 @@ SUMMARY: Shape = {
 }
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, max_bytes: int = MAX_JSON) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
         RunError: the file cannot be read, or holds something else.
     """
     try:
-        value = read_json(path)
+        value = read_json(path, max_bytes)
     except Unusable as error:
         raise RunError(str(error)) from None
     if not isinstance(value, dict):

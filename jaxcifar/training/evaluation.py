@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from jaxcifar.data import Rows, Source
 from jaxcifar.data.reading import nbytes
 from jaxcifar.devices.layout import ONE_DEVICE, Layout
-from jaxcifar.devices.memory import free_memory, memory_excess, on_host
+from jaxcifar.devices.memory import free_memory, host_memory, memory_excess, on_host
 from jaxcifar.recipes.parts import NO_PARTS, Parts, make_parts
 from jaxcifar.step import metrics as step_metrics
 from jaxcifar.step.augment import make_normalize
@@ -39,9 +39,14 @@ def to_device(dataset: Source, layout: Layout = ONE_DEVICE) -> Data:
 
 def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
     """Why the images cannot be kept on the devices, or None if they can."""
-    needed = sum(nbytes(source) for source in sources)
+    sizes = [nbytes(source) for source in sources]
+    needed = sum(sizes)
     if not on_host():
         needed = layout.share(needed)
+        # They pass through the host's memory, a device's share of a source at a time.
+        passing = memory_excess(layout.share(max(sizes)), host_memory(), RESIDENT_SHARE)
+        if passing is not None:
+            return f"the images take {passing} on the host"
     excess = memory_excess(needed, free_memory(), RESIDENT_SHARE)
     return None if excess is None else f"the images take {excess}"
 

@@ -8,7 +8,6 @@ In addition to what each function lists, they raise RunError, CheckpointError or
 run or its data cannot be used, and RecipeError for an invalid argument.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import png_path, save_figure
 from jaxcifar.common.messages import did_you_mean, join_lines
-from jaxcifar.common.writing import make_folder, write_atomically
+from jaxcifar.common.writing import make_folder
 from jaxcifar.inference.activations import KERAS_NAMES, list_layers, torchvision_name
 from jaxcifar.inference.gradcam import default_layer, grad_cam, map_children, upsample
 from jaxcifar.inference.load import network_of_run
@@ -33,9 +32,9 @@ from jaxcifar.inference.predictions import (
 )
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.shapes import read_object
 from jaxcifar.step.precision import computed_at
 from jaxcifar.training.evaluation import SplitName
+from jaxcifar.visualize.counts import check_counts, write_counts
 from jaxcifar.visualize.feature_maps import feature_maps
 from jaxcifar.visualize.images import InputImage, Size, load_image
 from jaxcifar.visualize.plots import ChannelOrder as ChannelOrder
@@ -299,7 +298,7 @@ def draw_confusion(
     network = network_to_draw(run, which, data_dir)
     path = _png(out)
     if path is not None:
-        _check_counts(path.with_suffix(".json"))
+        check_counts(path.with_suffix(".json"))
     dataset, probabilities = score_split(network, split)
     names = network.class_names
     confusion = confusion_matrix(dataset.labels, probabilities.argmax(axis=1), len(names))
@@ -323,7 +322,7 @@ def draw_confusion(
             ],
         }
         make_folder(path.parent)
-        write_atomically(path.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
+        write_counts(path.with_suffix(".json"), numbers)
     return _written(plot_confusion(confusion, accuracy, names, title=title), path)
 
 
@@ -370,14 +369,6 @@ def _png(out: str | Path | None, images: Sequence[str | int] = ()) -> Path | Non
     if any(os.path.realpath(out) == os.path.realpath(str(image)) for image in images):
         raise RecipeError(f"{out} is an image to show: name another file with --out")
     return png_path(out)
-
-
-def _check_counts(path: Path) -> None:
-    """Refuse to replace a JSON file of somebody else's."""
-    if path.exists() and "confusion" not in read_object(path):
-        raise RecipeError(
-            f"{path} exists and holds no confusion matrix: name another file with --out"
-        )
 
 
 def _written(figure: "Figure", path: Path | None) -> "Figure":

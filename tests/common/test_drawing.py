@@ -143,3 +143,16 @@ def test_a_signal_is_no_failure_to_draw(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         drawing.try_to_draw(tmp_path, stop, "")
+
+
+def test_characters_that_the_font_does_not_have_are_taken_from_others(monkeypatch):
+    usual = drawing._font_families(matplotlib)
+    assert usual[0] == "DejaVu Sans"
+    with matplotlib.rc_context({"font.family": ["STIXGeneral", "sans-serif", "no such font"]}):
+        families = drawing._font_families(matplotlib)
+        assert families[:2] == ["DejaVu Sans", "STIXGeneral"]
+        assert "no such font" not in families
+        with drawing.own_settings():
+            assert matplotlib.rcParams["font.family"] == families
+    monkeypatch.setattr(drawing, "_FALLBACKS", ("no such font", "STIXGeneral"))
+    assert "STIXGeneral" in drawing._font_families(matplotlib)

@@ -124,6 +124,29 @@ def test_val_is_the_test_data_if_there_is_no_test(pets):
     assert dataset_info(f"folder:{pets}").test == 3
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_is_validated_on_whatever_its_usual_name(pets, name):
+    for source in list((pets / "test").rglob("*.png")):
+        write(pets / name / source.parent.name / source.name, seed=50)
+    info = dataset_info(f"folder:{pets}")
+    assert info.validation == info.test
+    assert len(load_dataset(f"folder:{pets}", side=SIDE).validation) == info.validation
+    (pets / "other-val").mkdir()
+    (pets / ("valid" if name != "valid" else "val")).mkdir()
+    with pytest.raises(DataError, match="only one can be validated on"):
+        dataset_info(f"folder:{pets}")
+
+
+def test_a_picture_that_changes_after_the_folder_was_read_is_not_taken_for_it(pets):
+    splits = load_dataset(f"folder:{pets}", side=SIDE, lazy=True)
+    picture = next((pets / "test").rglob("*.png"))
+    write(picture, seed=99)
+    os.utime(picture, ns=(1, 1))
+    with pytest.raises(DataError, match=f"{picture.name} changed after the folder was read"):
+        splits.test.load()
+    assert len(load_dataset(f"folder:{pets}", side=SIDE, lazy=True).test.load().labels) == 3
+
+
 def test_subfolders_belong_to_their_class_and_other_files_are_ignored(pets):
     write(pets / "train" / "cat" / "more" / "z.png")
     write(pets / "train" / "cat" / ".hidden" / "z.png")

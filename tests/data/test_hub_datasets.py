@@ -1,5 +1,6 @@
 """Datasets from a made-up hub, which has the functions and errors of huggingface_hub."""
 
+import errno
 import fnmatch
 import importlib
 import inspect
@@ -239,6 +240,38 @@ def test_offline_without_a_copy_the_message_says_how_to_get_one(hub):
     with pytest.raises(DataError, match=expected) as caught:
         load(f"hf:{REPO}@v2#label=x")
     assert "\n" not in str(caught.value)
+
+
+def test_offline_the_files_that_the_hub_converted_are_named(hub, tmp_path):
+    hub.failure = FAILURES[0]
+    message = r"name it parquet:pets \(if it has no .*, add --revision refs/convert/parquet\)$"
+    with pytest.raises(DataError, match=message):
+        load()
+    hub.failure = None
+    (tmp_path / "main").mkdir()
+    hub.repositories[REPO] = {"main": tmp_path / "main", CONVERTED: tmp_path / "converted"}
+    for split in ("train", "test"):
+        path = tmp_path / "converted" / "default" / split / "0000.parquet"
+        made.write_hub(path, made.pictures(6), [0, 1, 2] * 2)
+    load()
+    next(hub.cache.rglob("train/0000.parquet")).unlink()
+    hub.failure = FAILURES[0]
+    with pytest.raises(DataError, match="only partly .*--revision refs/convert/parquet --include"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(errno.ENOSPC, "No space left"), PermissionError(errno.EACCES, "denied", "/cache")],
+    ids=str,
+)
+def test_a_disk_that_cannot_be_written_is_not_a_hub_that_cannot_be_reached(hub, failure):
+    hub.failure = failure
+    with pytest.raises(DataError, match="cannot be kept in the cache .*: make room, or name"):
+        load()
+    hub.failure = PermissionError(errno.EACCES, "denied by a firewall")
+    with pytest.raises(DataError, match="could not be reached"):
+        load()
 
 
 @pytest.mark.parametrize("lost", ["train-00001-of-00002", "train-0000*", "test-00000-of-00001"])

@@ -82,6 +82,8 @@ def test_two_validation_splits_are_refused():
         (["train-00000-of-00002.parquet"], "lacks shard 1 of the 2"),
         (["train-00000-of-00001-a.parquet", "train-00000-of-00001-b.parquet"], "train twice"),
         (["train.parquet", "train-00000-of-00001.parquet"], "train twice"),
+        (["train.parquet", "train-1.parquet"], "train twice"),
+        (["train.parquet", "train/0000.parquet", "train/0001.parquet"], "train twice"),
         (["train/0000.parquet", "train/0002.parquet"], "lacks file 0001.parquet"),
         (["train/0001.parquet"], "lacks file 0000.parquet"),
     ],

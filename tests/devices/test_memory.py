@@ -5,7 +5,7 @@ import pytest
 
 from jaxcifar.devices import memory
 from jaxcifar.devices.machine import describe_machine
-from jaxcifar.devices.memory import free_memory, memory_excess
+from jaxcifar.devices.memory import free_memory, host_memory, memory_excess
 
 GIB = 2**30
 
@@ -59,6 +59,23 @@ MEMINFO = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:  {8 * GIB // 1024} kB
 def test_the_smaller_of_linux_and_control_group_memory_counts(system, group, free):
     files = {f"sys/fs/cgroup/{name}": text for name, text in group.items()}
     assert free_memory(system(MEMINFO | files)) == free
+
+
+@pytest.mark.parametrize(
+    ("listed", "limited", "free"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7/memory.max", 3 * GIB),
+        ("0::/slurm/job_7\n", "slurm/job_7/memory.max", 3 * GIB),
+        ("0::/\n", "slurm/job_7/memory.max", 8 * GIB),
+        ("4:cpu:/\n5:memory:/user/x\n", "memory/user/x/memory.limit_in_bytes", 3 * GIB),
+    ],
+)
+def test_the_limit_of_a_group_further_down_counts(system, listed, limited, free):
+    folder, _, name = limited.rpartition("/")
+    used = "memory.current" if name == "memory.max" else "memory.usage_in_bytes"
+    files = {"proc/self/cgroup": listed, f"sys/fs/cgroup/{limited}": 4 * GIB}
+    files[f"sys/fs/cgroup/{folder}/{used}"] = GIB
+    assert host_memory(system(MEMINFO | files)) == free
 
 
 @pytest.mark.parametrize(

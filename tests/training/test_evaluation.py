@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.step.state import init_state
-from jaxcifar.training.evaluation import evaluate
+from jaxcifar.training import evaluation
+from jaxcifar.training.evaluation import evaluate, too_large
 
 
 @pytest.fixture
@@ -78,3 +80,22 @@ def test_damaged_and_missing_parts_of_a_run_are_named(run, recipe, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="is empty"):
         evaluate_run(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("host", "device", "reason"),
+    [
+        (10**9, 10**9, None),
+        (10**9, 10_000, "the images take .* GiB free"),
+        (10_000, 10**9, "the images take .* GiB free on the host"),
+        (None, None, None),
+    ],
+)
+def test_images_must_fit_through_the_host_and_on_the_device(monkeypatch, host, device, reason):
+    monkeypatch.setattr(evaluation, "on_host", lambda: False)
+    monkeypatch.setattr(evaluation, "host_memory", lambda: host)
+    monkeypatch.setattr(evaluation, "free_memory", lambda: device)
+    images = Dataset(np.zeros((10, 20, 20, 3), np.uint8), np.zeros(10, np.int32))
+    found = too_large(images, images)
+    assert (found is None) == (reason is None)
+    assert reason is None or re.fullmatch(reason, found)

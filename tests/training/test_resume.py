@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxcifar.common.errors import RunError
+from jaxcifar.common.errors import DataError, RunError
 from jaxcifar.devices.layout import Layout
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
@@ -90,3 +90,15 @@ def test_a_run_goes_on_under_its_own_name(photo_run, photos, tmp_path):
     assert config["recipe"]["dataset"] == there.dataset
     with pytest.raises(RunError, match="not of 'other'"):
         fit(there, load_splits(there), workdir=run, resume=True, experiment="other")
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_test_picture_that_cannot_be_read_is_found_before_the_first_epoch(
+    photo_run, photos, tmp_path, lazy
+):
+    recipe = dataclasses.replace(read_recipe(RunDirectory(photo_run)), epochs=1)
+    bad = next((photos / "test").rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(DataError, match="a picture cannot be read: .*test"):
+        fit(recipe, load_splits(recipe, lazy=lazy), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

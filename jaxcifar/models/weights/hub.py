@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import WeightsError
-from jaxcifar.common.files import Unusable, read_json
+from jaxcifar.common.files import Unusable, is_of_disk, read_json
 from jaxcifar.common.messages import get_logger, printable
 
 _log = get_logger(__name__)
@@ -134,6 +134,12 @@ def _find(repository: _Repository) -> _CachedFile:
         ) from None
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
+        if is_of_disk(error):
+            reason = printable((str(error) or type(error).__name__).splitlines()[0])
+            raise WeightsError(
+                f"{repository.requested} cannot be kept in the cache of the Hugging Face hub "
+                f"({reason}): make room, or name another folder by HF_HUB_CACHE."
+            ) from error
         cached = _find_in_cache(repository)
         if cached is None:
             consequence = "and its weights are not in the local cache"

@@ -227,6 +227,13 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
     where, state = "it", value
     if isinstance(value, dict) and _not_a_tensor(value) is not None:
         member = next((name for name in _MEMBERS if isinstance(value.get(name), dict)), None)
+        several = [key for key, inner in value.items() if _is_state_dict(inner)]
+        if member is not None and len(several) > 1:
+            raise Refused(
+                f"has several state dicts ({', '.join(excerpt(str(key)) for key in several)}): "
+                f"write the one you want to a file of its own, as in torch.save(torch.load(FILE)"
+                f"[{excerpt(str(several[-1]))!r}], NEW_FILE)"
+            )
         if member is not None:
             where, state = f"its {member!r}", value[member]
     if not isinstance(state, dict):
@@ -241,6 +248,13 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
             f"{', '.join(map(repr, _MEMBERS[:-1]))} or {_MEMBERS[-1]!r}"
         )
     return state
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Whether it is a dictionary of tensors, some of them with more than a number each."""
+    if not isinstance(value, dict) or _not_a_tensor(value) is not None:
+        return False
+    return any(len(tensor.size) > 1 for tensor in value.values())
 
 
 def _not_a_tensor(value: dict[Any, Any]) -> Any:

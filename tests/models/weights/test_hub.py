@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import importlib
 import inspect
@@ -181,6 +182,12 @@ def test_a_file_without_a_digest_on_the_hub_is_refused(hub):
 
 
 FAILURES = [OSError("Name or service not known"), type("ConnectError", (Exception,), {})("no way")]
+
+
+def test_a_full_disk_is_not_a_hub_that_cannot_be_reached(hub):
+    hub.failure = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(WeightsError, match="cannot be kept in the cache .*No space left.*: make"):
+        read_weights(NAME)
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -139,6 +139,20 @@ def test_a_state_dict_under_a_usual_key_is_found(read, make, key):
 
 
 @both
+@pytest.mark.parametrize("other", ["model_ema", "state_dict_ema", "teacher"])
+def test_one_of_several_state_dicts_is_not_chosen(read, refuse, make, other):
+    matrix, vector = (
+        made.dictionary({"w": made.tensor(size=size, stride=stride)})
+        for size, stride in (((2, 3), (3, 1)), ((6,), (1,)))
+    )
+    body = made.dictionary({"state_dict": matrix, other: matrix, "epoch": made.number(3)})
+    refuse(make(body), rf"has several state dicts \(state_dict, {other}\): write the one you want")
+    # What an optimizer or a metric keeps is no network.
+    body = made.dictionary({"state_dict": matrix, "means": vector, "optimizer": b"}"})
+    np.testing.assert_array_equal(read(make(body))["w"], EXPECTED)
+
+
+@both
 def test_the_names_are_the_files_with_a_prefix_too(read, make):
     two = {"module.a": made.tensor(), "module.module.b": made.tensor()}
     assert list(read(make(made.dictionary(two)))) == list(two)
