@@ -8,6 +8,7 @@ from jaxcifar.common.errors import DataError
 from jaxcifar.data.chunks import cores
 from jaxcifar.data.cifar10 import prepare_cifar10
 from jaxcifar.data.cifar100 import prepare_cifar100
+from jaxcifar.data.damage import check_readable
 from jaxcifar.data.dataset import (
     Dataset,
     LabelledSource,
@@ -40,6 +41,7 @@ __all__ = [
     "Splits",
     "arrays",
     "balanced_subset",
+    "check_readable",
     "check_split",
     "class_names",
     "cores",

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.data import Dataset, Rows, Splits
-from jaxcifar.data.damage import check_readable
+from jaxcifar.data import Dataset, Rows, Splits, check_readable
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
