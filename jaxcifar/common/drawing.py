@@ -139,14 +139,22 @@ def describe_failure(error: BaseException) -> str:
 def _font_families(matplotlib: Any) -> list[str]:
     """The default font, and then those for characters that it does not have."""
     from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    def opens(path: str) -> bool:
+        try:
+            FT2Font(path)
+        except Exception:  # damaged, or not the user's to read: it would stop every picture
+            return False
+        return True
 
     user: list[str] = []
     for family in matplotlib.rcParams["font.family"]:
         user += matplotlib.rcParams.get(f"font.{family}", [family])
     first, *_ = matplotlib.rcParamsDefault["font.sans-serif"]
-    installed = {font.name for font in fontManager.ttflist}
+    installed = {font.name: font.fname for font in fontManager.ttflist}
     others = dict.fromkeys(name for name in (*user, *_FALLBACKS) if name in installed)
-    return [first, *(name for name in others if name != first)]
+    return [first, *(name for name in others if name != first and opens(installed[name]))]
 
 
 def _load_matplotlib() -> Any:

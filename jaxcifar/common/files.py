@@ -107,12 +107,17 @@ def cache_folder() -> Path:
         ) from None
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that this machine's disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def is_of_disk(error: BaseException) -> bool:
     """Whether an error is of this machine's disk: full, read-only, or not the user's.
 
-    A firewall refuses connections with the last two of these numbers, too, but names no file.
+    A firewall refuses connections with the numbers of the last, too, but names no file.
     """
     if not isinstance(error, OSError):
         return False
     refused = error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None
-    return refused or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return is_full(error) or refused or error.errno == errno.EROFS

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.progress import progress_bar
 from jaxcifar.data.chunks import in_chunks
-from jaxcifar.data.dataset import Dataset, LabelledSource, Rows, Source
+from jaxcifar.data.dataset import Dataset, LabelledSource, Relabelled, Rows, Source
 from jaxcifar.data.listing import one_error
 
 _CHECKED_AT_ONCE = 64  # pictures; all of them are in memory in each thread
@@ -89,7 +89,9 @@ def check_readable(source: Source) -> None:
     Raises:
         DataError: some cannot be read; the message names all of them.
     """
-    pictures = source.source if isinstance(source, Rows) else source
+    pictures = source
+    while isinstance(pictures, (Rows, Relabelled)):
+        pictures = pictures.source
     if not isinstance(pictures, PictureSource):
         return
     with progress_bar(

@@ -1,8 +1,9 @@
 """A folder of pictures by class, in the layout of torchvision's ImageFolder.
 
 `PATH/train/CLASS/*.jpg` and `PATH/test/CLASS/*.jpg`, and perhaps `PATH/val/CLASS/*.jpg` to validate
-on; without `PATH/test`, `PATH/val` stands for it. (`PATH/validation` is another name of
-`PATH/val`.) A class may have subfolders. Classes and pictures are in ImageFolder's order, by name.
+on; without `PATH/test`, `PATH/val` stands for it. (`PATH/valid` and `PATH/validation` are other
+names of `PATH/val`.) A class may have subfolders. Classes and pictures are in ImageFolder's order,
+by name.
 """
 
 import hashlib
@@ -259,7 +260,7 @@ def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
     path, root = _find_root(place)
     if not split or split.startswith(".") or set(split) & {"/", "\\", "\0", os.sep}:
         raise DataError(f"a split is named by one word, such as test, not {split!r}")
-    there = [known for known in _SPLITS if (root / known).is_dir()]
+    there = [known for known in _SPLITS if _is_split(root / known)]
     listing = Listing(root, follow_links=follow_links)
     listing.marks.append(mark(path))
     # Without a test folder, a folder to train on has its test images in val, as in `find_folder`.
@@ -319,8 +320,16 @@ def _list_folder(place: str, follow_links: bool) -> Folder:
     return _make_folder(place, listing, names["train"], splits)
 
 
+def _is_split(folder: Path) -> bool:
+    """Whether it holds class folders: a folder of pictures called valid may be a class."""
+    if not folder.is_dir():
+        return False
+    return folder.name in ("train", "test") or any(inside.is_dir() for inside in folder.iterdir())
+
+
 def _validation_name(root: Path) -> str | None:
     there = [name for name in _VALIDATION if os.path.lexists(root / name)]
+    there = [name for name in there if not (root / name).is_file()]
     if len(there) > 1:
         raise DataError(f"{root} has both {' and '.join(there)}; only one can be validated on")
     return there[0] if there else None

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.files import is_of_disk
+from jaxcifar.common.files import is_full, is_of_disk
 from jaxcifar.common.messages import get_logger, printable, warn
 from jaxcifar.data import parquet_layout as layout
 from jaxcifar.data.folder import MAX_NAME
@@ -164,15 +164,18 @@ def _fetch(place: _Place, split: str | None) -> _Chosen:
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
-        if is_of_disk(error):
-            raise DataError(
-                f"{place.name} cannot be kept in the cache of the Hugging Face hub ({reason}): "
-                "make room, or name another folder by HF_HUB_CACHE"
-            ) from error
+        not_kept = DataError(
+            f"{place.name} cannot be kept in the cache of the Hugging Face hub ({reason}): make "
+            "room, or name another folder by HF_HUB_CACHE"
+        )
+        if is_full(error):  # what is there is a part
+            raise not_kept from error
         chosen = _fetch_offline(hub, place, split, reason)
         if chosen is not None:
             _log.info("%s: the hub cannot be reached; using %s", place.name, chosen.root)
             return chosen
+        if is_of_disk(error):
+            raise not_kept from error
         converted = (
             f" (if it has no Parquet files of its own, add --revision {CONVERTED})"
             if place.revision is None

@@ -264,7 +264,7 @@ def load_labelled(
         split: "train" (all of it, before any split for validation) or "test" of a dataset that is
             built in; any that a "tfds:", "parquet:" or "hf:" dataset has ("test" of a Parquet file
             is all of it); of "folder:PATH" a folder in it ("validation"
-            may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val,
+            may be `PATH/val`), or "test" for `PATH/CLASS` if it holds none of train, val, valid,
             validation and test. Where there is something to train on and no test split, the
             validation split is "test", as in `load_dataset`.
         side, data_dir, follow_links, download: as in `load_dataset`.

@@ -238,7 +238,9 @@ def check_complete(split: str, names: Sequence[str], where: str) -> None:
 def _check_numbered(split: str, names: Sequence[str], where: str, again: str) -> None:
     """The hub's converted files are called 0000.parquet, 0001.parquet, ..."""
     stems = [name.split("/")[-1][: -len(SUFFIX)] for name in names]
-    if len(names) > 1 and split in stems:  # such as train.parquet beside train/0000.parquet
+    folders = {name.rpartition("/")[0] for name in names}
+    merged = split in [stem.lower() for stem in stems]
+    if merged and len(folders) > 1:  # such as train.parquet beside train/0000.parquet
         raise DataError(f"{where} has {split} twice: {_some(names)}; {again}")
     if not all(re.fullmatch(r"[0-9]{4}", stem) for stem in stems):
         return

@@ -11,6 +11,7 @@ import functools
 import sys
 import types
 import weakref
+from collections import UserDict, UserList, deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import PurePath
@@ -24,7 +25,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "flax", "jaxcifar")  # wherever they are installed
 # Objects of these packages and of Python's are compared by identity: some keep caches that fill.
 _BY_IDENTITY = ("jax", "jaxlib", "numpy", *sys.stdlib_module_names)
-_HOLDERS = (types.SimpleNamespace, argparse.Namespace)  # but these are made to be changed
+_HOLDERS = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList)  # to be changed
+_CONTAINERS = (tuple, list, deque, dict, types.MappingProxyType, set, frozenset, FrozenDict)
 # Beyond these, objects are compared by identity: a global may lead to a whole program.
 _MOST_VALUES, _MOST_LEVELS = 100_000, 100
 Names = tuple[str, ...]
@@ -89,10 +91,11 @@ class _Walk:
         number = self._met.get(id(value))
         if number is not None:
             return "met", number
-        container = isinstance(value, (tuple, list, dict, set, frozenset, FrozenDict))
-        self._values += 1 + (len(value) if container else 0)
-        if self._values > _MOST_VALUES or self._level >= _MOST_LEVELS:
+        container = isinstance(value, _CONTAINERS)
+        size = 1 + (len(value) if container else 0)
+        if self._values + size > _MOST_VALUES or self._level >= _MOST_LEVELS:
             return _Same(value)
+        self._values += size
         # An equal tuple may be this object or another one: it is the same either way.
         if not isinstance(value, (tuple, FrozenDict)):
             self._met[id(value)] = len(self._met)
@@ -106,9 +109,9 @@ class _Walk:
     def _of_container(self, value: Any) -> Hashable:
         own = () if _is_library(type(value).__module__) else (self.state(type(value)),)
         if isinstance(value, (set, frozenset)):
-            plain = all(isinstance(one, _PLAIN) for one in value)
+            plain = all(map(_is_plain, value))
             return (*own, frozenset(map(self.state, value)) if plain else _Same(value))
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list, deque)):
             return (*own, *self._states(value))
         return (*own, *((self.state(key), self.state(value[key])) for key in value))
 
@@ -171,6 +174,10 @@ class _Walk:
                 found = _behind(value)
                 if isinstance(found, types.FunctionType) or not name.startswith("__"):
                     yield name, self.state(found)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
 def _behind(value: Any) -> Any:

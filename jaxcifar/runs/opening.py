@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxcifar.common.errors import CheckpointError, DataError, DataNotThereError, RunError
 from jaxcifar.common.messages import warn
-from jaxcifar.data import Splits, class_names
+from jaxcifar.data import Splits, check_readable, class_names
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
@@ -43,6 +43,8 @@ def hold_directory(
         run_dir.read_config()
     else:
         run_dir.check_free(overwrite=overwrite)
+        # Read only after the last epoch; mended then, they would be other data than the run's.
+        check_readable(splits.test)
     with run_dir.lock():
         prepare_directory(
             run_dir, recipe, splits, name, weights, parts, resume=resume, overwrite=overwrite

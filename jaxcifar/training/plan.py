@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcifar.common.errors import DeviceError
-from jaxcifar.data import Dataset, Rows, Splits, check_readable
+from jaxcifar.data import Dataset, Rows, Splits
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
 from jaxcifar.devices.memory import on_host
@@ -96,9 +96,6 @@ def plan_run(
     if run_dir is not None:
         check_origin(run_dir, recipe)
     weights = None if recipe.weights is None or resume else starting_weights(recipe, splits)
-    if run_dir is not None and not resume:
-        # Read only after the last epoch; mended then, they would be other data than the run's.
-        check_readable(splits.test)
     return RunPlan(recipe, splits, layout, input, weights, run_dir, parts, whole)
 
 

@@ -77,8 +77,6 @@ def open_run(
             run.history = disk.run_dir.read_history()
             run.stopped = disk.stopped(plan.recipe.epochs, len(run.history.rows))
             plan.layout.on_main(partial(run.note_resumed, disk.run_dir))
-            if run.stopped is None:
-                plan.layout.on_main(disk.run_dir.forget_asked_to_stop)
         try:
             yield run
         except StopRequested:
@@ -133,6 +131,8 @@ class Run:
     def note_resumed(self, run_dir: RunDirectory) -> None:
         """Write down where it goes on, and on which machine, if anything is left to train."""
         recipe, step = self.plan.recipe, int(self.state.step)
+        if self.stopped is None:
+            run_dir.forget_asked_to_stop()
         if step < recipe.epochs * recipe.steps_per_epoch and not self._has_ended():
             run_dir.note_resumed(step, describe_machine())
 

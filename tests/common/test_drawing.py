@@ -8,6 +8,7 @@ import warnings
 import matplotlib
 import pytest
 from matplotlib import pyplot
+from matplotlib.font_manager import FontEntry, fontManager
 
 from jaxcifar.common import drawing
 from jaxcifar.common.errors import FigureError
@@ -145,7 +146,7 @@ def test_a_signal_is_no_failure_to_draw(tmp_path):
         drawing.try_to_draw(tmp_path, stop, "")
 
 
-def test_characters_that_the_font_does_not_have_are_taken_from_others(monkeypatch):
+def test_characters_that_the_font_does_not_have_are_taken_from_others(monkeypatch, tmp_path):
     usual = drawing._font_families(matplotlib)
     assert usual[0] == "DejaVu Sans"
     with matplotlib.rc_context({"font.family": ["STIXGeneral", "sans-serif", "no such font"]}):
@@ -156,3 +157,9 @@ def test_characters_that_the_font_does_not_have_are_taken_from_others(monkeypatc
             assert matplotlib.rcParams["font.family"] == families
     monkeypatch.setattr(drawing, "_FALLBACKS", ("no such font", "STIXGeneral"))
     assert "STIXGeneral" in drawing._font_families(matplotlib)
+    damaged = tmp_path / "damaged.ttf"
+    damaged.write_bytes(b"no font")
+    entry = FontEntry(fname=str(damaged), name="Damaged", style="normal", size="scalable")
+    monkeypatch.setattr(fontManager, "ttflist", [*fontManager.ttflist, entry])
+    monkeypatch.setattr(drawing, "_FALLBACKS", ("Damaged", "STIXGeneral"))
+    assert drawing._font_families(matplotlib) == ["DejaVu Sans", *usual[1:], "STIXGeneral"]

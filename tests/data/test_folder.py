@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jaxcifar.common.errors import DataError, RecipeError
-from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset
+from jaxcifar.data import Dataset, Rows, dataset_info, load_dataset, load_labelled
 from jaxcifar.data.folder import FolderSource, find_folder
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
@@ -135,6 +135,18 @@ def test_a_validation_folder_is_validated_on_whatever_its_usual_name(pets, name)
     (pets / ("valid" if name != "valid" else "val")).mkdir()
     with pytest.raises(DataError, match="only one can be validated on"):
         dataset_info(f"folder:{pets}")
+
+
+def test_a_class_may_be_called_valid(tmp_path):
+    for name in ("invalid", "valid"):
+        write(tmp_path / "checks" / name / "1.png")
+    data = load_labelled(f"folder:{tmp_path / 'checks'}", side=SIDE)
+    assert data.class_names == ("invalid", "valid")
+
+
+def test_a_file_called_valid_is_no_folder_to_validate_on(pets):
+    (pets / "valid").write_text("yes")
+    assert dataset_info(f"folder:{pets}").validation is None
 
 
 def test_a_picture_that_changes_after_the_folder_was_read_is_not_taken_for_it(pets):

@@ -260,15 +260,20 @@ def test_offline_the_files_that_the_hub_converted_are_named(hub, tmp_path):
         load()
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [OSError(errno.ENOSPC, "No space left"), PermissionError(errno.EACCES, "denied", "/cache")],
-    ids=str,
-)
+FULL = OSError(errno.ENOSPC, "No space left")
+REFUSED = PermissionError(errno.EACCES, "denied", "/cache")
+
+
+@pytest.mark.parametrize("failure", [FULL, REFUSED], ids=str)
 def test_a_disk_that_cannot_be_written_is_not_a_hub_that_cannot_be_reached(hub, failure):
     hub.failure = failure
     with pytest.raises(DataError, match="cannot be kept in the cache .*: make room, or name"):
         load()
+    hub.failure = None
+    load()
+    hub.failure = REFUSED  # of a cache that is there and may only be read
+    load()
+    hub.cache = hub.cache / "another"
     hub.failure = PermissionError(errno.EACCES, "denied by a firewall")
     with pytest.raises(DataError, match="could not be reached"):
         load()

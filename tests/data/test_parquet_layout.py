@@ -82,8 +82,8 @@ def test_two_validation_splits_are_refused():
         (["train-00000-of-00002.parquet"], "lacks shard 1 of the 2"),
         (["train-00000-of-00001-a.parquet", "train-00000-of-00001-b.parquet"], "train twice"),
         (["train.parquet", "train-00000-of-00001.parquet"], "train twice"),
-        (["train.parquet", "train-1.parquet"], "train twice"),
-        (["train.parquet", "train/0000.parquet", "train/0001.parquet"], "train twice"),
+        (["Train.parquet", "train/0000.parquet", "train/0001.parquet"], "train twice"),
+        (["train.parquet", "train/a.parquet"], "train twice"),
         (["train/0000.parquet", "train/0002.parquet"], "lacks file 0001.parquet"),
         (["train/0001.parquet"], "lacks file 0000.parquet"),
     ],
@@ -95,6 +95,7 @@ def test_an_incomplete_split_is_refused(names, message):
 
 def test_a_complete_split_is_accepted():
     layout.check_complete("train", [f"train-0000{i}-of-00002.parquet" for i in (0, 1)], "DATA")
+    layout.check_complete("train", ["train.parquet", "train-1.parquet"], "DATA")
     layout.check_complete("train", ["train/0000.parquet", "train/0001.parquet"], "DATA")
     layout.check_complete("train", ["a.parquet", "b.parquet"], "DATA")
 

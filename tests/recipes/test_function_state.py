@@ -2,6 +2,7 @@ import functools
 import logging
 import types
 import weakref
+from collections import UserDict, deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -265,6 +266,24 @@ def test_holders_of_settings_and_sets_are_looked_into():
     assert function_state(names["f"]) != before
     before = function_state(names["f"])
     names["kinds"].add(3)
+    assert function_state(names["f"]) != before
+    for holder, change in (
+        (deque([1]), lambda x: x.append(2)),
+        (UserDict(a=1), lambda x: x.update(a=2)),
+        ({(1, 2)}, lambda x: x.add((3, 4))),
+    ):
+        names["kinds"] = holder
+        before = function_state(names["f"])
+        assert function_state(names["f"]) == before
+        change(holder)
+        assert function_state(names["f"]) != before
+
+
+def test_one_container_too_large_hides_nothing_else():
+    names = {"rows": list(range(200_000)), "SCALE": [1]}
+    exec("def f(x): return rows, SCALE", names)
+    before = function_state(names["f"])
+    names["SCALE"].append(2)
     assert function_state(names["f"]) != before
 
 

@@ -93,10 +93,12 @@ def test_a_run_goes_on_under_its_own_name(photo_run, photos, tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("limit", [None, 1])
 def test_a_test_picture_that_cannot_be_read_is_found_before_the_first_epoch(
-    photo_run, photos, tmp_path, lazy
+    photo_run, photos, tmp_path, lazy, limit
 ):
-    recipe = dataclasses.replace(read_recipe(RunDirectory(photo_run)), epochs=1)
+    recipe = read_recipe(RunDirectory(photo_run))
+    recipe = dataclasses.replace(recipe, epochs=1, limit_batches=limit)
     bad = next((photos / "test").rglob("*.png"))
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(DataError, match="a picture cannot be read: .*test"):

@@ -134,12 +134,6 @@ def _find(repository: _Repository) -> _CachedFile:
         ) from None
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
-        if is_of_disk(error):
-            reason = printable((str(error) or type(error).__name__).splitlines()[0])
-            raise WeightsError(
-                f"{repository.requested} cannot be kept in the cache of the Hugging Face hub "
-                f"({reason}): make room, or name another folder by HF_HUB_CACHE."
-            ) from error
         cached = _find_in_cache(repository)
         if cached is None:
             consequence = "and its weights are not in the local cache"
@@ -216,6 +210,11 @@ def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
 
 def _unreachable(repository: _Repository, consequence: str, error: Exception) -> WeightsError:
     reason = printable((str(error) or type(error).__name__).splitlines()[0])
+    if is_of_disk(error):
+        return WeightsError(
+            f"{repository.requested} cannot be kept in the cache of the Hugging Face hub "
+            f"({reason}): make room, or name another folder by HF_HUB_CACHE."
+        )
     return WeightsError(
         f"{repository.requested} is not a file, the Hugging Face hub could not be reached "
         f"({reason}), {consequence}; {repository.advice}."

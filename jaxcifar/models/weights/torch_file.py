@@ -227,13 +227,14 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
     where, state = "it", value
     if isinstance(value, dict) and _not_a_tensor(value) is not None:
         member = next((name for name in _MEMBERS if isinstance(value.get(name), dict)), None)
-        several = [key for key, inner in value.items() if _is_state_dict(inner)]
-        if member is not None and len(several) > 1:
-            raise Refused(
-                f"has several state dicts ({', '.join(excerpt(str(key)) for key in several)}): "
-                f"write the one you want to a file of its own, as in torch.save(torch.load(FILE)"
-                f"[{excerpt(str(several[-1]))!r}], NEW_FILE)"
-            )
+        if member is not None:
+            others = [key for key, inner in value.items() if _is_twin(inner, value[member])]
+            if others:
+                names = ", ".join(map(excerpt, [member, *others]))
+                raise Refused(
+                    f"has several networks of one shape ({names}): write the one you want to a "
+                    f"file of its own, as in torch.save(torch.load(FILE)[{member!r}], NEW_FILE)"
+                )
         if member is not None:
             where, state = f"its {member!r}", value[member]
     if not isinstance(state, dict):
@@ -250,11 +251,20 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
     return state
 
 
-def _is_state_dict(value: Any) -> bool:
-    """Whether it is a dictionary of tensors, some of them with more than a number each."""
-    if not isinstance(value, dict) or _not_a_tensor(value) is not None:
+def _is_twin(value: Any, chosen: dict[Any, Any]) -> bool:
+    """Whether it is another state dict of the chosen one's network, such as its moving average."""
+    if value is chosen or not isinstance(value, dict) or _not_a_tensor(value) is not None:
         return False
-    return any(len(tensor.size) > 1 for tensor in value.values())
+    if _not_a_tensor(chosen) is not None:
+        return False
+    (sizes, keys), (chosen_sizes, chosen_keys) = map(_sizes_and_storages, (value, chosen))
+    return bool(sizes) and sizes == chosen_sizes and keys != chosen_keys
+
+
+def _sizes_and_storages(state: dict[str, Tensor]) -> tuple[list[tuple[int, ...]], list[str]]:
+    """Of the tensors with two dimensions or more, sorted."""
+    kernels = [tensor for tensor in state.values() if len(tensor.size) > 1]
+    return sorted(tuple(k.size) for k in kernels), sorted(k.storage.key for k in kernels)
 
 
 def _not_a_tensor(value: dict[Any, Any]) -> Any:

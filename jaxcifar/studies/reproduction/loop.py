@@ -248,9 +248,10 @@ class _Call:
     def _train(self, job: Job) -> None:
         item, seed = job
         recipe = recipe_of(item, self.settings, seed)
-        if recipe.weights in self.unavailable:
-            raise WeightsError(*self.unavailable[recipe.weights])
         path = self._path(job)
+        begun = RunDirectory(path).holds_training()  # then it needs its weights no more
+        if recipe.weights in self.unavailable and not begun:
+            raise WeightsError(*self.unavailable[recipe.weights])
         splits = load_splits(recipe, self.settings.data_dir)
         if item.swept is not None:
             self._sweep(item, recipe, splits, path)

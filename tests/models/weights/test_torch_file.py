@@ -138,18 +138,20 @@ def test_a_state_dict_under_a_usual_key_is_found(read, make, key):
     np.testing.assert_array_equal(read(make(body))["w"], EXPECTED)
 
 
-@both
 @pytest.mark.parametrize("other", ["model_ema", "state_dict_ema", "teacher"])
-def test_one_of_several_state_dicts_is_not_chosen(read, refuse, make, other):
-    matrix, vector = (
-        made.dictionary({"w": made.tensor(size=size, stride=stride)})
-        for size, stride in (((2, 3), (3, 1)), ((6,), (1,)))
+def test_one_of_several_networks_of_a_shape_is_not_chosen(read, refuse, other):
+    first, second = (
+        made.dictionary({"w": made.tensor(of=made.storage(key=key))}) for key in ("0", "1")
     )
-    body = made.dictionary({"state_dict": matrix, other: matrix, "epoch": made.number(3)})
-    refuse(make(body), rf"has several state dicts \(state_dict, {other}\): write the one you want")
-    # What an optimizer or a metric keeps is no network.
-    body = made.dictionary({"state_dict": matrix, "means": vector, "optimizer": b"}"})
-    np.testing.assert_array_equal(read(make(body))["w"], EXPECTED)
+    body = made.dictionary({"state_dict": first, other: second, "epoch": made.number(3)})
+    message = rf"has several networks of one shape \(state_dict, {other}\): write the one you want"
+    refuse(made.zip_bytes(body, dict.fromkeys("01", made.NUMBERS)), message)
+    # The same tensors once more, and what is no network of that shape.
+    vector = made.dictionary({"w": made.tensor(size=(6,), stride=(1,))})
+    turned = made.dictionary({"w": made.tensor(size=(3, 2), stride=(2, 1))})
+    for others in ({other: first}, {"means": vector, "centers": turned, "optimizer": b"}"}):
+        body = made.dictionary({"state_dict": first, **others})
+        np.testing.assert_array_equal(read(made.zip_bytes(body))["w"], EXPECTED)
 
 
 @both
