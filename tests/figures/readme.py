@@ -65,8 +65,8 @@ FIGURES = [
         (*last("finetune_modern"), minutes("finetune_modern")),
     ),
     Figure(
-        "| `scratch_modern` (3x3 stem), smaller images first | {} / {} / {} | {} min (older",
-        (*last("scratch_modern_growing"), minutes("scratch_modern_growing")),
+        "| `scratch_modern` (3x3 stem, SGD, augmentation) | {} / {} / {} | {} min |",
+        (*last("scratch_modern"), minutes("scratch_modern")),
     ),
     Figure(
         "| `mini`, dropout 0.3, at 112 pixels | {} / {} / {} | {} min | {} / {} / {} (224 pixels",
