@@ -8,6 +8,7 @@ from tests.figures.runs import (
     accuracies_on_test,
     best_of,
     dropout_run,
+    last,
     mean_of_seeds,
     of_last_epoch,
     reported,
@@ -68,10 +69,6 @@ def shares(name: str) -> list[float]:
     pairs = zip(seeds("finetune"), seeds(name), strict=True)
     speed = "images_per_second"
     return [whole["summary"][speed] / part["summary"][speed] for whole, part in pairs]
-
-
-def ends_at(name: str) -> tuple[float, ...]:
-    return of_last_epoch(run(name))
 
 
 def leads(name: str, other: str, which: int = 2) -> list[float]:
@@ -152,7 +149,7 @@ FIGURES = [
     ),
     Figure(
         "That cost {} of the test accuracy.",
-        (ends_at("scratch_modern")[2] - ends_at("scratch_modern_growing")[2],),
+        (last("scratch_modern")[2] - last("scratch_modern_growing")[2],),
     ),
     Figure(
         "validation images of 32 pixels was {}.",
