@@ -113,6 +113,7 @@ ALONE = {
     "`freeze_b_modern`": "freeze_b_modern",
     "`scratch_modern`": "scratch_modern",
     "`scratch_modern` on smaller images first": "scratch_modern_growing",
+    "`mini_modern` at 112 pixels, 20 epochs": "mini_modern_112",
     "`mini_modern` at 64 pixels, 15 epochs": "mini_modern_64",
     "`mini_modern` at 64 pixels, 15 epochs, batches of 128": "mini_modern_64_batch_128",
     "`mini` at 112 pixels, 50 epochs": "mini_112",
@@ -162,6 +163,10 @@ FIGURES = [
     Figure(
         "Beside the {} of `mini` at that size with dropout 0.3, its {} decides nothing",
         (of_last_epoch(dropout_run(0.3))[2], of_last_epoch(run("mini_modern_64"))[2]),
+    ),
+    Figure(
+        "At 112 pixels, 20 epochs gave {}, where `mini` had {} after 50:",
+        (last("mini_modern_112")[2], last("mini_112")[2]),
     ),
     Figure("| ours |" + " {} |" * 13, tuple(by_epoch("auto"))),
     Figure("| PyTorch |" + " {} |" * 13, tuple(by_epoch("torch"))),
