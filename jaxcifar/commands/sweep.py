@@ -59,10 +59,15 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     if parsed.resume:
         given = {name: getattr(parsed, name, None) for name in ("dataset", "follow_links")}
         recipe = read_sweep(workdir, **given)
+    options, values = given_options(parsed, Recipe), parse_values(field, parsed.values)
+    if (
+        field == "resize" and recipe.resize is None
+    ):  # a recipe for pictures of several sizes has one
+        options.setdefault(field, values[0])
     sweep(
-        dataclasses.replace(recipe, **given_options(parsed, Recipe)),
+        dataclasses.replace(recipe, **options),
         field,
-        parse_values(field, parsed.values),
+        values,
         partial(load_splits, data_dir=parsed.data_dir),
         workdir=workdir,
         experiment=experiment,
