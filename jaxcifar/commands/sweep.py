@@ -60,9 +60,8 @@ def run(prog: str, arguments: Sequence[str]) -> None:
         given = {name: getattr(parsed, name, None) for name in ("dataset", "follow_links")}
         recipe = read_sweep(workdir, **given)
     options, values = given_options(parsed, Recipe), parse_values(field, parsed.values)
-    if (
-        field == "resize" and recipe.resize is None
-    ):  # a recipe for pictures of several sizes has one
+    # A recipe for pictures of several sizes has a side, and each member its own.
+    if field == "resize" and recipe.resize is None:
         options.setdefault(field, values[0])
     sweep(
         dataclasses.replace(recipe, **options),

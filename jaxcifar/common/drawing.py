@@ -1,8 +1,9 @@
 """matplotlib with settings of its own: the same pictures whatever the environment says.
 
 MPLBACKEND, a matplotlibrc and what a notebook has set are the user's. They neither change our
-pictures nor stop them, and drawing leaves the user's settings, backend and open figures alone.
-matplotlib takes 0.4 s to import, so it is imported when something is first drawn.
+pictures (but for characters that our font lacks) nor stop them, and drawing leaves the user's
+settings, backend and open figures alone. matplotlib takes 0.4 s to import, so it is imported when
+something is first drawn.
 """
 
 import atexit
@@ -14,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -139,14 +140,6 @@ def describe_failure(error: BaseException) -> str:
 def _font_families(matplotlib: Any) -> list[str]:
     """The default font, and then those for characters that it does not have."""
     from matplotlib.font_manager import fontManager
-    from matplotlib.ft2font import FT2Font
-
-    def opens(path: str) -> bool:
-        try:
-            FT2Font(path)
-        except Exception:  # damaged, or not the user's to read: it would stop every picture
-            return False
-        return True
 
     user: list[str] = []
     for family in matplotlib.rcParams["font.family"]:
@@ -154,7 +147,18 @@ def _font_families(matplotlib: Any) -> list[str]:
     first, *_ = matplotlib.rcParamsDefault["font.sans-serif"]
     installed = {font.name: font.fname for font in fontManager.ttflist}
     others = dict.fromkeys(name for name in (*user, *_FALLBACKS) if name in installed)
-    return [first, *(name for name in others if name != first and opens(installed[name]))]
+    return [first, *(name for name in others if name != first and _opens(installed[name]))]
+
+
+@cache  # the curves are drawn after every epoch
+def _opens(font: str) -> bool:
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        FT2Font(font)
+    except Exception:  # damaged, or not the user's to read: it would stop every picture
+        return False
+    return True
 
 
 def _load_matplotlib() -> Any:

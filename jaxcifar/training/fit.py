@@ -114,7 +114,11 @@ def fit(
     # Refuses with nothing written: data, devices, memory, weights.
     parts = make_parts(model, tx, loss, augment, metrics)
     recipe, resume = decide(recipe.on(splits), workdir, devices, resume=resume, overwrite=overwrite)
-    name = experiment or (name_of_run(workdir) if resume else None) or recipe.dataset
+    name = (
+        experiment
+        or (name_of_run(workdir) if resume and workdir is not None else None)
+        or recipe.dataset
+    )
     plan = plan_run(recipe, splits, devices, workdir, resume=resume, parts=parts)
     recipe, splits = plan.recipe, plan.splits
     console = Console(plan, enabled=verbose and plan.layout.is_main)

@@ -57,8 +57,8 @@ def _has_trained(
         return bool(layout.agree(int(found))[0][0])
 
 
-def name_of_run(workdir: str | Path | None) -> str | None:
+def name_of_run(workdir: str | Path) -> str | None:
     """The experiment that the run in a directory is of; None if it is not there or does not say."""
-    run_dir = RunDirectory(Path(workdir or "."))
+    run_dir = RunDirectory(Path(workdir))
     name: str | None = run_dir.read_config().get("experiment") if run_dir.holds_run() else None
     return name

@@ -125,8 +125,8 @@ class _Call:
                 _check_recipe(RunDirectory(path), expected)
             if not self.is_complete((item, seed)):
                 remaining.append(recipe)
-                begun = all(RunDirectory(path).holds_training() for path, _ in runs)
-                beginning += [] if begun else [recipe]
+                if not all(RunDirectory(path).holds_training() for path, _ in runs):
+                    beginning.append(recipe)
         started = list(self._started())
         self._check_weights(beginning, started)
         if remaining:

@@ -221,16 +221,20 @@ def read_sweep(
 
 
 def check_resumable(
-    sweep_dir: SweepDirectory, recipe: Recipe, name: str, field: str, members: Sequence[Member]
+    sweep_dir: SweepDirectory,
+    recipe: Recipe,
+    name: str | None,
+    field: str,
+    members: Sequence[Member],
 ) -> dict[str, Any]:
     """sweep.json, if the sweep can continue as asked: with the same recipe and all of its values,
-    perhaps more.
+    perhaps more; and by the same name, if one is given.
 
     Raises:
         RunError: naming what differs.
     """
     before = sweep_dir.read()
-    if before["experiment"] != name:
+    if name is not None and before["experiment"] != name:
         raise RunError(f"{sweep_dir.path} is a sweep of {before['experiment']!r}, not of {name!r}")
     if before["field"] != field:
         raise RunError(f"{sweep_dir.path} is a sweep over {before['field']}, not over {field}")

@@ -178,10 +178,10 @@ def _plan(
     overwrite: bool,
 ) -> SweepPlan:
     """Check everything that can be checked before anything is written, in this order."""
-    name = experiment or (sweep_dir.read()["experiment"] if resume else recipe.dataset)
     blocked = why_not_together(field, members) if len(members) > 1 else "it has one member"
     _check_mode(mode, blocked, members)
-    before = check_resumable(sweep_dir, recipe, name, field, members) if resume else None
+    before = check_resumable(sweep_dir, recipe, experiment, field, members) if resume else None
+    name = experiment or (recipe.dataset if before is None else before["experiment"])
     # Once more: another process may have held it until now.
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)
     if not resume:
