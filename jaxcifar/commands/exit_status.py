@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 
 from jaxcifar.commands.first_seconds import heed, leave_at_once
 from jaxcifar.common.errors import EXPECTED, DeviceError, message_lines
-from jaxcifar.common.messages import say
+from jaxcifar.common.messages import reason_of, say
 from jaxcifar.devices.backend import find_devices
 from jaxcifar.training.interruption import Interrupted
 
@@ -90,8 +90,7 @@ def _status_of(command: Callable[[], None], smaller: str) -> int:
         if not _out_of_memory(error):
             raise  # a defect
         say(
-            f"error: out of memory: {smaller} "
-            f"({str(error).splitlines()[0] if str(error) else 'MemoryError'})",
+            f"error: out of memory: {smaller} ({reason_of(error)})",
             file=sys.stderr,
         )
         return 2

@@ -9,6 +9,7 @@ __all__ = [
     "errors",
     "figure",
     "files",
+    "hub",
     "json_shape",
     "lock",
     "messages",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxcifar.common.errors import FigureError, MessageError
-from jaxcifar.common.messages import get_logger, printable, warn
+from jaxcifar.common.messages import get_logger, reason_of, warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,8 +133,8 @@ def try_to_draw(name: Path | str, draw: Callable[[], object], then: str) -> bool
 
 def describe_failure(error: BaseException) -> str:
     """The first line of an error, with its class."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+    name, reason = type(error).__name__, reason_of(error)
+    return name if reason == name else f"{name}: {reason}"
 
 
 def _font_families(matplotlib: Any) -> list[str]:

@@ -44,6 +44,17 @@ def printable(text: str, most: int = 200) -> str:
     return escaped(text if len(text) <= most else text[:most] + "...")
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of a foreign error for a message, or its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 image", "2,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def join_lines(lines: Iterable[object]) -> str:
     """A text of several lines, each escaped: only these are its line ends."""
     return "\n".join(map(escaped, lines))

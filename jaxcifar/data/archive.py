@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import printable, shown
+from jaxcifar.common.messages import printable, reason_of, shown
 from jaxcifar.data.batch_pickle import PickledArray, unpickle
 from jaxcifar.data.cifar_format import PIXELS, SIDE, CifarFormat, LabelSet, TwiceLabelled
 from jaxcifar.data.dataset import Dataset
@@ -81,7 +81,7 @@ def read_archive(path: Path, form: CifarFormat) -> dict[str, Dataset]:
     except Exception as error:  # a hostile archive can raise anything
         raise DataError(
             f"{path} cannot be read as a gzip-compressed tar archive "
-            f"({printable(str(error) or type(error).__name__)}); it is damaged or something else, "
+            f"({reason_of(error)}); it is damaged or something else, "
             "so download it again"
         ) from error
     _check_names(path, form, kind, members)

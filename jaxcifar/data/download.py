@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
-from jaxcifar.common.messages import get_logger, printable
+from jaxcifar.common.messages import get_logger, printable, reason_of
 from jaxcifar.common.progress import progress_bar
 from jaxcifar.common.writing import make_folder, open_own, sync_folder
 
@@ -155,7 +155,7 @@ def _receive(
         raise _Failed(printable(str(error.reason))) from error
     # ValueError: from an address that it was redirected to.
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Failed(printable(str(error) or type(error).__name__)) from error
+        raise _Failed(reason_of(error)) from error
     with response:
         start = _start_of(response, have, remote)
         with (
@@ -186,7 +186,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read1(_CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _Cut(str(error) or type(error).__name__) from error
+        raise _Cut(reason_of(error)) from error
 
 
 def _start_of(response: http.client.HTTPResponse, have: int, remote: Remote) -> int:

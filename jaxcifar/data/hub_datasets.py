@@ -6,7 +6,6 @@ of the repository itself are used; where it has none, those that the hub has con
 splits that are used.
 """
 
-import importlib
 import re
 from collections.abc import Sequence
 from glob import escape
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import is_full, is_of_disk
-from jaxcifar.common.messages import get_logger, printable, warn
+from jaxcifar.common.hub import import_hub, not_kept
+from jaxcifar.common.messages import get_logger, printable, reason_of, warn
 from jaxcifar.data import parquet_layout as layout
 from jaxcifar.data.folder import MAX_NAME
 from jaxcifar.data.fresh import Kept
@@ -133,8 +133,7 @@ def _parse(name: str) -> _Place:
 
 def _fetch(place: _Place, split: str | None) -> _Chosen:
     try:
-        hub = importlib.import_module("huggingface_hub")
-        errors = importlib.import_module("huggingface_hub.errors")
+        hub, errors = import_hub()
     except ImportError as error:
         raise DataError(
             f"reading {place.name} from the Hugging Face hub needs the package huggingface_hub "
@@ -163,19 +162,15 @@ def _fetch(place: _Place, split: str | None) -> _Chosen:
         raise DataError(f"{place.name} is no valid name on the Hugging Face hub: {error}") from None
     # The library has changed its HTTP client twice, and each client has its own exceptions.
     except Exception as error:
-        reason = printable((str(error) or type(error).__name__).splitlines()[0])
-        not_kept = DataError(
-            f"{place.name} cannot be kept in the cache of the Hugging Face hub ({reason}): make "
-            "room, or name another folder by HF_HUB_CACHE"
-        )
+        reason = reason_of(error)
         if is_full(error):  # what is there is a part
-            raise not_kept from error
+            raise DataError(not_kept(place.name, error)) from error
         chosen = _fetch_offline(hub, place, split, reason)
         if chosen is not None:
             _log.info("%s: the hub cannot be reached; using %s", place.name, chosen.root)
             return chosen
         if is_of_disk(error):
-            raise not_kept from error
+            raise DataError(not_kept(place.name, error)) from error
         converted = (
             f" (if it has no Parquet files of its own, add --revision {CONVERTED})"
             if place.revision is None

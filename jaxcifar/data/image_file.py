@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from jaxcifar.common.errors import ImageFileError
 from jaxcifar.common.files import Unusable, read_bytes
-from jaxcifar.common.messages import printable, shown
+from jaxcifar.common.messages import reason_of, shown
 from jaxcifar.data.picture_limits import MAX_BYTES, MAX_PIXELS, check_header, check_size
 from jaxcifar.data.quiet_pillow import quiet
 
@@ -231,8 +231,7 @@ def _open_without_care(data: bytes) -> Image.Image:
 
 
 def _damaged(name: str, error: Exception) -> ImageFileError:
-    reason = printable(str(error) or type(error).__name__)
-    return ImageFileError(f"{name} is a damaged or cut-off image: {reason}")
+    return ImageFileError(f"{name} is a damaged or cut-off image: {reason_of(error)}")
 
 
 def _scale_and_crop(image: Image.Image, side: int) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jaxcifar.common.errors import DataError, MessageError
 from jaxcifar.common.files import Unusable, parse_json
 from jaxcifar.common.json_shape import AnyText, misfit
-from jaxcifar.common.messages import did_you_mean, escaped, printable
+from jaxcifar.common.messages import did_you_mean, escaped, printable, reason_of
 
 IMAGE_NAMES = ("image", "img", "picture")
 LABEL_NAMES = ("label", "labels", "fine_label", "target")
@@ -69,9 +69,8 @@ def reading(path: Path) -> Iterator[None]:
         raise
     # pyarrow's own, OSError, OverflowError, MemoryError, UnicodeDecodeError and more.
     except Exception as error:
-        reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise DataError(
-            f"{path} is not a Parquet file, or is damaged or cut off ({reason}); {_AGAIN}"
+            f"{path} is not a Parquet file, or is damaged or cut off ({reason_of(error)}); {_AGAIN}"
         ) from None
 
 

@@ -29,7 +29,7 @@ from jaxcifar.models.pretrained import fill_model, model_of
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.models.weights import WeightFile, read_weights
 from jaxcifar.runs.checkpoints import Which
-from jaxcifar.runs.description import Scoring, class_names_of, stored_data_dir
+from jaxcifar.runs.description import ScoringSettings, class_names_of, stored_data_dir
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
 from jaxcifar.runs.transfer import preprocessing_of, run_metadata
@@ -245,7 +245,7 @@ def network_of_weights(
     side = preprocessing.size
     assert side is not None
     data = WeightsData(str(weights), info, side, data_dir, follow_links)
-    scoring = Scoring.from_metadata(file.metadata, file.source, side)
+    scoring = ScoringSettings.from_metadata(file.metadata, file.source, side)
     name, suffix = f"weights {Path(weights).name}", ""
     if dataset is not None:
         name += f", on {dataset}"

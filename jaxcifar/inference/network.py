@@ -23,7 +23,7 @@ from jaxcifar.inference.photos import Photo, Photos, collect
 from jaxcifar.inference.predictions import class_logits, map_source
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights
-from jaxcifar.runs.description import Scoring
+from jaxcifar.runs.description import ScoringSettings
 from jaxcifar.step.augment import resize, unit_range
 from jaxcifar.step.precision import Precision, computed_at
 from jaxcifar.training.evaluation import SplitName
@@ -250,8 +250,8 @@ class TrainedNetwork:
             overwrite=overwrite,
         )
 
-    def _scoring(self) -> Scoring:
-        return Scoring(self.mirror, self.shift, self.precision)
+    def _scoring(self) -> ScoringSettings:
+        return ScoringSettings(self.mirror, self.shift, self.precision)
 
     def check_finite(self, values: Any) -> NDArray[np.float32]:
         """The values, as an array.

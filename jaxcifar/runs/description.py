@@ -136,10 +136,10 @@ def to_metadata(recipe: Recipe, fingerprint: str | None) -> dict[str, str]:
     ):
         if value is not None:
             metadata[name] = str(value)
-    return metadata | Scoring.of(recipe).to_metadata()
+    return metadata | ScoringSettings.of(recipe).to_metadata()
 
 
-class Scoring(NamedTuple):
+class ScoringSettings(NamedTuple):
     """How a network's scores are computed: part of what it predicts, so a file of weights says it.
 
     Attributes:
@@ -153,12 +153,14 @@ class Scoring(NamedTuple):
     precision: Precision = "default"
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Scoring":
+    def of(cls, recipe: Recipe) -> "ScoringSettings":
         """That of a recipe."""
         return cls(recipe.test_mirror, recipe.test_shift_pixels, recipe.precision)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], source: str, side: int) -> "Scoring":
+    def from_metadata(
+        cls, metadata: Mapping[str, str], source: str, side: int
+    ) -> "ScoringSettings":
         """That in the metadata of a weights file, whose network sees images of `side` pixels.
 
         Where the file says nothing, images are scored as they are.
@@ -184,7 +186,7 @@ class Scoring(NamedTuple):
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata that `from_metadata` reads: what is not the default."""
-        usual = Scoring()._texts()
+        usual = ScoringSettings()._texts()
         return {name: text for name, text in self._texts().items() if text != usual[name]}
 
     def replaced_in(self, metadata: Mapping[str, str]) -> dict[str, str]:

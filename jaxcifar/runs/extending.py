@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from jaxcifar.common.errors import RunError
+from jaxcifar.common.messages import counted
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN
 from jaxcifar.runs.directory import RunDirectory
@@ -38,8 +39,9 @@ def with_stored_schedule(recipe: Recipe, run_dir: RunDirectory) -> Recipe:
     kept = replace(recipe, t_max=float(before.epochs))
     if recipe.after_schedule == "formula":
         raise RunError(
-            f"{run_dir.path} has a {recipe.schedule} schedule that ends with its {before.epochs} "
-            f"epochs, so --epochs {recipe.epochs} needs --after-schedule: {_choices(kept)}"
+            f"{run_dir.path} has a {recipe.schedule} schedule that ends with its "
+            f"{counted(before.epochs, 'epoch')}, so --epochs {recipe.epochs} needs "
+            f"--after-schedule: {_choices(kept)}"
         )
     if recipe.after_schedule == "final" and recipe.final_scale == 0:
         raise RunError(
@@ -57,7 +59,7 @@ def _choices(kept: Recipe) -> str:
     nothing = ", which would train nothing" if final == 0 else ""
     again = replace(kept, after_schedule="restart")
     last = kept.epochs * kept.steps_per_epoch - 1
-    periods = f"in periods of {length:g} epochs"
+    periods = f"in periods of {counted(int(length), 'epoch')}"
     in_added = ""
     if added != length:
         in_added = f" (--restart-epochs {added} lets it fall to {final:.3g} by then)"
@@ -100,9 +102,9 @@ def allowed_changes(recipe: Recipe, before: Recipe, run_dir: RunDirectory) -> Re
     """
     if recipe.epochs < before.epochs:
         raise RunError(
-            f"{run_dir.path} has {before.epochs} epochs, so it cannot end after {recipe.epochs} "
-            f"(epochs: {recipe.epochs}, not {before.epochs}): give it as many or more, or start a "
-            "run in another --workdir"
+            f"{run_dir.path} has {counted(before.epochs, 'epoch')}, so it cannot end "
+            f"after {recipe.epochs} (epochs: {recipe.epochs}, not {before.epochs}): "
+            "give it as many or more, or start a run in another --workdir"
         )
     grown = before
     end, new_end = before.t_max or before.epochs, recipe.t_max or recipe.epochs

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxcifar.common.errors import CheckpointError, DataError, DataNotThereError, RunError
-from jaxcifar.common.messages import warn
+from jaxcifar.common.messages import counted, warn
 from jaxcifar.data import Splits, check_readable, class_names
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import NO_PARTS, Parts
@@ -219,8 +219,8 @@ def check_not_lost(run_dir: RunDirectory) -> None:
     rows = len(run_dir.read_history().rows)
     if rows > 2 or run_dir.read_summary() is not None:
         raise CheckpointError(
-            f"{run_dir.path} has trained {rows} epochs, and {run_dir.checkpoints} holds no "
-            "checkpoint: put it back, or start again with --overwrite"
+            f"{run_dir.path} has trained {counted(rows, 'epoch')}, and {run_dir.checkpoints} "
+            "holds no checkpoint: put it back, or start again with --overwrite"
         )
 
 

@@ -1,6 +1,6 @@
 """What a run can do, but is seldom meant to: a warning each, before anything is compiled."""
 
-from jaxcifar.common.messages import warn
+from jaxcifar.common.messages import counted, warn
 from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.parts import Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
@@ -36,9 +36,9 @@ def of_warm_up(recipe: Recipe) -> str | None:
     if recipe.warmup_epochs < recipe.epochs or not recipe.warmup_epochs:
         return None
     return (
-        f"warmup_epochs {recipe.warmup_epochs:g} is as long as the run of {recipe.epochs} epochs "
-        f"or longer, so its whole rate of {recipe.learning_rate:g} comes at the end or never: "
-        "lower --warmup-epochs"
+        f"warmup_epochs {recipe.warmup_epochs:g} is as long as the run of "
+        f"{counted(recipe.epochs, 'epoch')} or longer, so its whole rate of {recipe.learning_rate:g} "
+        "comes at the end or never: lower --warmup-epochs"
     )
 
 

@@ -2,7 +2,7 @@
 
 from types import TracebackType
 
-from jaxcifar.common.messages import say
+from jaxcifar.common.messages import counted, say
 from jaxcifar.common.notebook import in_notebook
 from jaxcifar.devices.machine import describe_machine
 from jaxcifar.models.names import children_of, named_leaves
@@ -96,7 +96,7 @@ class Console:
         assert run_dir is not None
         if run.disk.is_complete(epochs):
             self._was_complete = True
-            length = f"{epochs} epochs"
+            length = counted(epochs, "epoch")
             if run.stopped is not None:
                 length = stop_text(run.stopped, self.plan.recipe)
             say(f"{run_dir.path} is complete: {length}; --overwrite trains it again")
@@ -106,7 +106,7 @@ class Console:
             in_epoch = self.plan.recipe.steps_per_epoch
             steps = int(run.state.step) - done.steps_before(in_epoch)
             where = f"in epoch {done.epoch}, after {steps} of its {in_epoch} steps"
-        say(f"resuming {run_dir.path} {where}, of {epochs} epochs", flush=True)
+        say(f"resuming {run_dir.path} {where}, of {counted(epochs, 'epoch')}", flush=True)
 
     def epoch(self, history: History) -> None:
         """A line for the last epoch; the curves stand above the first one's."""

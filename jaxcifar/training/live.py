@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from jaxcifar.common.drawing import png_of, try_to_draw
+from jaxcifar.common.messages import counted
 from jaxcifar.common.notebook import Display, Picture
 from jaxcifar.common.throttle import Throttle
 from jaxcifar.runs.curves import plot_curves
@@ -60,5 +61,5 @@ class LiveCurves:
         if epochs == self._epochs:
             return
         figure = plot_curves(self._history, title=self._title, loss_unit=self._loss_unit)
-        self._display.show(Picture(png_of(figure), f"<curves of {epochs} epochs>"))
+        self._display.show(Picture(png_of(figure), f"<curves of {counted(epochs, 'epoch')}>"))
         self._epochs = epochs

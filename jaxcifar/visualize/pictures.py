@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import png_path, save_figure
-from jaxcifar.common.messages import did_you_mean, join_lines
+from jaxcifar.common.messages import counted, did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder
 from jaxcifar.inference.activations import KERAS_NAMES, list_layers, torchvision_name
 from jaxcifar.inference.gradcam import default_layer, grad_cam, map_children, upsample
@@ -49,7 +49,6 @@ from jaxcifar.visualize.plots import (
 )
 from jaxcifar.visualize.scoring import (
     confident_images,
-    counted,
     describe_prediction,
     describe_scoring,
     score_split,

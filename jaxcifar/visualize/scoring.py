@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.messages import counted
 from jaxcifar.data import LabelledSource
 from jaxcifar.data.image_file import make_square
 from jaxcifar.inference.network import (
@@ -88,11 +89,6 @@ def describe_scoring(network: TrainedNetwork) -> str:
     if network.shift:
         views.append(f"shifts by {counted(network.shift, 'pixel')}")
     return f"{network.name}, mean with {' and '.join(views)}" if views else network.name
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: "1 image", "2 images"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _probabilities(

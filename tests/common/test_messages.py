@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from jaxcifar.common import messages
 from jaxcifar.common.messages import (
+    counted,
     did_you_mean,
     escaped,
     get_logger,
     join_lines,
     printable,
+    reason_of,
     say,
     shown,
     warn,
@@ -99,3 +101,22 @@ def test_a_log_record_is_escaped(caplog):
 def test_suggested_names_are_escaped(name):
     assert did_you_mean("cat", [name]).isprintable()
     assert did_you_mean("", [name]).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("first\nsecond"), "first"),
+        (ValueError("\n  indented\n"), "indented"),
+        (MemoryError(), "MemoryError"),
+        (OSError(" \n"), "OSError"),
+        (RuntimeError("a\x1b[31m"), r"a\x1b[31m"),
+    ],
+)
+def test_a_reason_is_the_first_line_or_the_class(error, reason):
+    assert reason_of(error) == reason
+
+
+def test_a_number_has_its_noun_in_the_right_form():
+    forms = [counted(n, "image") for n in (0, 1, 2, 2_000)]
+    assert forms == ["0 images", "1 image", "2 images", "2,000 images"]

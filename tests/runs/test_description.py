@@ -11,7 +11,7 @@ from jaxcifar.common.errors import DataError, RecipeError, RunError, WeightsErro
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.splits import load_splits
-from jaxcifar.runs.description import Scoring, class_names_of
+from jaxcifar.runs.description import ScoringSettings, class_names_of
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data, prepare_directory
 from jaxcifar.runs.restore import read_recipe, restore_run
@@ -251,13 +251,13 @@ def test_class_names_that_cannot_be_read_are_refused(text):
 
 @given(st.booleans(), st.integers(0, 31), st.sampled_from(["default", "highest"]))
 def test_the_scoring_survives_the_metadata(mirror, shift, precision):
-    scoring = Scoring(mirror, shift, precision)
-    assert Scoring.from_metadata(scoring.to_metadata(), "w", side=32) == scoring
+    scoring = ScoringSettings(mirror, shift, precision)
+    assert ScoringSettings.from_metadata(scoring.to_metadata(), "w", side=32) == scoring
 
 
 def test_the_usual_scoring_is_not_written():
-    assert Scoring().to_metadata() == {}
-    assert Scoring.from_metadata({}, "w", side=1) == Scoring()
+    assert ScoringSettings().to_metadata() == {}
+    assert ScoringSettings.from_metadata({}, "w", side=1) == ScoringSettings()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_usual_scoring_is_not_written():
 )
 def test_a_scoring_that_cannot_be_read_is_refused(change, problem):
     with pytest.raises(WeightsError, match=f"the metadata of w cannot be read: {problem}"):
-        Scoring.from_metadata(change, "w", side=16)
+        ScoringSettings.from_metadata(change, "w", side=16)
 
 
 def make_old(photo_run):

@@ -116,14 +116,14 @@ def test_more_epochs_alone_name_the_two_choices_with_their_rates(ending, digits,
     with pytest.raises(RunError) as refused:
         fit(longer, digits, workdir=run, resume=True)
     assert str(refused.value) == (
-        f"{run} has a cosine schedule that ends with its 1 epochs, so --epochs 3 needs "
+        f"{run} has a cosine schedule that ends with its 1 epoch, so --epochs 3 needs "
         "--after-schedule: final keeps the final rate, 0, which would train nothing; restart "
-        "begins again at 0.003 in periods of 1 epochs, and ends epoch 3 at 0.003 "
+        "begins again at 0.003 in periods of 1 epoch, and ends epoch 3 at 0.003 "
         "(--restart-epochs 2 lets it fall to 0 by then)"
     )
     with pytest.raises(RunError, match="the final rate of .* is 0, which would train nothing"):
         fit(replace(longer, after_schedule="final"), digits, workdir=run, resume=True)
-    with pytest.raises(RunError, match=r"has 1 epochs, .* \(epochs: .*\)|batch"):
+    with pytest.raises(RunError, match=r"has 1 epoch, .* \(epochs: .*\)|batch"):
         fit(replace(to_zero, epochs=1, batch_size=60), digits, workdir=run, resume=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -161,6 +161,6 @@ def test_nothing_is_said_of_training_where_nothing_was_trained(ending, digits, t
     assert "trained in" in capsys.readouterr().out
     fit(short, digits, workdir=tmp_path / "run", resume=True, verbose=True)
     shown = capsys.readouterr().out
-    assert "is complete: 1 epochs" in shown
+    assert "is complete: 1 epoch;" in shown
     assert "trained in" not in shown
     assert "last checkpoint" in shown

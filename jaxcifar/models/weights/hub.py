@@ -5,7 +5,6 @@ file's `etag`, and the local cache uses it as the name of its copy. So a file ca
 and offline.
 """
 
-import importlib
 import os
 import re
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import WeightsError
 from jaxcifar.common.files import Unusable, is_of_disk, read_json
-from jaxcifar.common.messages import get_logger, printable
+from jaxcifar.common.hub import import_hub, not_kept
+from jaxcifar.common.messages import get_logger, reason_of
 
 _log = get_logger(__name__)
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -94,8 +94,7 @@ def fetch(name: str) -> HubFile:
 def _open(name: str) -> _Repository:
     repo, _, revision = name.partition("@")
     try:
-        hub = importlib.import_module("huggingface_hub")
-        errors = importlib.import_module("huggingface_hub.errors")
+        hub, errors = import_hub()
     except ImportError as error:
         raise WeightsError(
             f"{name} is not a file, and huggingface_hub, which is installed with jaxcifar and "
@@ -209,15 +208,11 @@ def _read_config(repository: _Repository, online: bool) -> dict[str, Any]:
 
 
 def _unreachable(repository: _Repository, consequence: str, error: Exception) -> WeightsError:
-    reason = printable((str(error) or type(error).__name__).splitlines()[0])
     if is_of_disk(error):
-        return WeightsError(
-            f"{repository.requested} cannot be kept in the cache of the Hugging Face hub "
-            f"({reason}): make room, or name another folder by HF_HUB_CACHE."
-        )
+        return WeightsError(f"{not_kept(repository.requested, error)}.")
     return WeightsError(
         f"{repository.requested} is not a file, the Hugging Face hub could not be reached "
-        f"({reason}), {consequence}; {repository.advice}."
+        f"({reason_of(error)}), {consequence}; {repository.advice}."
     )
 
 

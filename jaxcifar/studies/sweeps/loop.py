@@ -9,7 +9,7 @@ from typing import Any, get_args
 from jaxcifar.common.drawing import try_to_draw
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.messages import did_you_mean, say
+from jaxcifar.common.messages import counted, did_you_mean, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
@@ -389,7 +389,7 @@ def _write_result(plan: SweepPlan, result: SweepResult) -> None:
 def _draw(plan: SweepPlan, result: SweepResult) -> None:
     columns = {"train": "train", "validation": "validation, last", "test": "test, last"}
     same_length = result.field not in ("epochs", "patience") and plan.recipe.patience is None
-    after = f" after {plan.recipe.epochs} epochs" if same_length else ""
+    after = f" after {counted(plan.recipe.epochs, 'epoch')}" if same_length else ""
     figure = plot_sweep(
         result.field,
         [member.value for member in result.finished],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.common.messages import counted
 from jaxcifar.common.summaries import shortened, summary
 from jaxcifar.runs.history import History
 from jaxcifar.studies.sweeps.members import Number
@@ -30,7 +31,7 @@ class MemberResult:
         if self.summary is not None:
             best, test = self.summary["best"], self.summary["best"]["test"]
             score = f"validation {best['validation_accuracy']:.4f}, test {test['accuracy']:.4f}"
-        return [f"{self.value}: {score}", f"{len(self.history.rows)} epochs"]
+        return [f"{self.value}: {score}", counted(len(self.history.rows), "epoch")]
 
 
 @dataclass(frozen=True)
