@@ -37,8 +37,8 @@ def of_warm_up(recipe: Recipe) -> str | None:
         return None
     return (
         f"warmup_epochs {recipe.warmup_epochs:g} is as long as the run of "
-        f"{counted(recipe.epochs, 'epoch')} or longer, so its whole rate of {recipe.learning_rate:g} "
-        "comes at the end or never: lower --warmup-epochs"
+        f"{counted(recipe.epochs, 'epoch')} or longer, so its whole rate of "
+        f"{recipe.learning_rate:g} comes at the end or never: lower --warmup-epochs"
     )
 
 
