@@ -14,6 +14,8 @@ from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import Source
 from jaxcifar.data.reading import open_stream
 from jaxcifar.devices.memory import on_host
+from jaxcifar.step.augment import make_normalize
+from jaxcifar.step.precision import Precision, computed_at
 from jaxcifar.step.steps import Normalize, evaluation_logits
 
 _AHEAD = 2  # batches that are computed before the first is fetched
@@ -25,10 +27,11 @@ def predict(
     variables: Mapping[str, Any],
     dataset: Source,
     *,
-    normalize: Normalize,
+    normalize: str | Normalize,
     batch_size: int = 500,
     mirror: bool = False,
     shift: int = 0,
+    precision: Precision = "default",
 ) -> NDArray[np.float32]:
     """The probability of each class for every image, in evaluation mode: float32 [n, classes].
 
@@ -36,12 +39,16 @@ def predict(
         model: the network.
         variables: ``{"params", "batch_stats"}``.
         dataset: uint8 images [n, h, w, 3].
-        normalize: uint8 images -> the network's input.
+        normalize: as in training: a name in `augment.NORMALIZATIONS`, or a function.
         batch_size: changes only the time. The last batch is filled up with copies of its last
             image, which are dropped from the result, so that all batches share one program.
         mirror: use the mean of the logits of each image and its mirror image.
         shift: use the mean over shifted images, too, see `make_eval_step`; pixels of the network's
             input.
+        precision: as in training: of float32 products and convolutions, see `computed_at`.
+
+    Returns:
+        NaN in the row of an image whose logits are not numbers.
 
     Raises:
         ValueError: there are no images.
@@ -53,18 +60,21 @@ def predict(
         >>> model = ResNet(stage_sizes=(), width=4)  # nothing but stem and head: it compiles fast
         >>> test = load_dataset("digits", split=(120, 40)).test
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-        >>> predict(model, variables, test, normalize=lambda images: images / 255).shape
+        >>> predict(model, variables, test, normalize="half").shape
         (360, 10)
     """
-    logits = predict_logits(
-        model,
-        variables,
-        dataset,
-        normalize=normalize,
-        batch_size=batch_size,
-        mirror=mirror,
-        shift=shift,
-    )
+    if isinstance(normalize, str):
+        normalize = make_normalize(normalize)
+    with computed_at(precision):
+        logits = predict_logits(
+            model,
+            variables,
+            dataset,
+            normalize=normalize,
+            batch_size=batch_size,
+            mirror=mirror,
+            shift=shift,
+        )
     return np.asarray(jax.nn.softmax(logits))
 
 

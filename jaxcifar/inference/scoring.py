@@ -100,18 +100,18 @@ def evaluate_run(
     parts = replace(make_parts(loss=loss, metrics=metrics), mixes=mixes_labels(config))
     check_scored_alike(Path(run), config, parts)
     source = network.split(split)
-    with computed_at(network.precision):
-        sums = evaluation_sums(
-            network.model,
-            network.variables,
-            source,
-            normalize=network.preprocess,
-            batch_size=network.batch_size,
-            mirror=network.mirror,
-            shift=network.shift,
-            parts=parts,
-            progress=progress,
-        )
+    sums = evaluation_sums(
+        network.model,
+        network.variables,
+        source,
+        normalize=network.preprocess,
+        batch_size=network.batch_size,
+        mirror=network.mirror,
+        shift=network.shift,
+        precision=network.precision,
+        parts=parts,
+        progress=progress,
+    )
     means = step_metrics.compute(sums)
     scores: dict[str, Any] = {"split": split}
     if dataset is not None:

@@ -15,6 +15,7 @@ from jaxcifar.recipes.parts import NO_PARTS, Parts, make_parts
 from jaxcifar.step import metrics as step_metrics
 from jaxcifar.step.augment import make_normalize
 from jaxcifar.step.metrics import ExampleMetric
+from jaxcifar.step.precision import Precision, computed_at
 from jaxcifar.step.steps import EvalStep, Loss, Normalize, make_eval_step
 from jaxcifar.training.epoch import Data, Scoring
 from jaxcifar.training.progress import ProgressBar
@@ -75,13 +76,15 @@ def evaluate(
     batch_size: int = 500,
     mirror: bool = False,
     shift: int = 0,
+    precision: Precision = "default",
     loss: Loss | None = None,
     metrics: Mapping[str, ExampleMetric] | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
     """``{"loss", "accuracy", "examples"}`` over every image exactly once, in evaluation mode.
 
-    Images that do not fit on the device are streamed.
+    An image whose logits are not numbers counts as wrong, and makes the loss NaN. Images that do
+    not fit on the device are streamed.
 
     Args:
         model: ``(images, *, train) -> logits``.
@@ -92,6 +95,7 @@ def evaluate(
         mirror: score the mean logits of an image and its mirror image.
         shift: score the mean logits of an image and of shifted ones, see `make_eval_step`; pixels
             of the network's input.
+        precision: as in training: of float32 products and convolutions, see `computed_at`.
         loss, metrics: as in `fit`; the metrics are in the result by their names.
         progress: draw a bar, on a terminal.
 
@@ -114,6 +118,7 @@ def evaluate(
         batch_size=batch_size,
         mirror=mirror,
         shift=shift,
+        precision=precision,
         parts=make_parts(loss=loss, metrics=metrics),
         progress=progress,
     )
@@ -129,6 +134,7 @@ def evaluation_sums(
     batch_size: int,
     mirror: bool = False,
     shift: int = 0,
+    precision: Precision = "default",
     parts: Parts = NO_PARTS,
     progress: bool = False,
 ) -> step_metrics.Metrics:
@@ -146,7 +152,7 @@ def evaluation_sums(
     )
     streamed = too_large(dataset) is not None
     scoring = make_scoring(
-        eval_step,
+        computed_at(precision)(eval_step),
         dataset,
         batch_size=batch_size,
         streamed=streamed,

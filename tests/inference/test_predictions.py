@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,41 @@ def test_probabilities_do_not_depend_on_the_batch_size(digits):
         assert predictions._class_logits._cache_size() <= programs + 1
     accuracy = evaluate(MODEL, variables, part, normalize=normalize, batch_size=50)["accuracy"]
     assert np.mean(probabilities.argmax(axis=1) == part.labels) == pytest.approx(accuracy)
+
+
+def test_a_normalization_is_named_or_a_function(digits):
+    variables, part = random_variables(MODEL), digits.test.take(np.arange(5))
+    named = predict(MODEL, variables, part, normalize="half")
+    by_hand = predict(MODEL, variables, part, normalize=lambda x: (x / 255 - 0.5) / 0.5)
+    np.testing.assert_allclose(named, by_hand, atol=1e-6)
+    with pytest.raises(ValueError, match="unknown normalization 'halves'; choose from"):
+        predict(MODEL, variables, part, normalize="halves")
+
+
+@pytest.mark.parametrize("score", [predict, evaluate])
+def test_variables_are_scored_at_a_precision(digits, score):
+    variables, part, seen = random_variables(MODEL), digits.test.take(np.arange(3)), []
+
+    class Watched(ResNet):
+        def __call__(self, *arguments, **options):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return super().__call__(*arguments, **options)
+
+    model = Watched(stage_sizes=(1,), width=4, num_classes=10, lowering="xla")
+    with jax.default_matmul_precision(None):  # the tests' own setting
+        for precision, expected in (("highest", "highest"), ("default", None)):
+            score(model, variables, part, normalize="half", precision=precision)
+            assert set(seen) == {expected}
+            seen.clear()
+
+
+def test_weights_that_are_not_numbers_are_seen_in_every_score(digits):
+    variables = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), random_variables(MODEL))
+    part = digits.test.take(np.arange(5))
+    assert np.isnan(predict(MODEL, variables, part, normalize="half")).all()
+    scores = evaluate(MODEL, variables, part, normalize="half")
+    assert scores["accuracy"] == 0
+    assert np.isnan(scores["loss"])
 
 
 @pytest.mark.parametrize("seed", range(3))
