@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "train": Command("train a network by a named experiment", _RESUME, _SMALLER),
     "evaluate": Command("score a run's checkpoint", smaller=_OF_RUN),
-    "predict": Command("say what is on photos, by a run or a file of weights", smaller=_OF_MODEL),
+    "predict": Command("say what is in photos, by a run or a file of weights", smaller=_OF_MODEL),
     "features": Command("write the output of a layer for many images", smaller=_OF_MODEL),
     "visualize": Command(
         "draw activations, Grad-CAM, mistakes or a confusion matrix", smaller=_OF_MODEL

@@ -1,4 +1,4 @@
-"""Say what is on photos: the class, its probability, and the runners-up.
+"""Say what is in photos: the class, its probability, and the runners-up.
 
 jaxcifar predict runs/pets photo.jpg
 jaxcifar predict runs/pets "holiday photos" --csv photos.csv

@@ -1,7 +1,7 @@
 """Run the course report's experiments and write one page of results.
 
 jaxcifar reproduce --scale smoke --out report_smoke    minutes on two CPU cores
-jaxcifar reproduce --weights resnet18.pth              the full recipes: needs a GPU
+jaxcifar reproduce --weights resnet18.pth              the full recipes: hours on a CPU
 jaxcifar reproduce --only scratch scratch-modern       parts of it, on the same page
 jaxcifar reproduce --only mini --resize 64 --epochs 15
 jaxcifar reproduce --list                              the plan, and what is done

@@ -4,7 +4,7 @@ jaxcifar visualize runs/scratch --image ship                  feature maps of th
 jaxcifar visualize runs/scratch --image photo.jpg --size 224 --layers layer2.0.relu1
 jaxcifar visualize runs/scratch --image ship --order first --scale layer
 jaxcifar visualize runs/scratch --list-layers
-jaxcifar visualize runs/scratch --grad-cam                    of 10 sure test images
+jaxcifar visualize runs/scratch --grad-cam                    of 10 confident test images
 jaxcifar visualize runs/scratch --grad-cam --image cat --target dog
 jaxcifar visualize runs/scratch --mistakes --count 20
 jaxcifar visualize runs/scratch --confusion                   and the counts as JSON

@@ -183,7 +183,7 @@ def _depth_hint(model: ResNet, tensors: Mapping[str, np.ndarray]) -> str | None:
             f"the file has the depth of a {depth}, but wider or grouped convolutions, as a wide "
             "ResNet or a ResNeXt: no model here has them"
         )
-    return f"these are the weights of a {depth}: build that model"
+    return f"these are the weights of a {depth}: build that model (--architecture {depth})"
 
 
 def _head_hints(problems: list[Problem], network: Network) -> list[str]:

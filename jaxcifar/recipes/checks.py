@@ -322,18 +322,18 @@ def changed_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
 
 
 def check_own(recipe: Recipe) -> None:
-    """Refuse settings that would be ignored because a part of the run is an own one."""
+    """Refuse settings that would be ignored because a part of the run is the user's own."""
     if recipe.architecture == OWN:
         for name in changed_settings(recipe, OF_BUILT_IN_NETWORKS):
             raise RecipeError(
-                f"{name} {shown(getattr(recipe, name))} does not go with an own network: "
+                f"{name} {shown(getattr(recipe, name))} does not go with a network of your own: "
                 f"{OF_BUILT_IN_NETWORKS[name]}"
             )
     if recipe.optimizer == OWN:
         for name in changed_settings(recipe, _OPTIMIZER_SETTINGS):
             raise RecipeError(
-                f"{name} {shown(getattr(recipe, name))} does not go with an own optimizer, which "
-                "would ignore it: leave it at its default, and set it in your transformation"
+                f"{name} {shown(getattr(recipe, name))} does not go with an optimizer of your own, "
+                "which would ignore it: leave it at its default, and set it in your transformation"
             )
 
 

@@ -32,11 +32,13 @@ from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN, PATIENCE_METRICS
 from jaxcifar.recipes.sides import train_sides
 from jaxcifar.recipes.stage import make_labels, make_stage
+from jaxcifar.step.augment import unit_range
 from jaxcifar.step.metrics import per_example
 from jaxcifar.step.state import TrainState, state_shapes
 
 COLLECTIONS = {"params", "batch_stats"}
 _LEAST, _MOST = -1.0, 2.0  # of floats that an augmentation returns
+_NEARLY_BLACK = 1.5 / 255  # images in [0, 1] divided by 255 once more are darker
 # A row of the history has "validation_seconds", and scores have these.
 RESERVED_METRICS = (
     *("loss", "accuracy", "examples", "seconds", "top5_accuracy"),
@@ -289,9 +291,10 @@ def _check_augment(recipe: Recipe, parts: Parts) -> bool:
 
 
 def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> None:
-    """Refuse an own augmentation whose floats are not in [0, 1], which normalising would spoil.
+    """Refuse an augmentation of the user's own whose floats normalising would spoil.
 
-    Noise and colour changes may go a little beyond.
+    They must be in [0, 1]; noise and colour changes may go a little beyond. Images that have
+    become nearly black were divided by 255 twice.
 
     Args:
         recipe, parts: of the run.
@@ -312,6 +315,13 @@ def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> 
         raise RecipeError(
             f"augment {name} must return uint8, or floats in [0, 1], but its floats go from "
             f"{low:.3g} to {high:.3g}: divide by 255, and leave normalising to the recipe"
+        )
+    given = float(unit_range(batch).max())
+    if _is_float(augmented) and high < _NEARLY_BLACK < given:
+        raise RecipeError(
+            f"augment {name} returns images that are nearly black: their largest value is "
+            f"{high:.3g}, and was {given:.3g} before. What it gets may be floats in [0, 1] "
+            "already: instead of dividing by 255, use jaxcifar.step.augment.unit_range"
         )
 
 

@@ -244,8 +244,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "speedrun_sgd": Experiment(
         _speedrun(SPEEDRUN_SGD, 26),
-        "ResNet-18 on CIFAR-10 with plain SGD, 26 epochs, to compare speedrun with (only nine, on "
-        "smaller images first, were measured: test 0.852)",
+        "ResNet-18 on CIFAR-10 with Nesterov SGD, 26 epochs, to compare speedrun with (only nine, "
+        "on smaller images first, were measured: test 0.852)",
     ),
 }
 # Parts of the course report that are not a single training run, and the commands for them.

@@ -44,7 +44,9 @@ class Settings:
         "(Parquet files in PATH or on the Hugging Face hub; need a resize); see normalization, too",
     )
     train_size: int | None = setting("data", None, "images trained on", unset="the dataset's split")
-    validation_size: int | None = setting("data", None, "images validated on, disjoint from those")
+    validation_size: int | None = setting(
+        "data", None, "images validated on, never trained on", unset="the dataset's split"
+    )
     follow_links: bool = setting("data", False, "follow links in a folder, also out of it")
     stratified: bool = setting("data", False, "keep the class proportions in the split")
     split_seed: int = setting("data", 0, "chooses the images of the split")
@@ -179,13 +181,16 @@ class Settings:
     lookahead_share: float = setting(
         "training",
         LOOKAHEAD_SHARE,
-        "that part at the run's end; it falls from 1 with the cube of the time",
+        "the part of the way that the slow weights move at the run's end; it falls from 1 with the "
+        "cube of the time",
     )
     label_smoothing: float = setting("training", 0.0, "as in torch's CrossEntropyLoss")
     clip_norm: float | None = setting(
         "training", None, "largest global norm of the trained gradients", unset="no clipping"
     )
-    log_gradient_norm: bool = setting("training", False, "record that norm for every epoch")
+    log_gradient_norm: bool = setting(
+        "training", False, "record the global norm of the trained gradients for every epoch"
+    )
     on_nonfinite: Literal["stop", "skip"] = setting(
         "training",
         "stop",

@@ -183,8 +183,8 @@ def check_pmap(layout: Layout, parts: Parts) -> None:
         return
     if parts.augment is not None:
         raise DeviceError(
-            "under pmap an own augmentation would mix each device's images among themselves: use "
-            "--parallel jit"
+            "under pmap an augmentation of your own would mix each device's images among "
+            "themselves: use --parallel jit"
         )
     if parts.model is not None and not hasattr(parts.model, "axis_name"):
         raise DeviceError(

@@ -62,7 +62,7 @@ def feature_maps(
 def default_layers(
     network: TrainedNetwork, shapes: dict[str, jax.ShapeDtypeStruct]
 ) -> tuple[str, ...]:
-    """The layers of the course report; of an own network the first, a middle and the last map.
+    """The layers of the course report; of another network the first, a middle and the last map.
 
     Raises:
         RecipeError: no layer has maps.

@@ -79,7 +79,7 @@ FIGURES = [
     row("PyTorch eager, contiguous", *stems(CONTIGUOUS)),
     row("PyTorch `torch.compile`, channels_last", *stems(COMPILED)),
     Figure(
-        "gave {}, plain SGD {}, both by the mean over six views",
+        "gave {}, Nesterov SGD {}, both by the mean over six views",
         (
             run("speedrun_9_epochs")["summary"]["last"]["test"]["accuracy"],
             run("speedrun_sgd_9_epochs")["test_with_six_views"]["accuracy"],

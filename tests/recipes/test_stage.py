@@ -177,7 +177,9 @@ def test_a_config_without_the_new_settings_reads_as_before(recipe, tmp_path):
 
 def test_the_decay_is_of_the_built_in_networks_and_the_others_are_of_all(recipe):
     own = {"architecture": "own", "width": 64, "dropout_rate": 0.0}
-    with pytest.raises(RecipeError, match="batch_norm_decay 0.6 does not go with an own network"):
+    with pytest.raises(
+        RecipeError, match="batch_norm_decay 0.6 does not go with a network of your own"
+    ):
         dataclasses.replace(recipe, **own, batch_norm_decay=0.6)
     others = {name: values[1] for name, values in NEW.items() if name != "batch_norm_decay"}
     assert with_parts(dataclasses.replace(recipe, **own, **others), make_parts(Dense()))

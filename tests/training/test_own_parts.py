@@ -403,6 +403,10 @@ class Listed(nn.Module):
         ({"augment": lambda k, x, y: (x[:, :16], y)}, r"keep the images \[4, 32, 32, 3\]"),
         ({"augment": lambda k, x, y: (1.0 * x, y)}, r"floats go from 0 to 25.: divide by 255"),
         ({"augment": lambda k, x, y: (x / 64 - 2, y)}, r"floats go from -2 to"),
+        (
+            {"augment": lambda k, x, y: (x / 255 / 255, y)},
+            "nearly black.* 0.0039.*, and was 0.996 before",
+        ),
         ({"augment": mixup, "loss": focal}, r"given distributions \[n, 10\] because augment mixes"),
         ({"tx": 0.1}, "tx must be an optax transformation, or a schedule"),
         ({"tx": lambda step: jnp.ones(3)}, "must return one rate"),
@@ -423,11 +427,11 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": "w.pth", "new_head": True}, "weights 'w.pth' does not go with an own network"),
-        ({"dropout_rate": 0.3}, "dropout_rate 0.3 does not go with an own network"),
+        ({"weights": "w.pth", "new_head": True}, "weights 'w.pth' does not go with a network of "),
+        ({"dropout_rate": 0.3}, "dropout_rate 0.3 does not go with a network of your own"),
         ({"width": 8}, "width 8 does not go"),
         ({"freeze": "all_but:fc", "bn": "frozen", "cache_features": True}, "bn|cache_features"),
-        ({"learning_rate": 0.1}, "learning_rate 0.1 does not go with an own optimizer"),
+        ({"learning_rate": 0.1}, "learning_rate 0.1 does not go with an optimizer of your own"),
         ({"optimizer": "own", "momentum": 0.5}, "momentum 0.5 does not go"),
         ({"optimizer": "sgd"}, "optimizer 'sgd' does not go with one of your own"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' does not go with one of your own"),
