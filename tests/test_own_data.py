@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.inference.load import network_of_weights
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.pretrained import export_weights
@@ -74,6 +74,26 @@ def test_pictures_loaded_at_another_side_are_refused(run, lazy):
     with pytest.raises(RecipeError, match=message):
         evaluate_run(run, splits=small)
     assert evaluate_run(run, splits=load_splits(recipe, lazy=lazy)) == evaluate_run(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_seed": 1}, "split_seed: 1, not 0"),
+        (
+            {"train_size": 8, "validation_size": 8},
+            "size: 8, not 13, .*_size: 8, not 3",
+        ),
+        ({"stratified": True}, "stratified: True, not False"),
+    ],
+)
+def test_images_that_may_have_been_trained_on_are_not_scored_as_validation(run, change, message):
+    recipe = read_recipe(RunDirectory(run))
+    other = load_splits(dataclasses.replace(recipe, **change))
+    with pytest.raises(RunError, match=f"split in another way than those of .*{message}"):
+        evaluate_run(run, split="validation", splits=other)
+    own = load_splits(recipe)
+    assert evaluate_run(run, splits=other) == evaluate_run(run, splits=own)  # of the test images
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ class Command(NamedTuple):
 _RESUME = "what was saved is intact; --resume continues from it"
 _SMALLER = "lower --batch-size, --eval-batch-size, --resize or --width"
 _OF_RUN = "lower the run's --eval-batch-size by train --resume"
-_OF_MODEL = "lower --size of a file of weights, or a run's --eval-batch-size by train --resume"
+_OF_MODEL = "lower the input size of a weights file, or a run's --eval-batch-size by train --resume"
 _REPEAT = "what was saved is intact; the same command continues from it"
 COMMANDS = {
     "prepare-data": Command(

@@ -12,6 +12,7 @@ jaxcifar visualize --weights resnet18.pth --normalization imagenet --image ship
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -45,7 +46,7 @@ DRAWINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "confusion": (draw_confusion, ("split",)),
     "list_layers": (describe_layers, ("size",)),
 }
-WEIGHTS_OPTIONS = ("architecture", "normalization")
+WEIGHTS_OPTIONS = ("architecture", "normalization", "input_size")
 
 
 def make_parser(prog: str) -> Parser:
@@ -132,6 +133,12 @@ def _add_weights(parser: Parser) -> None:
         choices=tuple(NORMALIZATIONS),
         help="mean and std they were trained with, if the file does not say",
     )
+    group.add_argument(
+        "--input-size",
+        type=int,
+        metavar="N",
+        help="height and width of their network's input, pixels, if the file does not say",
+    )
 
 
 def _size(text: str) -> int | str:
@@ -190,7 +197,10 @@ def network_of(parser: Parser, given: dict[str, Any]) -> TrainedNetwork:
     if "weights" in given:
         if given["checkpoint"] != "best":
             parser.error("--checkpoint is for a RUN; a file of weights holds only one")
-        return network_of_weights(given["weights"], **options, **data)
+        if os.path.isdir(given["weights"]):
+            parser.error(f"{given['weights']} is a directory: a RUN is named without --weights")
+        size = options.pop("input_size", None)
+        return network_of_weights(given["weights"], **options, size=size, **data)
     if options:
         parser.error(f"{option(next(iter(options)))} is for --weights; a run knows its own")
     return network_of_run(given["run"], given["checkpoint"], **data)

@@ -38,6 +38,8 @@ class RunData:
         if self.splits is not None:
             check_same_data(self.run_dir, self.run_dir.read_config(), self.splits)
             check_side(self.recipe, self.splits)
+            if name != "test":
+                self._check_same_split(self.splits)
             source: LabelledSource = getattr(self.splits, name)
             return source
         try:
@@ -46,6 +48,23 @@ class RunData:
             if self.dataset is not None:
                 raise
             raise moved_data(error) from None
+
+    def _check_same_split(self, splits: Splits) -> None:
+        """Refuse the same images split in another way: some may have been trained on."""
+        recipe = self.recipe
+        expected = (*recipe.split_sizes, recipe.split_seed, recipe.stratified)
+        given = (len(splits.train), len(splits.validation), splits.seed, splits.stratified)
+        if given != expected:
+            names = ("train_size", "validation_size", "split_seed", "stratified")
+            pairs = zip(names, given, expected, strict=True)
+            differing = ", ".join(
+                f"{n}: {mine}, not {its}" for n, mine, its in pairs if mine != its
+            )
+            raise RunError(
+                f"the images of {splits.name} are split in another way than those of "
+                f"{self.run_dir.path} ({differing}): load them with load_splits(recipe), or score "
+                "the test images"
+            )
 
     def _test(self) -> LabelledSource:
         images = _test_images(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError, WeightsError
@@ -124,13 +125,14 @@ def network_of(
                 f"{next(iter(options))} is for a file of weights: the run {source} knows its own"
             )
         return network_of_run(source, which, model=model, splits=splits, **where)
-    for name, given_value in (("model", model), ("splits", splits)):
-        if given_value is not None:
-            raise RecipeError(f"{name} is for a run: {source} is a file of weights")
-    if which != "best":
-        raise RecipeError(
-            f"which={which!r} (--checkpoint) is for a run: {source} holds only one network"
-        )
+    what = "is a file of weights" if os.path.exists(source) else "is not there"
+    for name, of_a_run in (
+        ("model", model is not None),
+        ("splits", splits is not None),
+        (f"which={which!r} (--checkpoint)", which != "best"),
+    ):
+        if of_a_run:
+            raise RecipeError(f"{name} is for a run: {source} {what}")
     try:
         return network_of_weights(source, **options, **where)
     except WeightsError as error:
@@ -254,7 +256,7 @@ def network_of_weights(
         suffix += "" if option is None else f"_{option}"
     return TrainedNetwork(
         name=name,
-        model=model,
+        model=model.clone(dtype=jnp.dtype(scoring.dtype)),
         variables=variables,
         class_names=names,
         preprocessing=preprocessing,
@@ -332,15 +334,16 @@ def _preprocessing_of(
         )
     if size is not None and stated.size not in (None, size):
         raise RecipeError(
-            f"size {size}: {file.source} was trained at {stated.size} pixels; leave out --size"
+            f"size {size}: {file.source} was trained at {stated.size} pixels; leave out --size "
+            "(visualize: --input-size)"
         )
     side = stated.size if size is None else size
     if side is None and info is not None:
         side = info.side
     if side is None:
         raise RecipeError(
-            f"{file.source} does not say the size of the images it was trained on: give --size, "
-            "the height and width of the network's input in pixels"
+            f"{file.source} does not say the size of the images it was trained on: give --size "
+            "(visualize: --input-size), the height and width of the network's input in pixels"
         )
     check_size(side)
     return replace(stated, size=side)

@@ -221,15 +221,22 @@ class TrainedNetwork:
             ImageFileError, DataError: as `predict`.
         """
         layer = layer or default_layer(self.model, self.image_size)
-        label = None if target is None else self._label_of(target)
+        label = None if target is None else self.label_of(target)
         return self._apply(collect(images), partial(self._heat, layer, label))[1]
 
-    def _label_of(self, target: str | int) -> int:
+    def label_of(self, target: str | int) -> int:
+        """The index of a class, which is given by its name or as the index.
+
+        Raises:
+            RecipeError: there is no such class.
+        """
         names = self.class_names
         if isinstance(target, str):
             if target in names:
                 return names.index(target)
             raise RecipeError(f"unknown target {shown(target)}{did_you_mean(target, names)}")
+        if isinstance(target, bool) or not isinstance(target, int | np.integer):
+            raise RecipeError(f"target {shown(target)} is neither a class nor its index")
         if not 0 <= target < len(names):
             raise RecipeError(f"target {target} is no index of the {len(names)} classes")
         return int(target)
@@ -239,7 +246,7 @@ class TrainedNetwork:
 
         Raises:
             WeightsError: the file exists, is not called .safetensors, or cannot be written.
-            RecipeError: the network is an own one.
+            RecipeError: the network is the user's own.
         """
         built_in(self.model)
         export_weights(
@@ -251,7 +258,8 @@ class TrainedNetwork:
         )
 
     def _scoring(self) -> ScoringSettings:
-        return ScoringSettings(self.mirror, self.shift, self.precision)
+        dtype = jnp.dtype(getattr(self.model, "dtype", jnp.float32)).name
+        return ScoringSettings(self.mirror, self.shift, self.precision, dtype)
 
     def check_finite(self, values: Any) -> NDArray[np.float32]:
         """The values, as an array.

@@ -212,7 +212,7 @@ def _head_hints(problems: list[Problem], network: Network) -> list[str]:
         )
     has_head = any(_child(key) == HEAD for key in network.tensors)
     if missing and not has_head:
-        hints.append("the file has no head: to draw a new one, use new_head (--new-head)")
+        hints.append("the file has no head: train one, with new_head (train: --new-head)")
     elif missing or extra or beside or wrong:
         hints.append("to replace the file's head by a new one, use new_head (--new-head)")
     return hints

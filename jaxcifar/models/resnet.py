@@ -264,6 +264,7 @@ def batch_norm_names(model: ResNet) -> Iterator[str]:
                 yield f"{block}.downsample.1"
 
 
+DTYPES = ("float32", "bfloat16", "float64")  # of the computation, by name
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {"stage_sizes": (2, 2, 2, 2), "bottleneck": False},
     "resnet34": {"stage_sizes": (3, 4, 6, 3), "bottleneck": False},
@@ -347,7 +348,7 @@ def _check_settings(model: ResNet) -> None:
         ("stem", model.stem, get_args(Stem)),
         ("head", model.head, get_args(Head)),
         ("lowering", model.lowering, get_args(Lowering)),
-        ("dtype", jnp.dtype(model.dtype).name, ("float32", "bfloat16", "float64")),
+        ("dtype", jnp.dtype(model.dtype).name, DTYPES),
     ):
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")

@@ -13,6 +13,7 @@ from jaxcifar.common.errors import RunError, WeightsError
 from jaxcifar.common.json_shape import AnyText, Shape, misfit
 from jaxcifar.common.messages import shown
 from jaxcifar.data import DatasetInfo, Splits
+from jaxcifar.models.resnet import DTYPES
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.precision import Precision
@@ -146,16 +147,18 @@ class ScoringSettings(NamedTuple):
         mirror: by the mean logits of an image and its mirror image.
         shift: and of the image shifted by so many pixels; 0 for none.
         precision: of float32 products, see `precision.computed_at`.
+        dtype: of the computation.
     """
 
     mirror: bool = False
     shift: int = 0
     precision: Precision = "default"
+    dtype: str = "float32"
 
     @classmethod
     def of(cls, recipe: Recipe) -> "ScoringSettings":
         """That of a recipe."""
-        return cls(recipe.test_mirror, recipe.test_shift_pixels, recipe.precision)
+        return cls(recipe.test_mirror, recipe.test_shift_pixels, recipe.precision, recipe.dtype)
 
     @classmethod
     def from_metadata(
@@ -169,7 +172,7 @@ class ScoringSettings(NamedTuple):
             WeightsError: they cannot be read.
         """
         usual = cls()._texts()
-        mirror, shift, precision = (metadata.get(name, usual[name]) for name in usual)
+        mirror, shift, precision, dtype = (metadata.get(name, usual[name]) for name in usual)
         problem = None
         if mirror not in ("true", "false"):
             problem = f"test_mirror must be true or false, not {shown(mirror)}"
@@ -180,9 +183,11 @@ class ScoringSettings(NamedTuple):
         elif precision not in get_args(Precision):
             choices = ", ".join(get_args(Precision))
             problem = f"test_precision must be one of {choices}, not {shown(precision)}"
+        elif dtype not in DTYPES:
+            problem = f"test_dtype must be one of {', '.join(DTYPES)}, not {shown(dtype)}"
         if problem:
             raise WeightsError(f"the metadata of {source} cannot be read: {problem}")
-        return cls(mirror == "true", int(shift), precision)  # type: ignore[arg-type]
+        return cls(mirror == "true", int(shift), precision, dtype)  # type: ignore[arg-type]
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata that `from_metadata` reads: what is not the default."""
@@ -199,6 +204,7 @@ class ScoringSettings(NamedTuple):
             "test_mirror": str(self.mirror).lower(),
             "test_shift_pixels": str(self.shift),
             "test_precision": self.precision,
+            "test_dtype": self.dtype,
         }
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,23 @@ def find_test_image(names: Sequence[str], labels: NDArray[np.int32], image: str 
     if not 0 <= int(image) < len(labels):
         raise RecipeError(f"test image {image} does not exist: {_range_of(labels)}")
     return int(image)
+
+
+def as_named(image: str | int | os.PathLike[str] | np.integer[Any]) -> str | int:
+    """An image as `load_image` takes it: a path is a file, and never a class or an index.
+
+    Raises:
+        RecipeError: it is of another kind.
+    """
+    if isinstance(image, os.PathLike):
+        return os.path.abspath(image)
+    if isinstance(image, str) or (isinstance(image, int) and not isinstance(image, bool)):
+        return image
+    if isinstance(image, np.integer):
+        return int(image)
+    raise RecipeError(
+        f"an image is a class, an index of the test images or a file, not {shown(image)}"
+    )
 
 
 def load_image(network: TrainedNetwork, image: str | int, size: Size) -> InputImage:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jaxcifar.common.files import Unusable, read_bytes
 from jaxcifar.data.image_file import MAX_BYTES
+from jaxcifar.visualize.images import as_named
 
 _LONGEST = 16  # characters of a word from outside
 _PLAIN = re.compile(rf"[a-z0-9]{{1,{_LONGEST}}}")
@@ -39,6 +40,7 @@ def image_word(image: str | int, class_names: Sequence[str]) -> str:
     A class and an index are themselves where that is a plain word, and the index of a class's name
     is ``index=8``. A file is its stem and the start of the SHA-256 of its contents.
     """
+    image = as_named(image)
     if isinstance(image, int):
         return f"index={image}" if str(image) in class_names else word(str(image))
     if image in class_names:

@@ -36,7 +36,7 @@ from jaxcifar.step.precision import computed_at
 from jaxcifar.training.evaluation import SplitName
 from jaxcifar.visualize.counts import check_counts, write_counts
 from jaxcifar.visualize.feature_maps import feature_maps
-from jaxcifar.visualize.images import InputImage, Size, load_image
+from jaxcifar.visualize.images import InputImage, Size, as_named, load_image
 from jaxcifar.visualize.plots import ChannelOrder as ChannelOrder
 from jaxcifar.visualize.plots import MapScale as MapScale
 from jaxcifar.visualize.plots import (
@@ -65,7 +65,7 @@ CHANNELS, CAM_IMAGES, MISTAKES = 8, 10, 16
 def draw_activations(
     run: str | Path | TrainedNetwork,
     layers: Sequence[str] | None = None,
-    image: str | int = "0",
+    image: str | int | os.PathLike[str] = "0",
     *,
     size: Size = None,
     channels: int = CHANNELS,
@@ -82,7 +82,7 @@ def draw_activations(
         layers: names that `activations.capture` knows, of layers whose output is feature maps; by
             default those of the course report, of a network of your own up to three.
         image: a class name (its first test image; names win over indices), the index of a test
-            image (text or a number), or an image file.
+            image (text or a number), or an image file (text or a path).
         size: height and width, pixels, at which the network sees the image: scaled by its shorter
             side and cropped to the centre. By default the size of the training images; "own" for a
             file as it is.
@@ -107,6 +107,7 @@ def draw_activations(
         ...     return draw_activations(network, image="ship", layers=["conv1"])
     """
     network = network_to_draw(run, which, data_dir)
+    image = as_named(image)
     path = _png(out, [image])
     if channels < 1:
         raise RecipeError(f"channels must be at least 1, not {channels}")
@@ -125,10 +126,10 @@ def draw_activations(
 def draw_grad_cam(
     run: str | Path | TrainedNetwork,
     *,
-    images: Sequence[str | int] | None = None,
+    images: Sequence[str | int | os.PathLike[str]] | None = None,
     count: int = CAM_IMAGES,
     layer: str | None = None,
-    target: str | None = None,
+    target: str | int | None = None,
     size: Size = None,
     which: Which = "best",
     out: str | Path | None = None,
@@ -143,7 +144,7 @@ def draw_grad_cam(
             least 0.9 at `size`, or all of them if there are fewer.
         count: how many images, if `images` is not given.
         layer: a child of the network; by default the last stage with a map of at least 4x4.
-        target: the class to explain instead of the predicted one.
+        target: the class to explain instead of the predicted one, or its index.
         size: as in `draw_activations`.
 
     Raises:
@@ -158,19 +159,21 @@ def draw_grad_cam(
         ...     return draw_grad_cam(network, images=["photo.jpg"], target="cat")
     """
     network = network_to_draw(run, which, data_dir)
-    path = _png(out, images or ())
+    named = None if images is None else [as_named(image) for image in images]
+    path = _png(out, named or ())
     _check_count(count)
     layer = _grad_cam_layer(network, layer)
-    if target is not None and target not in network.class_names:
-        raise RecipeError(f"unknown target {target!r}{did_you_mean(target, network.class_names)}")
-    if images is None:
-        images, choice = confident_images(network, count, None if size == "own" else size)
+    if target is not None:
+        target = network.class_names[network.label_of(target)]
+    if named is None:
+        found, choice = confident_images(network, count, None if size == "own" else size)
+        named = [*found]
     else:
-        choice = f"{counted(len(images), 'image')} chosen by hand"
-    if not images:
+        choice = f"{counted(len(named), 'image')} chosen by hand"
+    if not named:
         raise RecipeError("there are no images to explain")
     explained = [
-        _explain(network, load_image(network, image, size), layer, target) for image in images
+        _explain(network, load_image(network, image, size), layer, target) for image in named
     ]
     layers = list(dict.fromkeys(used_layer for _, used_layer in explained))
     of = "the predicted class" if target is None else f"class {target}"

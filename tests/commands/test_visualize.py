@@ -1,6 +1,12 @@
+import json
+
 import pytest
 
 from jaxcifar.commands import visualize
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.models.pretrained import export_weights
+from jaxcifar.models.resnet import ResNet
+from tests.conftest import CLASSES, random_variables
 
 
 @pytest.fixture
@@ -48,6 +54,8 @@ def test_the_command_lists_and_draws(command, stored_run, capsys, tmp_path):
         (("run", "--order", "firs"), "'firs' (choose from"),
         (("run", "--size", "big"), "neither own nor pixels"),
         (("run", "--normalization", "half"), "--normalization is for --weights; a run knows its"),
+        (("run", "--input-size", "32"), "--input-size is for --weights; a run knows its own"),
+        (("--weights", "."), ". is a directory: a RUN is named without --weights"),
         (("run", "--grad-cm"), "unknown option --grad-cm; did you mean '--grad-cam'?"),
     ],
 )
@@ -57,3 +65,16 @@ def test_contradicting_options_are_one_line(command, arguments, message, capsys)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_weights_that_say_no_size_see_pictures_at_the_given_one(command, tiny, photos, tmp_path):
+    """As torchvision's: their size is neither in the file nor that of the folder's pictures."""
+    model = ResNet(stage_sizes=(1,), width=4, num_classes=len(CLASSES))
+    export_weights(random_variables(model), tmp_path / "plain.safetensors")
+    weights = ("--weights", tmp_path / "plain.safetensors", "--normalization", "imagenet")
+    drawing = ("--dataset", f"folder:{photos}", "--confusion", "--out", tmp_path / "counts.png")
+    with pytest.raises(RecipeError, match=r"give --size \(visualize: --input-size\)"):
+        command(*weights, "--architecture", "tiny", *drawing)
+    command(*weights, "--architecture", "tiny", "--input-size", "16", *drawing)
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert sum(map(sum, counts["confusion"])) > 0

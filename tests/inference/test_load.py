@@ -12,7 +12,7 @@ from jaxcifar.inference.load import load, network_of_run, network_of_weights
 from jaxcifar.inference.network import evaluation_batch_size
 from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import export_weights, to_torch
-from jaxcifar.models.resnet import make_resnet
+from jaxcifar.models.resnet import ResNet, make_resnet
 from jaxcifar.runs.transfer import export_run
 from jaxcifar.step.augment import resize
 from tests.conftest import assert_trees_identical, random_variables
@@ -128,6 +128,29 @@ def test_exported_weights_are_scored_by_the_views_of_the_run(photo_run, photos, 
     replace(mine, mirror=False, shift=0).save(tmp_path / "plain.safetensors")
     alone = load(tmp_path / "plain.safetensors", architecture="tiny")
     assert (alone.mirror, alone.shift, alone.precision) == (False, 0, "highest")
+
+
+def test_exported_weights_compute_in_the_dtype_of_the_run(photo_run, photos, tmp_path):
+    path = photo_run / "config.json"
+    config = json.loads(path.read_text())
+    config["recipe"] |= {"dtype": "bfloat16"}
+    path.write_text(json.dumps(config))
+    export_run(photo_run, tmp_path / "exported.safetensors")
+    mine = network_of_run(photo_run)
+    mine.save(tmp_path / "saved.safetensors")
+    expected = mine.logits(photos / "test")
+    exact = replace(mine, model=mine.model.clone(dtype=jnp.float32)).logits(photos / "test")
+    assert np.abs(exact - expected).max() > 1e-4  # so that the dtype matters
+    for name in ("exported", "saved"):
+        weights = load(tmp_path / f"{name}.safetensors", architecture="tiny")
+        np.testing.assert_allclose(weights.logits(photos / "test"), expected, atol=1e-6)
+
+
+def test_what_only_a_run_has_is_not_asked_of_what_is_not_there(tmp_path, tiny):
+    with pytest.raises(RecipeError, match=r"which='last' .* is for a run: .*typo is not there"):
+        load(tmp_path / "typo", which="last")
+    with pytest.raises(RecipeError, match=r"model is for a run: .*typo is not there"):
+        load(tmp_path / "typo", model=ResNet(stage_sizes=()))
 
 
 def test_a_run_and_its_exported_weights_see_the_same(stored_run, digits, tmp_path):

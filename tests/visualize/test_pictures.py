@@ -382,3 +382,21 @@ def test_other_data_have_pictures_of_their_own(photo_run, photos, tmp_path):
     )
     assert len(names) == 2
     assert "confusion.png" in names
+
+
+def test_images_and_targets_are_taken_as_numpy_and_python_give_them(stored_run, drawn, tmp_path):
+    network = network_of_run(stored_run)
+    photo = tmp_path / "8"  # a path, and not the class
+    Image.new("RGB", (32, 32), "red").save(photo, format="png")
+    draw_grad_cam(network, images=np.array([3, 5]), target=3, layer="conv1")
+    draw_grad_cam(network, images=[np.int64(3), photo], target="3", layer="conv1")
+    (first, _), (second, _) = [arguments[0] for arguments, _ in drawn]
+    assert first.caption == second.caption
+    draw_activations(network, ["conv1"], photo)
+    assert drawn[-1][1]["title"].startswith("8, ")
+    for target in (10, -1, True, 2.5):
+        with pytest.raises(RecipeError, match=f"target {target} is"):
+            draw_grad_cam(network, images=[3], target=target)
+    for image in (True, 2.5, None):
+        with pytest.raises(RecipeError, match=f"an image is a class, .*, not {image}"):
+            draw_activations(network, ["conv1"], image)
