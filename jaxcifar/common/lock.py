@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
 from jaxcifar.common.errors import RunError
@@ -37,13 +38,8 @@ def hold(folder: Path, other: str = "--workdir") -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            # Remove it before unlocking: whoever opens it from now on makes a new one.
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-            os.close(descriptor)
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
+            _release(folder / LOCK, descriptor)
+        _remove_if_empty(made)
 
 
 @contextmanager
@@ -76,10 +72,18 @@ def wait_for_turn(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def cannot_write(folder: Path, error: OSError, other: str = "--workdir") -> str:
-    """Why a folder cannot be written."""
+    """Why a folder cannot be written, and the way out."""
     inside = str(error.filename or folder).removeprefix(f"{folder}{os.sep}")
     where = "" if inside == str(folder) else f"; {inside}"
-    return f"{folder} cannot be written ({error.strerror}{where}): choose another {other}"
+    return f"{folder} cannot be written ({error.strerror}{where}): {_way_out(error, other)}"
+
+
+def _way_out(error: OSError, other: str) -> str:
+    if error.errno in (ENOSPC, EDQUOT):  # a run that is there can go on only where it is
+        return "free some space there, then try again"
+    if error.errno in (EACCES, EPERM, EROFS):
+        return f"make it writable, or choose another {other}"
+    return f"choose another {other}"
 
 
 def in_use(folder: Path, other: str = "--workdir") -> str | None:
@@ -134,6 +138,9 @@ def _enter(folder: Path, other: str) -> tuple[list[Path], int | None]:
         except FileNotFoundError:  # whoever held it has just removed the folder, which was empty
             if folder.is_symlink():
                 raise
+        except OSError:
+            _remove_if_empty(made)
+            raise
 
 
 def _acquire(folder: Path, other: str) -> int:
@@ -153,6 +160,24 @@ def _acquire(folder: Path, other: str) -> int:
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 break
         os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError:  # a full disk has room for the name, and not for what is in it
+        _release(path, descriptor)
+        raise
     return descriptor
+
+
+def _release(path: Path, descriptor: int) -> None:
+    # Remove it before unlocking: whoever opens it from now on makes a new one.
+    with suppress(OSError):
+        path.unlink()
+    os.close(descriptor)
+
+
+def _remove_if_empty(made: list[Path]) -> None:
+    """Remove folders, the innermost first, up to one that holds something."""
+    with suppress(OSError):
+        for path in made:
+            path.rmdir()

@@ -37,12 +37,18 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 def checked(name: str, value: Any, hint: Any) -> Any:
     """A value of the annotated type, an int as a float where that is the type.
 
+    NumPy's scalars become plain values, and so do numbers of classes of their own, as an IntEnum's.
+
     Raises:
         RecipeError: it is of another type; values come from JSON and from Python.
     """
+    value = value.item() if isinstance(value, np.generic) else value  # as those of np.logspace
     _check_type(name, value, hint)
-    # No int of JAX's holds 2**31.
-    return float(value) if type(value) is int and float in (hint, *get_args(hint)) else value
+    if not isinstance(value, (int, float)):
+        return value
+    # A float first: no int of JAX's holds 2**31.
+    kinds = (kind for kind in (float, int) if kind in (hint, *get_args(hint)))
+    return next((kind(value) for kind in kinds), value)
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError, message_lines
 from jaxcifar.common.messages import shown
-from jaxcifar.common.numbers import is_zero
-from jaxcifar.models.names import batch_norm_bias_mask, kernel_mask, named_leaves
 from jaxcifar.recipes.checks import (
     SCHEDULE_SETTINGS,
     changed_settings,
@@ -28,6 +26,7 @@ from jaxcifar.recipes.checks import (
     check_late_labels,
 )
 from jaxcifar.recipes.parts import Parts, name_of, named_shapes, own_variables
+from jaxcifar.recipes.reached import unreached
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN, PATIENCE_METRICS
 from jaxcifar.recipes.sides import train_sides
@@ -173,37 +172,23 @@ def _check_model(model: nn.Module, recipe: Recipe) -> None:
 
 
 def check_reached(model: nn.Module, recipe: Recipe) -> None:
-    """Refuse settings that know parameters by names or shapes which the model has not.
+    """Refuse settings that know parameters by names or shapes which nothing trained has.
 
-    For a new run: one of an earlier version is continued as it began.
+    For a new run: one of an earlier version is continued as it began. Of a built-in network a
+    warning says so, see `unused`.
 
     Raises:
         RecipeError: naming the setting.
     """
     params = own_variables(model, recipe.image_size)["params"]
-    leaves, muon = named_leaves(params), recipe.optimizer == "muon"
-    of_muon = {name for name, leaf in leaves.items() if muon and leaf.ndim == 4}
-    kernels = {name for name, found in named_leaves(kernel_mask(params)).items() if found}
-    found: dict[str, tuple[bool, str]] = {
-        "weight_decay": (
-            not is_zero(recipe.weight_decay) and not kernels - of_muon,
-            "acts on parameters called kernel" + (" that muon does not train" if muon else ""),
-        ),
-        "bias_scale": (
-            recipe.bias_scale != 1 and not any(jax.tree.leaves(batch_norm_bias_mask(params))),
-            "acts on the biases of modules that have a scale, too, as BatchNorm",
-        ),
-        "optimizer": (
-            muon and not of_muon,
-            "acts on the kernels of convolutions, of four dimensions",
-        ),
-    }
-    for name, (missed, text) in found.items():
-        if missed:
-            raise RecipeError(
-                f"{name} {shown(getattr(recipe, name))} {text}, and the model {name_of(model)} has "
-                "none: leave it at its default, or give your own transformation as tx"
-            )
+    missed = unreached(recipe, params, recipe.make_labels(params=params))
+    trains = "" if recipe.freeze == "none" else f" that freeze {shown(recipe.freeze)} trains"
+    for name in changed_settings(recipe, missed):
+        raise RecipeError(
+            f"{name} {shown(getattr(recipe, name))} acts on {missed[name]}, and the model "
+            f"{name_of(model)} has none{trains}: leave it at its default, or give your own "
+            "transformation as tx"
+        )
 
 
 def _check_rules(recipe: Recipe) -> None:

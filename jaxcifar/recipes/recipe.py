@@ -351,12 +351,23 @@ class Recipe(Settings):
         return cls(**values, info=info)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """The fields in which two recipes differ, as "name: mine, not theirs"; a path may be
-        relative in one and absolute in the other.
+        """The fields in which two recipes differ, as "name: mine, not theirs".
+
+        A path may be relative in one and absolute in the other; that of weights which are gone, in
+        this one.
         """
         mine, theirs = self.located().to_dict(), other.located().to_dict()
+        if _is_path_of(self.weights, theirs["weights"]):
+            mine["weights"] = theirs["weights"]
         return [
             f"{name}: {mine[name]}, not {theirs[name]}"
             for name in mine
             if mine[name] != theirs[name]
         ]
+
+
+def _is_path_of(given: str | None, absolute: str | None) -> bool:
+    """Whether a path leads to an absolute one, whose file may be gone."""
+    if given is None or absolute is None or not os.path.isabs(absolute):
+        return False
+    return os.path.abspath(given) == absolute

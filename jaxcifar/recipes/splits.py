@@ -4,8 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.data import Splits, dataset_info, load_dataset
+from jaxcifar.data import Splits, class_names, dataset_info, load_dataset
 from jaxcifar.recipes.recipe import Recipe
+
+_FACTS = {  # of a `DatasetInfo`
+    "pool": "images to train on:",
+    "validation": "images of a validation split:",
+    "test": "test images:",
+    "side": "pixels of a side:",
+}
 
 
 def load_splits(
@@ -32,15 +39,8 @@ def load_splits(
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (100, 50, 360)
     """
-    links, known = recipe.follow_links, recipe.dataset_info
-    found = known
     if data_dir:
-        found = dataset_info(recipe.dataset, data_dir=data_dir, follow_links=links)
-    if replace(found, default_split=known.default_split) != known:
-        raise RecipeError(
-            f"{recipe.dataset} in {data_dir} is not the dataset the recipe was checked with: set "
-            f"TFDS_DATA_DIR={data_dir}"
-        )
+        _check_known(recipe, data_dir)
     return load_dataset(
         recipe.dataset,
         split=recipe.split_sizes,
@@ -49,7 +49,37 @@ def load_splits(
         data_dir=data_dir,
         side=recipe.resize,
         lazy=lazy,
-        follow_links=links,
+        follow_links=recipe.follow_links,
+    )
+
+
+def _check_known(recipe: Recipe, data_dir: str | Path) -> None:
+    """Refuse data in `data_dir` that are not those which the recipe knows."""
+    known = recipe.dataset_info
+    found = dataset_info(recipe.dataset, data_dir=data_dir, follow_links=recipe.follow_links)
+    if replace(found, default_split=known.default_split) == known:
+        return
+    place = f"{recipe.dataset} in {data_dir}"
+    if vars(recipe)["info"] is None:
+        raise RecipeError(
+            f"{place} is not the dataset the recipe was checked with: set TFDS_DATA_DIR={data_dir}"
+        )
+    # As a run describes them, which looking in another place would not change.
+    differing = [
+        f"{text} {getattr(found, name) or 'none'}, not {getattr(known, name) or 'none'}"
+        for name, text in _FACTS.items()
+        if getattr(found, name) != getattr(known, name)
+    ]
+    names: tuple[str, ...] = ()
+    if found.class_names != known.class_names:
+        differing.append("classes")
+        names = class_names.difference_lines(
+            known.class_names, found.class_names, of_known="the run", of_found="the data"
+        )
+    raise RecipeError(
+        f"{place} has other data than the run was trained on ({'; '.join(differing)}): put those "
+        "back, or name their place with --data-dir or --dataset",
+        *names,
     )
 
 

@@ -237,17 +237,20 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written.
         """
-        with _writing(self.metrics):
+        with writing(self.metrics):
             append_line(self.metrics, json.dumps(row))
 
     def keep_history(self, step: int) -> History:
         """Keep the epochs up to `step`; a crash left the later ones without their checkpoint.
 
+        If there are later ones, the summary goes, too: it is of them.
+
         Raises:
             RunError: as `read_history`, an epoch lacks a value that resuming needs, or the epochs
                 do not reach `step`.
         """
-        rows = [row for row in self.read_history().rows if row["step"] <= step]
+        found = self.read_history().rows
+        rows = [row for row in found if row["step"] <= step]
         reached = rows[-1]["step"] if rows else 0
         if reached != step:
             raise RunError(
@@ -259,7 +262,9 @@ class RunDirectory:
                 raise RunError(
                     f"{self.metrics} has an epoch without {name}: it was changed after training"
                 )
-        with _writing(self.metrics):
+        with writing(self.metrics):
+            if len(rows) < len(found):  # before its epochs: killed meanwhile, it is not believed
+                remove(self.summary)
             write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         return History(rows)
 
@@ -282,7 +287,7 @@ class RunDirectory:
             if other or not noted or noted[-1]["step"] != step:
                 noted = [*noted, {"step": step} | other]
             config["resumed"] = noted
-        with _writing(self.config):
+        with writing(self.config):
             self.write_config(config)
 
     def note_asked_to_stop(self, epoch: int, epochs: int) -> None:
@@ -294,7 +299,7 @@ class RunDirectory:
             RunError: it cannot be read or written.
         """
         config = self.read_config() | {"asked_to_stop": {"after_epoch": epoch, "of": epochs}}
-        with _writing(self.config):
+        with writing(self.config):
             self.write_config(config)
 
     def forget_asked_to_stop(self) -> None:
@@ -305,11 +310,11 @@ class RunDirectory:
         """
         config = self.read_config()
         if config.pop("asked_to_stop", None) is not None:
-            with _writing(self.config):
+            with writing(self.config):
                 self.write_config(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.json, atomically."""
+        """Write config.json, atomically; see `writing`."""
         write_atomically(self.config, json.dumps(config, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -318,7 +323,7 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written.
         """
-        with _writing(self.summary):
+        with writing(self.summary):
             write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -346,7 +351,7 @@ def _out_of_order(rows: Sequence[Row]) -> str | None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Say which file of a run cannot be written, and what to do."""
     try:
         yield

@@ -13,7 +13,7 @@ from jaxcifar.devices.machine import describe_machine
 from jaxcifar.recipes.parts import NO_PARTS, Parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.runs.description import describe_data
-from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.directory import RunDirectory, writing
 from jaxcifar.runs.extending import allowed_changes, remove_old_summary
 from jaxcifar.runs.old_muon import check_muon
 from jaxcifar.runs.own_parts import check_same_parts, describe_parts
@@ -97,11 +97,14 @@ def prepare_directory(
     check_muon(run_dir, recipe)
     remove_old_summary(recipe, before, run_dir)
     config["weights"] = stored.get("weights")
+    # Their file may be gone, and then a path that was given says less than the run's.
+    config["recipe"] = recipe.located().to_dict() | {"weights": before.weights}
     del config["machine"]  # that which began the run stays; `note_resumed` names the others
     config |= {name: stored[name] for name in _KEPT if name in stored}
     # More epochs or patience, another place of the data, or data that were not described before.
     if config != stored:
-        run_dir.write_config(config)
+        with writing(run_dir.config):
+            run_dir.write_config(config)
 
 
 def _check_same_run(

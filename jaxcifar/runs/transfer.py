@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.data import Splits, class_names
 from jaxcifar.data.arrays import NAME as UNNAMED
 from jaxcifar.models.load_report import LoadReport
@@ -15,10 +15,11 @@ from jaxcifar.models.preprocessing import Preprocessing
 from jaxcifar.models.pretrained import digest_of, export_weights, fill_model, to_torch
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.settings import OWN
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.description import class_names_of, to_metadata
 from jaxcifar.runs.directory import RunDirectory
-from jaxcifar.runs.restore import restore_run
+from jaxcifar.runs.restore import read_recipe, restore_run
 from jaxcifar.step.augment import NORMALIZATIONS
 from jaxcifar.step.state import seed_keys
 
@@ -56,7 +57,7 @@ def starting_weights(recipe: Recipe, splits: Splits | None = None) -> StartingWe
         "adapt_stem": recipe.adapt_stem,
     }
     if RunDirectory(Path(recipe.weights)).holds_run():
-        origin, _, variables = restore_run(recipe.weights)
+        origin, variables = _restore_origin(recipe.weights)
         _check_split(recipe, origin, _same_data(recipe, origin, splits))
         _check_head(recipe, origin.dataset_info.class_names)
         filled, report = fill_model(
@@ -89,8 +90,20 @@ def weights_sha256(weights: str) -> str:
         RunError, CheckpointError: the run cannot be used.
     """
     if RunDirectory(Path(weights)).holds_run():
-        return digest_of(to_torch(restore_run(weights)[2]))
+        return digest_of(to_torch(_restore_origin(weights)[1]))
     return read_weights(weights).sha256
+
+
+def _restore_origin(run: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the variables of a run that another one starts from."""
+    if read_recipe(RunDirectory(Path(run))).architecture == OWN:
+        raise RunError(
+            f"{run} was trained with a network of your own, and --weights takes runs of the "
+            "built-in ones only: jaxcifar.load(run, model=...).variables gives its weights to a "
+            "loop of your own"
+        )
+    origin, _, variables = restore_run(run)
+    return origin, variables
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:

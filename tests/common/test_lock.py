@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 
@@ -55,6 +56,24 @@ def test_a_lock_that_is_something_else_is_never_written(tmp_path, kind):
 def test_a_link_to_nothing_is_called_one(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "nowhere")
     with pytest.raises(RunError, match="a link to nothing"), hold(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        for _ in range(2):  # this process does not hold it ever after
+            with (
+                pytest.raises(RunError, match=r"run cannot be written \(.*\): free some space"),
+                hold(tmp_path / "a" / "run"),
+            ):
+                pass
+    assert list(tmp_path.iterdir()) == []
+    with hold(tmp_path / "a" / "run"):
         pass
 
 

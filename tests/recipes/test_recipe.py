@@ -1,10 +1,13 @@
 import dataclasses
+import enum
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.recipes.numbers import numbers_of
 from jaxcifar.recipes.presets import EXPERIMENTS, get_experiment
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import stage_epochs
@@ -27,6 +30,10 @@ def test_a_recipe_survives_json():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"epochs": 2.5}, "epochs must be of type int"),
         ({"epochs": True}, "epochs must be a number"),
+        ({"epochs": np.float64(2)}, "epochs must be of type int, not 2.0"),
+        ({"learning_rate": np.True_}, "learning_rate must be a number, not True"),
+        ({"learning_rate": np.float64("nan")}, "learning_rate must be finite"),
+        ({"learning_rate": np.ones(1)}, "learning_rate must be of type float, not array"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be finite"),
         ({"learning_rate": "fast"}, "learning_rate must be of type float"),
@@ -167,6 +174,24 @@ def test_float_fields_accept_whole_numbers():
     recipe = Recipe(t_max=2**31, learning_rate=1)
     assert isinstance(recipe.t_max, float)
     assert float(recipe.make_schedule()(0)) == 1.0
+
+
+def test_numbers_of_other_classes_become_plain():
+    settings = {
+        "learning_rate": np.logspace(-2, -1, 2)[0],
+        "momentum": np.float32(0.5),
+        "t_max": np.int32(3),
+        "epochs": np.int64(4),
+        "stratified": np.True_,
+        "optimizer": np.str_("sgd"),
+        "translate_pixels": enum.IntEnum("Pixels", {"SOME": 2}).SOME,
+    }
+    recipe = Recipe(**settings)
+    kinds = [type(getattr(recipe, name)) for name in settings]
+    assert kinds == [float, float, float, int, bool, str, int]
+    assert recipe == Recipe(**json.loads(json.dumps(recipe.to_dict())))
+    assert float(numbers_of(recipe)["learning_rate"]) == pytest.approx(0.01)
+    assert int(numbers_of(recipe)["translate_pixels"]) == 2
 
 
 def test_long_values_are_shortened_in_messages():

@@ -409,6 +409,16 @@ def test_a_history_that_ends_before_its_checkpoint_is_refused(run_dir):
         run_dir.keep_history(10)
 
 
+def test_the_summary_goes_with_the_epochs_it_is_of(run_dir):
+    for epoch in (1, 2):
+        run_dir.append_row(dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": 10 * epoch})
+    run_dir.write_summary(GOOD_SUMMARY | {"stopped_after_epoch": 2, "stopped_by": "on_epoch"})
+    run_dir.keep_history(20)
+    assert run_dir.read_summary() is not None
+    run_dir.keep_history(10)  # the checkpoint of step 20 was damaged
+    assert run_dir.read_summary() is None
+
+
 def test_a_row_that_cannot_be_written_names_the_file_and_the_way_out(run_dir, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

@@ -10,8 +10,9 @@ from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import load_pretrained
 from jaxcifar.models.weights import read_weights
+from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.restore import restore_run
-from jaxcifar.runs.transfer import export_run, starting_weights
+from jaxcifar.runs.transfer import export_run, starting_weights, weights_sha256
 from jaxcifar.training.fit import fit
 from tests.conftest import CLASSES, assert_trees_identical
 from tests.training.test_fit import Stop, stop_after
@@ -112,6 +113,21 @@ def test_a_new_head_is_drawn_from_the_seed_and_the_rest_is_kept(run, recipe):
             assert_trees_identical(variables["params"][child], before["params"][child])
     assert np.array_equal(heads[0], heads[1])
     assert not np.array_equal(heads[0], heads[2])
+
+
+def test_a_run_of_an_own_network_gives_no_weights(recipe, tmp_path):
+    built_in = {"architecture": "resnet18", "width": 64, "dropout_rate": 0.0}
+    own = changed(changed(recipe, **built_in), architecture="own")
+    RunDirectory(tmp_path / "own").create({"recipe": own.to_dict()})
+    named = str(tmp_path / "own")
+    for use in (
+        lambda: starting_weights(changed(recipe, weights=named)),
+        lambda: weights_sha256(named),
+    ):
+        with pytest.raises(
+            RunError, match=r"of the built-in ones only: jaxcifar\.load\(run, model"
+        ):
+            use()
 
 
 def test_weights_trained_on_another_normalization_are_refused(run, recipe, tmp_path):
