@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from types import FrameType
@@ -51,6 +52,10 @@ def exit_with_status(
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are not text
             sys.stdout.reconfigure(errors="backslashreplace")
         status = _status_of(command, smaller)
+    except SystemExit as refused:  # by a parser, which has said why
+        if isinstance(refused.code, int) and refused.code != 0:
+            _leave_the_others(refused.code)
+        raise
     except Interrupted as stopped:
         say(stopped, file=sys.stderr)
         status = 128 + stopped.signal_number
@@ -88,11 +93,16 @@ def _status_of(command: Callable[[], None], smaller: str) -> int:
             _leave_the_others(2)
             return 2
         if not _out_of_memory(error):
+            if _is_one_of_several():
+                traceback.print_exc()  # Python would print it after the wait for the others
+                _leave_the_others(1)
             raise  # a defect
         say(
             f"error: out of memory: {smaller} ({reason_of(error)})",
             file=sys.stderr,
+            flush=True,
         )
+        _leave_the_others(2)
         return 2
     return 0
 
@@ -102,9 +112,13 @@ def _leave_the_others(status: int) -> None:
 
     An orderly exit would wait for the other processes, which wait for this one.
     """
-    processes = sys.modules.get("jaxcifar.devices.processes")  # imported if it was used
-    if processes is not None and processes.is_one_of_several():
+    if _is_one_of_several():
         os._exit(status)
+
+
+def _is_one_of_several() -> bool:
+    processes = sys.modules.get("jaxcifar.devices.processes")  # imported if it was used
+    return processes is not None and processes.is_one_of_several()
 
 
 def _of_deleted_folder(error: BaseException) -> bool:
@@ -129,11 +143,11 @@ def _missing_device(error: Exception) -> DeviceError | None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    jax = sys.modules.get("jax")
-    of_a_program = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
-    return of_a_program and "RESOURCE_EXHAUSTED" in str(error)
+    if "jax" not in sys.modules:  # then it cannot be an error of JAX's
+        return isinstance(error, MemoryError)
+    from jaxcifar.devices.memory import is_exhausted
+
+    return is_exhausted(error)
 
 
 def _show_warning(

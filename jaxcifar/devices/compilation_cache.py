@@ -1,5 +1,6 @@
 """Compiled programs kept on disk, so that later runs start without compiling."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -34,6 +35,8 @@ def enable_compilation_cache() -> Path | None:
             folder = cache_folder() / "xla" / processor_key()
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # the home directory is not known or not writable: compile every time
+            return None
+        if not os.access(folder, os.W_OK | os.X_OK):  # JAX would warn once for each program
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out

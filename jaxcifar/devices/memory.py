@@ -1,4 +1,4 @@
-"""Free memory of the device, and whether something fits into it."""
+"""Free memory of the device, whether something fits into it, and whether it ran out."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -77,6 +77,12 @@ def memory_excess(needed: int, free: int | None, share: float) -> str | None:
     if free is None or needed <= share * free:
         return None
     return f"{needed / 2**30:.1f} GiB, more than {share:.0%} of the {free / 2**30:.1f} GiB free"
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the host's or a device's."""
+    of_a_program = isinstance(error, jax.errors.JaxRuntimeError)
+    return isinstance(error, MemoryError) or (of_a_program and "RESOURCE_EXHAUSTED" in str(error))
 
 
 def on_host() -> bool:

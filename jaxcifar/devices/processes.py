@@ -3,10 +3,12 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Integral
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import CheckpointError, DeviceError, ProcessLostError
+from jaxcifar.common.messages import did_you_mean, shown
 from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.coordinator import listening_address, parse_address
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
@@ -62,6 +65,28 @@ class DeviceOptions:
         "stream only if they do not fit (auto)",
     )
 
+    def __post_init__(self) -> None:
+        """Refuse values that no device could be chosen by.
+
+        Raises:
+            DeviceError: naming the option, and what it may be.
+        """
+        for name, choices in (("parallel", get_args(Form)), ("input", get_args(Input))):
+            value = getattr(self, name)
+            if value not in choices:
+                near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
+                raise DeviceError(f"unknown {name} {shown(value)}{near}")
+        for name in ("devices", "num_processes", "process_id"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise DeviceError(
+                    f"{name} must be a whole number, such as 2, or None, not {shown(value)}"
+                )
+        if not isinstance(self.coordinator, str | None):
+            raise DeviceError(
+                f"coordinator must be HOST:PORT, auto or None, not {shown(self.coordinator)}"
+            )
+
 
 def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
     """Join the other processes of the run, if the options name any.
@@ -74,7 +99,8 @@ def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
         quiet: turn off JAX's own logging, which reports a lost process on a page.
 
     Raises:
-        DeviceError: the options contradict each other, or the processes do not connect.
+        DeviceError: the options contradict each other, the processes do not connect, or they have
+            different numbers of devices.
 
     Example:
         >>> import jax
@@ -99,7 +125,7 @@ def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
             f"the processes could not connect at {options.coordinator} ({reason}); "
             "start all of them with the same --coordinator and --num-processes"
         ) from None
-    find_devices()
+    _check_equal_shares([device.process_index for device in find_devices()])
     if quiet:
         _silence_reports_of_loss()
     from jax.experimental import multihost_utils
@@ -108,6 +134,22 @@ def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
     # JAX 0.10). Do it here, where all have just arrived, and not after a compilation.
     with explain_lost_process():
         multihost_utils.sync_global_devices("connected")
+
+
+def _check_equal_shares(owners: Sequence[int]) -> None:
+    """Refuse processes with different numbers of devices, which JAX's collectives cannot serve.
+
+    Args:
+        owners: the process of each device.
+    """
+    counts = Counter(owners)
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"process {i} has {counts[i]}" for i in sorted(counts))
+        raise DeviceError(
+            f"the processes have different numbers of devices ({listed}), and each needs as many "
+            "as the others: choose those of a process by CUDA_VISIBLE_DEVICES, or on a CPU by "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=N"
+        )
 
 
 def is_one_of_several() -> bool:

@@ -113,9 +113,10 @@ def make_stage(recipe: Recipe, epoch: int = 1, parts: Parts = NO_PARTS) -> Stage
     all_labels = make_labels(recipe, parts)
     first_epoch, last_epoch = _around(epoch, all_labels, recipe)
     end = schedule_end(recipe)
-    if end is not None and last_epoch <= end:
-        # The program of a run that ends there, which may be extended: XLA rounds a rate that has
-        # more terms in another way, in the last bit and before the end, too.
+    if end is None or last_epoch <= end:
+        # One program before the schedule's end, whether the run goes on after it, will be extended
+        # or not: XLA rounds a rate that has more terms in another way, in the last bit and before
+        # the end, too.
         recipe = recipe.with_traced(after_schedule="formula", restart_epochs=None)
     labels = labels_at(all_labels, epoch)
     return StageRecipe(

@@ -55,8 +55,9 @@ def treatment(label: str) -> Treatment:
     """
     if label == FROZEN:
         return Treatment(0.0, 1)
-    # The digits are bounded: int() rejects thousands of them, and float() returns infinity.
-    match = re.fullmatch(r"(trained|\d{1,9}\.?\d{0,30}|\.\d{1,30})(?:@([1-9]\d{0,8}))?", label)
+    # The digits are bounded: int() rejects thousands of them, and float() returns infinity. The
+    # smallest float has 324 decimals, and `layer_decay` may write one.
+    match = re.fullmatch(r"(trained|\d{1,9}\.?\d{0,350}|\.\d{1,350})(?:@([1-9]\d{0,8}))?", label)
     scale = 1.0 if match is None or match[1] == TRAINED else float(match[1])
     if match is None or scale == 0.0:
         raise FreezeError(

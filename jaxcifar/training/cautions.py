@@ -1,16 +1,29 @@
 """What a run can do, but is seldom meant to: a warning each, before anything is compiled."""
 
-from jaxcifar.common.messages import counted, warn
+from typing import Any
+
+import jax
+
+from jaxcifar.common.messages import counted, shown, warn
 from jaxcifar.models.names import named_leaves
 from jaxcifar.recipes.parts import Parts, own_variables
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import train_side
+from jaxcifar.recipes.stage import make_labels, make_stage
 from jaxcifar.recipes.unused import unused_settings
+from jaxcifar.step.freeze import stage_starts
+from jaxcifar.step.state import state_shapes
 
 
 def warn_of_doubts(recipe: Recipe, parts: Parts) -> None:
     """Warn of settings that are allowed, and most often a slip."""
-    doubts = of_last_side(recipe), of_warm_up(recipe), of_muon(recipe, parts), of_unused(recipe)
+    doubts = (
+        of_last_side(recipe),
+        of_warm_up(recipe),
+        of_muon(recipe, parts),
+        of_thawing(recipe, parts),
+        of_unused(recipe),
+    )
     for doubt in doubts:
         if doubt is not None:
             warn(doubt, stacklevel=4)
@@ -49,6 +62,36 @@ def of_unused(recipe: Recipe) -> str | None:
         return None
     texts = (f"{name} {getattr(recipe, name)} is for {text}" for name, text in found.items())
     return f"{'; '.join(texts)}: it does nothing in this run"
+
+
+def of_thawing(recipe: Recipe, parts: Parts) -> str | None:
+    """An own transformation like Adam, whose one step count is wrong for what begins later.
+
+    Adam divides its young moments by how far they have grown in that many steps. The recipe's
+    optimizers have a count for each label.
+    """
+    if parts.transformation is None or "@" not in recipe.freeze:
+        return None
+    late = [start for start in stage_starts(make_labels(recipe, parts)) if start > 1]
+    stage = make_stage(recipe, 1, parts)
+    shapes = state_shapes(stage.model, stage.tx, image_size=recipe.image_size)
+    if not late or not _corrects_bias(shapes.opt_state):
+        return None
+    return (
+        f"tx counts its steps once for all parameters: those that freeze {shown(recipe.freeze)} "
+        f"thaws in epoch {late[0]} begin with empty moments under an old count, and their first "
+        "steps have the wrong size, with Adam's defaults up to six times too large: use the "
+        "recipe's optimizer, which counts for each label; a tx that is a schedule goes with it"
+    )
+
+
+def _corrects_bias(state: Any) -> bool:
+    """Whether an optimizer's state holds a count beside second moments, as Adam's and its kin's."""
+
+    def like_adam(node: Any) -> bool:
+        return {"count", "nu"} <= set(getattr(node, "_fields", ()))
+
+    return any(map(like_adam, jax.tree.leaves(state, is_leaf=like_adam)))
 
 
 def of_muon(recipe: Recipe, parts: Parts) -> str | None:

@@ -15,19 +15,23 @@ from jaxcifar.runs.patience import Stopped
 from jaxcifar.step.freeze import labels_at, split_params
 from jaxcifar.step.state import TrainState
 from jaxcifar.training.epoch import Scoring
-from jaxcifar.training.evaluation import to_device
+from jaxcifar.training.evaluation import to_device, too_large_somewhere
 from jaxcifar.training.plan import RunPlan
 from jaxcifar.training.stage import evaluation_programs, streamed_scoring
 from jaxcifar.training.streamed import score_stream
 
 
 def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
-    """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them."""
-    key = program_key(plan.recipe, plan.parts)
-    if plan.input != "stream":
-        programs = evaluation_programs(key, None, plan.layout, len(source))
-        return programs.over(to_device(source, plan.layout))
-    return score_stream(streamed_scoring(key, plan.layout, len(source)), source)
+    """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them.
+
+    Images that do not fit on the devices are streamed, whatever those to train on were. All
+    processes must call it.
+    """
+    key, layout = program_key(plan.recipe, plan.parts), plan.layout
+    if plan.input == "stream" or too_large_somewhere(source, layout=layout) is not None:
+        return score_stream(streamed_scoring(key, layout, len(source)), source)
+    programs = evaluation_programs(key, None, layout, len(source))
+    return programs.over(to_device(source, layout))
 
 
 def write_closing(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcifar.devices.layout import Layout
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import Augment
 from jaxcifar.step.metrics import Metrics
@@ -83,8 +84,19 @@ def make_draw_order(plan: EpochPlan) -> Callable[[TrainState], jax.Array]:
     return draw_order
 
 
-def constant(train_step: TrainStep, augment: Augment | None, axis_step: TrainStep | None) -> Build:
-    """The `Build` of a step without numbers; `axis_step` is the same step with its axis named."""
+def constant(
+    train_step: TrainStep, augment: Augment | None, axis_step: TrainStep | None, layout: Layout
+) -> Build:
+    """The `Build` of a step without numbers; `axis_step` is the same step with its axis named.
+
+    Raises:
+        ValueError: the layout needs it, and it is not there.
+    """
+    if layout.axis_name is not None and axis_step is None:
+        raise ValueError(
+            "under pmap train_step alone would train on the first device's share of each batch: "
+            f"pass axis_step, the same step made with axis_name={layout.axis_name!r}"
+        )
 
     def augment_batch(
         keys: jax.Array, images: jax.Array, labels: jax.Array
@@ -94,7 +106,8 @@ def constant(train_step: TrainStep, augment: Augment | None, axis_step: TrainSte
 
     def build(numbers: Numbers, axis_name: str | None) -> tuple[TrainStep, BatchAugment | None]:
         del numbers
-        step = train_step if axis_name is None or axis_step is None else axis_step
+        step = train_step if axis_name is None else axis_step
+        assert step is not None
         return step, None if augment is None else augment_batch
 
     return build

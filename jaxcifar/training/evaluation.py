@@ -52,6 +52,14 @@ def too_large(*sources: Source, layout: Layout = ONE_DEVICE) -> str | None:
     return None if excess is None else f"the images take {excess}"
 
 
+def too_large_somewhere(*sources: Source, layout: Layout) -> str | None:
+    """`too_large` with one answer for all processes, each of which must call it."""
+    reason = too_large(*sources, layout=layout)
+    if any(too_much for (too_much,) in layout.agree(int(reason is not None))):
+        return reason or "the images do not fit on the devices of another process"
+    return None
+
+
 def make_scoring(
     step: EvalStep,
     source: Source,

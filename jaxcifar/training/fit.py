@@ -127,13 +127,14 @@ def fit(
         stage = None
         for epoch in run.remaining_epochs():
             if stage is None or epoch > stage.last_epoch:
-                stage = None  # frees its data before the next stage's come
+                stage = None  # frees its features before the next stage's come
                 stage = run.begin_stage(epoch, verbose=console.enabled)
             run.train(stage, console.bar(f"epoch {epoch}/{recipe.epochs}", len(splits.train)))
             validated = run.validate(stage, console.bar("  validate", len(splits.validation)))
             row = run.record(validated)
             console.epoch(run.history)
             run.hear(None if on_epoch is None else on_epoch(row))
+        stage = None  # frees its data before the test images come
         run.finish(name, verbose=console.enabled)
     console.closing(run)
     return run.state, run.history

@@ -22,7 +22,7 @@ from jaxcifar.runs.opening import check_origin
 from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.state import state_shapes
 from jaxcifar.training.cautions import warn_of_doubts
-from jaxcifar.training.evaluation import too_large
+from jaxcifar.training.evaluation import too_large_somewhere
 from jaxcifar.training.features import check_memory, cut_point
 
 
@@ -88,7 +88,7 @@ def plan_run(
     check_pmap(layout, parts)
     with explain_lost_process():
         input = choose_input(recipe, splits, devices.input, layout)
-    check_stages(recipe, splits, layout)
+    check_stages(recipe, splits, layout, parts)
     if layout.is_main:
         warn_of_doubts(recipe, parts)
     # Before the directory is touched: weights that do not fit leave everything as it was.
@@ -142,7 +142,9 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
     check_side(recipe, splits)
 
 
-def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) -> None:
+def check_stages(
+    recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE, parts: Parts = NO_PARTS
+) -> None:
     """Refuse a run that its devices cannot do.
 
     Raises:
@@ -157,7 +159,7 @@ def check_stages(recipe: Recipe, splits: Splits, layout: Layout = ONE_DEVICE) ->
         )
     epoch = 1
     while recipe.cache_features and epoch <= recipe.epochs:
-        stage = make_stage(recipe, epoch)
+        stage = make_stage(recipe, epoch, parts)
         assert isinstance(stage.model, ResNet)  # which alone can be cut
         cut = cut_point(stage.model, stage.labels)
         if cut is not None:
@@ -203,14 +205,12 @@ def choose_input(recipe: Recipe, splits: Splits, asked: Input, layout: Layout) -
         raise DeviceError(
             "--input stream: cached features are kept on the device; use --no-cache-features"
         )
-    reason = too_large(splits.train, splits.validation, layout=layout)
-    somewhere = any(too_much for (too_much,) in layout.agree(int(reason is not None)))
-    if asked == "resident" and somewhere:
-        why = reason or "the images do not fit on the devices of another process"
-        raise DeviceError(f"--input resident: {why}; use --input stream")
+    reason = too_large_somewhere(splits.train, splits.validation, layout=layout)
+    if asked == "resident" and reason is not None:
+        raise DeviceError(f"--input resident: {reason}; use --input stream")
     if asked != "auto":
         return asked
-    return "stream" if somewhere and not recipe.cache_features else "resident"
+    return "stream" if reason is not None and not recipe.cache_features else "resident"
 
 
 def stored_views(recipe: Recipe) -> int | None:

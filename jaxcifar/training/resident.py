@@ -155,7 +155,8 @@ def make_train_epoch(
         stop_at_nonfinite: end the epoch after a step whose numbers were not finite.
 
     Raises:
-        ValueError: `batch_size` is not between 1 and the number of images.
+        ValueError: `batch_size` is not between 1 and the number of images, or `axis_step` is not
+            there under pmap.
 
     Example:
         >>> import jax.numpy as jnp
@@ -171,7 +172,7 @@ def make_train_epoch(
         >>> int(state.step)
         3
     """
-    build = constant(train_step, augment, axis_step)
+    build = constant(train_step, augment, axis_step, layout)
     return make_built_epoch(
         build,
         {},

@@ -28,7 +28,7 @@ from jaxcifar.training.partial import PartialEpoch
 from jaxcifar.training.pieces import Allow
 from jaxcifar.training.plan import RunPlan
 from jaxcifar.training.progress import ProgressBar
-from jaxcifar.training.stage import Stage, begin_stage
+from jaxcifar.training.stage import Stage, StageData, begin_stage
 from jaxcifar.training.start import begin
 
 _COMPLETE = "the run is complete; --resume draws it when the reason is mended"
@@ -125,6 +125,7 @@ class Run:
         self.history = History()
         self.stopped: Stopped | None = None
         self._signals = signals
+        self._images: StageData | None = None  # for the stages to come
         self.allow = make_allow(plan.layout, signals)
         self._schedule = None if plan.parts.transformation else make_schedule(plan)
 
@@ -182,7 +183,10 @@ class Run:
 
     def begin_stage(self, epoch: int, *, verbose: bool = False) -> Stage:
         """Compile the stage that `epoch` lies in; see `stage.begin_stage`."""
-        stage, self.state = begin_stage(self.plan, self.state, epoch, verbose=verbose)
+        stage, self.state = begin_stage(
+            self.plan, self.state, epoch, images=self._images, verbose=verbose
+        )
+        self._images = stage.images
         self.partial = self.partial.later(stage.caching_seconds)
         return stage
 
@@ -284,6 +288,7 @@ class Run:
                 disk.curves.finish_if_absent(_COMPLETE)
             return
         disk.wait()
+        self._images = None  # room for the test images
         scoring = make_closing_scoring(plan, plan.splits.test)
         # The first process deletes checkpoints that are superfluous: what it finds is there.
         steps = [disk.checkpoints.find(w) if plan.layout.is_main else 0 for w in ("best", "last")]

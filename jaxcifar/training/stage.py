@@ -50,15 +50,6 @@ from jaxcifar.training.streamed import (
 KEPT_PROGRAMS = 32
 
 
-class Stage(NamedTuple):
-    """Compiled and with its data at hand: all that is left is training."""
-
-    last_epoch: int
-    train: Callable[..., tuple[TrainState, Metrics]]  # see `epoch.Epoch.run`
-    validate: Callable[..., Metrics]  # see `epoch.Scoring.run`
-    caching_seconds: float  # spent on the features of a frozen prefix, compiling included
-
-
 class StageData(NamedTuple):
     """A stage's data on the devices."""
 
@@ -68,16 +59,34 @@ class StageData(NamedTuple):
     seconds: float  # spent on caching features, compiling included
 
 
+class Stage(NamedTuple):
+    """Compiled and with its data at hand: all that is left is training."""
+
+    last_epoch: int
+    train: Callable[..., tuple[TrainState, Metrics]]  # see `epoch.Epoch.run`
+    validate: Callable[..., Metrics]  # see `epoch.Scoring.run`
+    caching_seconds: float  # spent on the features of a frozen prefix, compiling included
+    images: StageData | None  # its data, if later stages train on the same
+
+
 def begin_stage(
-    plan: RunPlan, state: TrainState, epoch: int, *, verbose: bool = False
+    plan: RunPlan,
+    state: TrainState,
+    epoch: int,
+    *,
+    images: StageData | None = None,
+    verbose: bool = False,
 ) -> tuple[Stage, TrainState]:
     """Build and compile the stage that `epoch` lies in, and bring the state into it.
 
-    The state is donated: use the returned one.
+    Args:
+        state: donated: use the returned one.
+        images: those of the stage before. Where it trained on images, so do all later ones: what
+            is frozen only becomes less.
     """
     stage = make_stage(plan.recipe, epoch, plan.parts)
-    data = None
-    if plan.input != "stream":
+    data = images
+    if data is None and plan.input != "stream":
         data = stage_data(stage, plan.splits, state, layout=plan.layout, verbose=verbose)
     started = time.perf_counter()
     training, scoring = _programs(plan, stage, data)
@@ -91,7 +100,8 @@ def begin_stage(
     if verbose:
         say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
     seconds = 0.0 if data is None else data.seconds
-    return Stage(stage.last_epoch, training.run, scoring.run, seconds), state
+    kept = data if data is not None and data.cut is None else None
+    return Stage(stage.last_epoch, training.run, scoring.run, seconds, kept), state
 
 
 def _programs(plan: RunPlan, stage: StageRecipe, data: StageData | None) -> tuple[Epoch, Scoring]:

@@ -57,7 +57,8 @@ def make_streamed_epoch(
     Each process reads the images that its devices train on.
 
     Raises:
-        ValueError: `batch_size` is not between 1 and the number of images.
+        ValueError: `batch_size` is not between 1 and the number of images, or `axis_step` is not
+            there under pmap.
 
     Example:
         >>> import optax
@@ -72,7 +73,7 @@ def make_streamed_epoch(
         >>> int(state.step)
         3
     """
-    build = constant(train_step, augment, axis_step)
+    build = constant(train_step, augment, axis_step, layout)
     programs = make_streamed_programs(
         build,
         size=len(source),

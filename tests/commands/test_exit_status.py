@@ -108,6 +108,32 @@ def test_one_of_several_processes_leaves_at_once(error, code, text, monkeypatch,
     assert capfd.readouterr().err == text
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (MemoryError("9 bytes"), 2, "error: out of memory: close other programs (9 bytes)\n"),
+        (SystemExit(2), 2, ""),
+        (KeyError("a bug"), 1, "KeyError: 'a bug'\n"),
+    ],
+)
+def test_one_of_several_leaves_at_once_whatever_happened(error, code, text, monkeypatch, capfd):
+    """Python's own end would wait for the others before it shows a traceback."""
+    monkeypatch.setattr(processes, "is_one_of_several", lambda: True)
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"left with {code}"))
+    with pytest.raises(pytest.fail.Exception, match=f"left with {code}"):
+        exit_with_status(raising(error))
+    written = capfd.readouterr().err
+    assert written.endswith(text)
+    assert written.startswith("Traceback" if isinstance(error, KeyError) else text)
+
+
+def test_one_of_several_that_succeeds_waits_for_the_others(monkeypatch):
+    monkeypatch.setattr(processes, "is_one_of_several", lambda: True)
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"left with {code}"))
+    assert status_of(raising(None)) == 0
+    assert status_of(raising(SystemExit(0))) == 0  # by --help
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_cuts_the_cleaning_up_short(number):
     code = """

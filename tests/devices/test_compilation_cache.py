@@ -1,3 +1,5 @@
+import os
+
 import jax
 import pytest
 
@@ -47,3 +49,12 @@ def test_a_home_that_is_not_known_is_no_error(monkeypatch):
     monkeypatch.setenv("JAXCIFAR_CACHE_DIR", "~nouser-at-all/cache")
     jax.config.update("jax_compilation_cache_dir", None)
     assert enable_compilation_cache() is None
+
+
+def test_a_folder_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
+    """Root may write everywhere, so the answer is made up."""
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert enable_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None

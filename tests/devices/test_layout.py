@@ -98,6 +98,24 @@ def test_unavailable_devices_are_refused(options, batch_size, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"input": "streamed"}, "unknown input 'streamed'; did you mean 'stream'?"),
+        ({"input": None}, "unknown input None; choose from auto, resident, stream"),
+        ({"parallel": "jitt"}, "unknown parallel 'jitt'; did you mean 'jit'?"),
+        ({"devices": "2"}, "devices must be a whole number, such as 2, or None, not '2'"),
+        ({"devices": True}, "devices must be a whole number, such as 2, or None, not True"),
+        ({"num_processes": 2.0}, "num_processes must be a whole number, such as 2, or None"),
+        ({"coordinator": 1234}, "coordinator must be HOST:PORT, auto or None, not 1234"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, message):
+    with pytest.raises(DeviceError) as raised:
+        DeviceOptions(**options)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"num_processes": 2}, "need --coordinator"),
         ({"process_id": 0}, "need --coordinator"),
         ({"coordinator": "here:1"}, "needs --num-processes and --process-id"),

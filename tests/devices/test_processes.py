@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from jaxcifar.common.errors import CheckpointError, ProcessLostError
+from jaxcifar.common.errors import CheckpointError, DeviceError, ProcessLostError
 from jaxcifar.devices.processes import (
     HEARTBEAT_SECONDS,
     DeviceOptions,
@@ -266,6 +267,20 @@ def test_a_signal_is_heard_while_connecting_even_if_another_thread_receives_it(m
     finally:
         released.set()
     wait_until(lambda: not is_one_of_several(), [])
+
+
+@pytest.mark.parametrize("owners", [(0, 0, 1), (0, 0, 1, 1)])
+def test_processes_need_equally_many_devices(monkeypatch, owners):
+    module = sys.modules[connect.__module__]
+    monkeypatch.setattr(module, "_initialize", lambda arguments: None)
+    devices = [SimpleNamespace(process_index=owner) for owner in owners]
+    monkeypatch.setattr(module, "find_devices", lambda: devices)
+    options = DeviceOptions(coordinator="auto")
+    if owners == (0, 0, 1, 1):
+        connect(options)
+        return
+    with pytest.raises(DeviceError, match="process 0 has 2, process 1 has 1.*CUDA_VISIBLE_DEVICES"):
+        connect(options)
 
 
 @pytest.mark.slow  # five minutes: JAX's limit for connecting

@@ -165,6 +165,20 @@ def test_the_amount_of_a_reflecting_shift_is_a_number_of_one_program(recipe):
     assert program._cache_size() == 1
 
 
+@pytest.mark.parametrize("after", ["final", "restart"])
+@pytest.mark.parametrize("t_max", [None, 2.5])
+def test_a_run_that_begins_with_the_choice_is_compiled_as_if_it_went_on(recipe, after, t_max):
+    """Nothing comes after its schedule's end yet, and more epochs may."""
+    short = dataclasses.replace(recipe, epochs=2, t_max=t_max, after_schedule=after)
+    longer = dataclasses.replace(short, epochs=4, t_max=t_max or 2.0)
+
+    def program(recipe, epoch):
+        schedule = make_stage(recipe, epoch).recipe.make_schedule()
+        return str(jax.make_jaxpr(schedule)(jnp.int32(0)))
+
+    assert program(short, 1) == program(longer, 1) != program(longer, 4)
+
+
 def test_a_config_without_the_new_settings_reads_as_before(recipe, tmp_path):
     old = {name: value for name, value in recipe.to_dict().items() if name not in NEW}
     path = tmp_path / "config.json"

@@ -1,6 +1,7 @@
 import hypothesis.strategies as st
 import jax
 import numpy as np
+import pytest
 from hypothesis import given
 
 from jaxcifar.models.names import named_leaves
@@ -53,6 +54,12 @@ class TestRules:
     def test_small_rates_of_layer_decay_are_exact(self, params):
         labels = label_params(params, layer_decay(params, 0.03))
         assert freeze.treatment(labels["conv1"]["kernel"]).scale == 0.03**5
+
+    @pytest.mark.parametrize("decay", ["0.0003", "0.00001", "1e-12"])
+    def test_a_share_of_many_decimals_is_read(self, params, decay):
+        labels = label_params(params, parse_rules(f"layer_decay:{decay}", params))
+        scale = freeze.treatment(labels["conv1"]["kernel"]).scale
+        assert scale == float(decay) ** 5 > 0
 
     def test_all_but_trains_only_that(self, params):
         labels = label_params(params, freeze_all_but("layer2.1"))

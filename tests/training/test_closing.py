@@ -6,12 +6,16 @@ import os
 import signal
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.studies.sweeps import sweep
+from jaxcifar.training import closing, evaluation
+from jaxcifar.training import run as run_module
+from jaxcifar.training.closing import make_closing_scoring
 from jaxcifar.training.fit import fit
 from jaxcifar.training.interruption import Interrupted
 
@@ -57,6 +61,25 @@ def test_a_sweep_whose_plot_cannot_be_drawn_has_its_table(recipe, digits, tmp_pa
     monkeypatch.undo()
     sweep(short, "seed", [0], digits, resume=True, **settings)
     assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["curves.png", "sweep.png"]
+
+
+def test_test_images_come_when_the_others_are_gone_and_are_streamed_if_too_many(
+    recipe, digits, tmp_path, monkeypatch
+):
+    def kept():
+        return sum(array.shape[0:1] == (120,) for array in jax.live_arrays())
+
+    def closing_scoring(plan, source):
+        seen.append(kept())
+        return make_closing_scoring(plan, source)
+
+    before, seen = kept(), []
+    monkeypatch.setattr(evaluation, "free_memory", lambda: 1_500_000)  # the test images take 1.1 MB
+    monkeypatch.setattr(closing, "to_device", lambda *_: pytest.fail("they do not fit"))
+    monkeypatch.setattr(run_module, "make_closing_scoring", closing_scoring)
+    fit(dataclasses.replace(recipe, epochs=1), digits, workdir=tmp_path)
+    assert seen == [before]
+    assert json.loads((tmp_path / "summary.json").read_text())["last"]["test"]["examples"] == 360
 
 
 @pytest.mark.slow

@@ -71,6 +71,16 @@ def test_an_extended_run_is_bit_identical_to_an_uninterrupted_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("after", ["final", "restart"])
+def test_the_choice_can_be_made_at_the_start(ending, digits, tmp_path, after):
+    chosen = replace(ending, after_schedule=after)
+    fit(chosen, digits, workdir=tmp_path / "run")
+    state, _ = fit(replace(chosen, epochs=4), digits, workdir=tmp_path / "run", resume=True)
+    whole, _ = fit(read_recipe(RunDirectory(tmp_path / "run")), digits)
+    assert_trees_identical(state, whole)
+
+
+@pytest.mark.slow
 def test_rates_by_layer_and_a_stop_in_mid_epoch_change_no_bit(
     recipe, digits, tmp_path, monkeypatch
 ):

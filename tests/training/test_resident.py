@@ -5,7 +5,9 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
+from jax.sharding import Mesh
 
+from jaxcifar.devices.layout import AXIS, Layout
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step import metrics
 from jaxcifar.step.augment import make_augment, make_normalize
@@ -13,6 +15,7 @@ from jaxcifar.step.state import Draw, TrainState, draw_key, init_state
 from jaxcifar.step.steps import make_train_step
 from jaxcifar.training import pieces
 from jaxcifar.training.resident import make_evaluation, make_train_epoch
+from jaxcifar.training.streamed import make_streamed_epoch
 
 compiling = settings(max_examples=8, deadline=None)
 CAPACITY = 200  # steps and images that a recording state can hold
@@ -229,3 +232,14 @@ def test_with_skipping_the_epoch_continues_and_counts_the_bad_steps():
 def test_a_batch_size_that_does_not_fit_the_data_is_refused(batch_size):
     with pytest.raises(ValueError, match=f"between 1 and the 8 images, not {batch_size}"):
         make_train_epoch(lambda state, batch: (state, {}), size=8, batch_size=batch_size)
+
+
+def test_pmap_needs_the_step_with_its_axis_named(digits):
+    """Without it, all devices would do the first one's share."""
+    layout = Layout("pmap", Mesh(np.array(jax.devices()[:1]), (AXIS,)))
+    message = "pass axis_step, the same step made with axis_name='data'"
+    with pytest.raises(ValueError, match=message):
+        make_train_epoch(recording_step, size=8, batch_size=4, layout=layout)
+    with pytest.raises(ValueError, match=message):
+        make_streamed_epoch(recording_step, digits.train, batch_size=4, layout=layout)
+    make_train_epoch(recording_step, size=8, batch_size=4, layout=layout, axis_step=recording_step)

@@ -4,10 +4,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxcifar.common.errors import FeatureError
 from jaxcifar.models.names import named_leaves
+from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.state import state_shapes
 from jaxcifar.training import features, run
@@ -88,6 +90,13 @@ def test_a_run_on_cached_features_equals_the_run_on_images(plain, digits, freeze
     for name, leaf in named_leaves(stats).items():
         np.testing.assert_allclose(named_leaves(cached_stats)[name], leaf, atol=1e-5)
     assert_trees_identical(cached_stats["bn1"], stats["bn1"])
+
+
+def test_features_are_cached_for_an_optimizer_of_ones_own(plain, digits):
+    rate = {"learning_rate": Recipe.learning_rate, "t_max": None}
+    cached = changed(plain, freeze="all_but:fc", cache_features=True, epochs=1, **rate)
+    _, history = fit(cached, digits, tx=optax.adam(1e-3))
+    assert np.isfinite(history.rows[0]["train_loss"])
 
 
 @pytest.mark.slow

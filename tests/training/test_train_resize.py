@@ -19,6 +19,8 @@ from jaxcifar.step.augment import make_normalize, unit_range
 from jaxcifar.step.metrics import compute
 from jaxcifar.step.state import Draw, draw_key, state_shapes
 from jaxcifar.step.steps import make_train_step
+from jaxcifar.training import stage
+from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import plan_run
 from jaxcifar.training.stage import (
@@ -147,6 +149,19 @@ def test_each_side_has_its_program_and_a_second_run_has_them_too(growing, digits
     )
     fit(dataclasses.replace(growing, seed=1, learning_rate=0.1), digits)
     assert (training_programs.cache_info().misses, training_programs.cache_info().hits) == (2, 2)
+
+
+def test_the_images_go_to_the_device_once(growing, digits):
+    sizes = []
+
+    def put(source, layout):
+        sizes.append(len(source))
+        return to_device(source, layout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "to_device", put)
+        fit(growing, digits)
+    assert sizes == [120, 40]
 
 
 def test_the_sides_share_the_scoring_of_images_that_are_read_from_the_host(growing, digits):
