@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import prepare_directory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.training.evaluation import evaluate
-from jaxcifar.training.plan import check_splits
+from jaxcifar.training.plan import check_splits, plan_run
 from jaxcifar.visualize.pictures import draw_activations, draw_confusion, draw_mistakes
 from jaxcifar.visualize.saving import save_picture
 from tests.conftest import random_variables, save_random_weights
@@ -94,6 +95,29 @@ def test_images_that_may_have_been_trained_on_are_not_scored_as_validation(run, 
         evaluate_run(run, split="validation", splits=other)
     own = load_splits(recipe)
     assert evaluate_run(run, splits=other) == evaluate_run(run, splits=own)  # of the test images
+
+
+def test_a_folder_that_changes_meanwhile_leaves_the_run_as_it_began(tiny, pictures, tmp_path):
+    recipe = Recipe(
+        dataset=f"folder:{pictures}",
+        resize=16,
+        normalization="half",
+        architecture=tiny,
+        width=2,
+        batch_size=5,
+        epochs=2,
+    )
+    splits = load_splits(recipe)
+    plan = plan_run(recipe, splits)
+    steps = plan.recipe.steps_per_epoch
+    for i in range(12):
+        shutil.copy(
+            pictures / "train" / "red" / "0.png", pictures / "train" / "red" / f"new{i}.png"
+        )
+    assert recipe.steps_per_epoch > steps == plan.recipe.steps_per_epoch
+    shutil.rmtree(pictures)
+    assert plan.recipe.steps_per_epoch == steps
+    assert plan.recipe == recipe
 
 
 @pytest.mark.slow

@@ -72,8 +72,9 @@ def check_memory(
     excess = memory_excess(needed, free_memory(), USABLE_SHARE)
     if excess is not None:
         raise FeatureError(
-            f"the features after {cut} of {images:,} images take {excess}: take fewer views or "
-            "images, freeze more, use bfloat16, or use --no-cache-features"
+            f"the features after {cut} of {images:,} images take {excess}: free some "
+            "memory, or start a run with fewer views or images, more that is frozen, bfloat16, or "
+            "--no-cache-features"
         )
     return needed
 

@@ -76,6 +76,8 @@ def plan_run(
     enable_compilation_cache()
     recipe = recipe.on(splits)
     check_splits(recipe, splits)
+    # As the data are now: a folder that changes meanwhile does not change the length of an epoch.
+    recipe = replace(recipe, info=recipe.dataset_info)
     recipe, parts = with_parts(recipe, parts)
     if parts.model is not None and not resume:
         check_reached(parts.model, recipe)

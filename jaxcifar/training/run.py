@@ -340,9 +340,9 @@ class Run:
         self.disk.wait()
         saved = self.disk.saved_steps()
         kept = f"; the last good checkpoint is that of step {saved[-1]}" if saved else ""
-        advice = "try a lower learning rate, a warm-up or --clip-norm"
+        advice = "start a run with a lower learning rate, a warm-up or --clip-norm"
         if not skips and broken != ["weights"]:
-            advice += ", or skip such steps by --on-nonfinite skip"
+            advice += ", or with --on-nonfinite skip, which skips such steps"
         known = self._rate_before(step)
         rate = "" if known is None else f", learning rate {known:.3g}"
         raise FloatingPointError(

@@ -159,7 +159,7 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_written(
     plain, digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(features, "free_memory", lambda: 1000)
-    with pytest.raises(FeatureError, match="take fewer views or images"):
+    with pytest.raises(FeatureError, match="start a run with fewer views or images"):
         fit(changed(plain, cache_features=True), digits, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     check_stages(plain, digits)
