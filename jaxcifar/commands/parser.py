@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxcifar.common.files import Unusable, absolute_path
 from jaxcifar.common.messages import printable, shown
 
 # Options that take a file or something else: one of these starts with "~/" or "~USER/".
@@ -68,6 +69,9 @@ def to_path(text: str) -> Path:
 
     A shell expands them in `--workdir ~/x`, and not in `--workdir=~/x`.
 
+    A path to a name that starts with "~", such as "./~x", becomes absolute: a `Path` drops the
+    "./", and whoever gets it would expand it.
+
     Raises:
         argparse.ArgumentTypeError: the path is empty, holds a NUL, or the home is not known.
     """
@@ -83,7 +87,13 @@ def to_path(text: str) -> Path:
             f"{shown(text)}: {whose} no known home directory (set HOME, or write the path out; for "
             "a name that starts with ~, write ./~)"
         )
-    return Path(expanded)
+    path = Path(expanded)
+    if not str(path).startswith("~"):
+        return path
+    try:
+        return absolute_path(expanded)
+    except Unusable as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_run_argument(parser: argparse.ArgumentParser, **settings: Any) -> None:

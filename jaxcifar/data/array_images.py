@@ -9,7 +9,8 @@ from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import printable
 from jaxcifar.data.array_rows import list_rows
 
-_AT_ONCE = 512  # images; as float64, those of 32x32 then take 13 MB
+# Converted at once: images, and their bytes; floats are copied three times.
+_AT_ONCE, _BYTES_AT_ONCE = 512, 12 << 20
 _FORMS = "[n, h, w, 3], or gray [n, h, w] or [n, h, w, 1]"
 
 
@@ -126,8 +127,9 @@ def convert_images(split: str, images: NDArray[Any], rows: NDArray[np.int64]) ->
         DataError: pixels that are not numbers, or are outside [0, 1].
     """
     converted = np.empty((len(rows), *images.shape[1:3], 3), np.uint8)
-    for start in range(0, len(rows), _AT_ONCE):
-        chosen = rows[start : start + _AT_ONCE]
+    at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // images[0].nbytes))
+    for start in range(0, len(rows), at_once):
+        chosen = rows[start : start + at_once]
         chunk = images[chosen]
         # Gray ones are repeated by being assigned to three channels.
         converted[start : start + len(chosen)] = (

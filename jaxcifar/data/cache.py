@@ -134,8 +134,13 @@ def _warn_uncached(where: str, error: OSError) -> None:
     )
 
 
-def _load(folder: Path, names: Names) -> Arrays | None:
-    """The arrays kept in `folder`, or None if they are absent or damaged."""
+def _load(folder: Path, names: Names, *, again: bool = False) -> Arrays | None:
+    """The arrays kept in `folder`, or None if they are absent or damaged.
+
+    Args:
+        folder, names: what to load.
+        again: damage has been logged before.
+    """
     try:
         if not (folder / _CHECKS).exists():
             return None
@@ -159,7 +164,9 @@ def _load(folder: Path, names: Names) -> Arrays | None:
                 Dataset(arrays[split, _IMAGES], arrays[split, _LABELS])  # checks that they match
         return arrays
     except Exception as error:  # NumPy raises various errors for a damaged header
-        _log.warning("the decoded images in %s are damaged (%s); decoding again", folder, error)
+        if not again:
+            text = "the decoded images in %s are damaged (%s); decoding again"
+            _log.warning(text, folder, error)
         return None
 
 
@@ -173,6 +180,8 @@ def _save(home: Path, arrays: Arrays, names: Names) -> None:
     with wait_for_turn(home) as alone:
         if alone:
             _remove_unfinished(home)
+        if _load(home / _VERSION, names, again=True) is not None:
+            return  # another process has written it meanwhile
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=home))
         try:
             new = building / "new"
@@ -201,7 +210,7 @@ def _move_into_place(new: Path, final: Path, names: Names) -> None:
             new.rename(final)
             return
         except OSError:
-            if _load(final, names) is not None:
+            if _load(final, names, again=True) is not None:
                 return
             if attempt == tries - 1:
                 raise

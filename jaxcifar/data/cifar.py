@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxcifar.common.digest import fingerprint, sha256_of
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.files import Unusable, absolute_path
 from jaxcifar.common.lock import wait_for_turn
 from jaxcifar.common.messages import get_logger
 from jaxcifar.common.writing import make_folder
@@ -22,7 +23,7 @@ from jaxcifar.data.cache import cached, cached_labels
 from jaxcifar.data.cifar_format import CifarFormat
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.download import Patience, Remote, fetch
-from jaxcifar.data.tfds_layout import PREPARE, data_root
+from jaxcifar.data.tfds_layout import data_root, how_to_prepare
 
 _log = get_logger(__name__)
 
@@ -76,7 +77,7 @@ def prepare_cifar(
         _log.info("%s is already prepared in %s", form.title, prepared.directory)
         return prepared.directory
     # Read before anything is written: a bad archive leaves no trace.
-    local = None if from_archive is None else _read_local(Path(from_archive), expected, source)
+    local = None if from_archive is None else _read_local(from_archive, expected, source)
     try:
         make_folder(root)
         with wait_for_turn(root) as alone:
@@ -121,8 +122,8 @@ def load_cifar(
         prepared = _find(root, source)
     if prepared is None:
         raise DataError(
-            f"{form.title} is not prepared under {root}; run {PREPARE} {form.name}, or name the "
-            "folder that has it with --data-dir or TFDS_DATA_DIR"
+            f"{form.title} is not prepared under {root}; run {how_to_prepare(form.name, root)}, or "
+            "name the folder that has it with --data-dir or TFDS_DATA_DIR"
         )
     store, digest = prepared, fingerprint(prepared.files)
     splits = cached(digest, lambda: tfds_store.decode(store, form, progress=progress))
@@ -151,9 +152,14 @@ def _check_digest(sha256: str) -> str:
     return sha256.lower()
 
 
-def _read_local(path: Path, expected: str | None, source: ArchiveSource) -> dict[str, Dataset]:
+def _read_local(
+    archive: str | Path, expected: str | None, source: ArchiveSource
+) -> dict[str, Dataset]:
     """Read a local archive after checking that it is a known one."""
-    path = path.expanduser()
+    try:
+        path = absolute_path(archive)
+    except Unusable as error:
+        raise DataError(f"the archive cannot be found: {error}") from None
     if not path.is_file():
         raise DataError(f"the archive {path} does not exist or is not a file")
     size, limit = path.stat().st_size, max_bytes(source.form)
@@ -191,9 +197,10 @@ def _download(
             return read_archive(path, source.form)
     with suppress(OSError):
         folder.rmdir()  # if nothing arrived
+    command = how_to_prepare(source.form.name, folder.parent)
     raise DataError(
         f"{source.form.title} is not prepared under {folder.parent}: {'; '.join(failures)}; if you "
-        f"have the archive, run {PREPARE} {source.form.name} --from-archive FILE"
+        f"have the archive, run {command} --from-archive FILE"
     )
 
 

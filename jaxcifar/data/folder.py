@@ -113,14 +113,13 @@ class Folder:
         Raises:
             DataError: one cannot be read, or changes meanwhile.
         """
-        pictures = list(self._pictures())
-        paths = [self.root / picture.name for picture in pictures]
-        digests = file_digests(self.name, self.state, paths, self.check_unchanged)
+        files = [picture.name for picture in self._pictures()]
+        digests = file_digests(self.name, self.state, self.root, files, self.check_unchanged)
         whole = hashlib.sha256()
         for name in self.class_names:
             whole.update(os.fsencode(name) + b"\0")
-        for picture, digest in zip(pictures, digests, strict=True):
-            whole.update(b"\0" + os.fsencode(picture.name) + b"\0" + digest.tobytes())
+        for file, digest in zip(files, digests, strict=True):
+            whole.update(b"\0" + os.fsencode(file) + b"\0" + digest.tobytes())
         return whole.hexdigest()
 
     def sources(self, side: int) -> dict[str, "FolderSource"]:
@@ -185,8 +184,7 @@ def _decode(root: Path, picture: Picture, side: int) -> NDArray[np.uint8]:
 
     path = root / picture.name
     with path.open("rb") as file:
-        found = os.fstat(file.fileno())
-        if (found.st_size, found.st_mtime_ns) != (picture.size, picture.modified):
+        if make_picture(picture.name, os.fstat(file.fileno())) != picture:
             raise ImageFileError(f"{path} changed after the folder was read: load it again")
         data = file.read(MAX_BYTES + 1)
     return decode_square(data, side, str(path))
@@ -322,9 +320,15 @@ def _list_folder(place: str, follow_links: bool) -> Folder:
 
 def _is_split(folder: Path) -> bool:
     """Whether it holds class folders: a folder of pictures called valid may be a class."""
-    if not folder.is_dir():
-        return False
-    return folder.name in ("train", "test") or any(inside.is_dir() for inside in folder.iterdir())
+    try:
+        if not folder.is_dir():
+            return False
+        if folder.name in ("train", "test"):
+            return True
+        with os.scandir(folder) as inside:
+            return any(entry.is_dir() and not entry.name.startswith(".") for entry in inside)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
 
 
 def _validation_name(root: Path) -> str | None:

@@ -1,6 +1,6 @@
 """What is known of a dataset without loading it, and a warning about classes without an image."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ def warn_absent(
     labels: Mapping[str, NDArray[np.int32]],
     *,
     advice: str = "use more images, or --stratified",
+    whole: Collection[str] = (),
     stacklevel: int = 1,
 ) -> None:
     """One warning about classes without an image, which are not learned or not scored.
@@ -52,22 +53,28 @@ def warn_absent(
         info: of the dataset.
         labels: what a split is called in the warning, and its labels, int32 `[n]`.
         advice: the way out, where another choice of images might have some.
+        whole: the splits that have all images there are for them, so that there is no other choice.
         stacklevel: as of `messages.warn`.
     """
     if info.num_classes == 1:
         only = f"{info.name} has one class alone, {info.class_names[0]}: nothing to tell apart"
         warn(only, stacklevel=stacklevel + 1)
         return
-    problems, missing = [], []
+    problems, missing, lacking = [], [], []
     for split, of_split in labels.items():
         present = set(np.unique(of_split).tolist())
         absent = [name for i, name in enumerate(info.class_names) if i not in present]
         missing.append(set(absent))
         if absent:
             some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" * (len(absent) > 5))
+            lacking.append(split)
             problems.append(f"no image of {some} among the {len(of_split):,} {split} images")
     if problems:
-        whole = sum(map(len, labels.values())) >= info.pool + (info.validation or 0)
-        if whole and set.union(*missing) == set.intersection(*missing):  # no other choice has some
+        if set(lacking) <= set(whole):
+            advice = "add images of them"
+        all_used = sum(map(len, labels.values())) >= info.pool + (info.validation or 0)
+        if all_used and set.union(*missing) == set.intersection(
+            *missing
+        ):  # no other choice has some
             advice = "add images of them, or leave out the classes"
         warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=stacklevel + 1)

@@ -191,9 +191,11 @@ def load_dataset(
     if found is None:
         sources, fingerprint = _load_built_in(name, data_dir, download)
     else:
-        sources, fingerprint = own.load_own(found, name, side, lazy=lazy)
+        sources = own.load_own(found, name, side, lazy=lazy)
+        fingerprint = found.fingerprint()
     train, validation, test = _choose_rows(sources, sizes, seed, stratified)
-    warn_absent(info, {"training": train.labels, "validation": validation.labels}, stacklevel=2)
+    labels = {"training": train.labels, "validation": validation.labels}
+    warn_absent(info, labels, whole=_used_whole(info, sizes), stacklevel=2)
     return Splits(
         name=name,
         class_names=info.class_names,
@@ -207,6 +209,14 @@ def load_dataset(
         data_dir=_data_dir(name, data_dir),
         revision=own.revision_of(found),
     )
+
+
+def _used_whole(info: DatasetInfo, sizes: tuple[int, int]) -> tuple[str, ...]:
+    """The splits that have all of their images; none if both are taken from one pool."""
+    if info.validation is None:
+        return ()
+    train, validation = sizes
+    return ("training",) * (train == info.pool) + ("validation",) * (validation == info.validation)
 
 
 def _data_dir(name: str, data_dir: str | Path | None) -> str | None:
@@ -290,5 +300,5 @@ def load_labelled(
     found = own.find_own_split(name, split, data_dir, follow_links=follow_links)
     if found is None:
         raise _unknown(name)
-    sources, fingerprint = own.load_own(found, name, side, lazy=True)
-    return LabelledData(name, found.class_names, sources[split], fingerprint)
+    sources = own.load_own(found, name, side, lazy=True)
+    return LabelledData(name, found.class_names, sources[split], found.fingerprint)

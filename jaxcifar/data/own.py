@@ -69,8 +69,8 @@ def find_own_split(
     return None
 
 
-def load_own(own: Own, name: str, side: int | None, *, lazy: bool) -> tuple[Sources, str]:
-    """The splits of the user's own data, and their fingerprint.
+def load_own(own: Own, name: str, side: int | None, *, lazy: bool) -> Sources:
+    """The splits of the user's own data.
 
     Args:
         own: what was found.
@@ -87,7 +87,7 @@ def load_own(own: Own, name: str, side: int | None, *, lazy: bool) -> tuple[Sour
     sources: Sources = own.sources(side)
     if not lazy:
         sources = decoded(own.name, own.state, sources, check_unchanged=own.check_unchanged)
-    return sources, own.fingerprint()
+    return sources
 
 
 def located(name: str) -> str:

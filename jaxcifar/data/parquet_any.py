@@ -7,6 +7,7 @@ which takes no picture; pyarrow is imported only then.
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +23,15 @@ from jaxcifar.data.cache import cached_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
-from jaxcifar.data.listing import make_picture
 from jaxcifar.data.parquet_name import OPTIONS, PREFIX, located, parse_name
-from jaxcifar.data.parquet_rows import Pictures, Shard, digest_pictures, read_numbers, read_texts
+from jaxcifar.data.parquet_rows import (
+    Pictures,
+    Shard,
+    digest_pictures,
+    look_at,
+    read_numbers,
+    read_texts,
+)
 from jaxcifar.data.parquet_schema import MAX_CLASSES, Columns, find_columns, read_footer
 
 Splits = Mapping[str, Sequence[Path]]  # the files of each split
@@ -114,8 +121,9 @@ class ParquetDataset:
         Raises:
             DataError: one is not as it was found.
         """
-        if _state(self.root, self.splits) != self.state:
-            raise DataError(f"{self.root} changed while it was read; load it again")
+        for shards in self.splits.values():
+            for shard in shards:
+                shard.check_unchanged()
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +194,7 @@ def known_parquet(name: str, *, follow_links: bool = False) -> ParquetDataset:
 def _find(place: str, split: str | None, follow_links: bool) -> ParquetDataset:
     parsed = parse_name(place)
     root = Path(parsed.place.removeprefix(PREFIX))
-    if not os.path.lexists(root):
-        raise DataNotThereError(f"there is no folder or Parquet file {root}; {layout.LAYOUT}")
-    if not root.is_dir():
+    if not _is_folder(root):
         if split is None:
             raise DataError(
                 f"{root} is one file; name the folder of the files to train and test on: "
@@ -203,6 +209,19 @@ def _find(place: str, split: str | None, follow_links: bool) -> ParquetDataset:
     files = choose_files(there, split, str(root))
     paths = {ours: [root / name for name in names] for ours, names in files.items()}
     return open_dataset(place, root, paths, parsed.options, listed.marks)
+
+
+def _is_folder(root: Path) -> bool:
+    """Whether what is there is a folder, and not one file."""
+    try:
+        return stat.S_ISDIR(os.stat(root).st_mode)
+    except FileNotFoundError:
+        raise DataNotThereError(
+            f"there is no folder or Parquet file {root}; {layout.LAYOUT}"
+        ) from None
+    except (OSError, ValueError) as error:  # too long, no permission, a link to itself, no text
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{root} cannot be opened: {reason}") from None
 
 
 def choose_files(
@@ -266,10 +285,11 @@ def open_dataset(
 
 
 def _open_shard(path: Path, name: str, options: Mapping[str, str]) -> Shard:
+    found = look_at(path)
     footer = read_footer(path)
     asked = {key: options.get(key) for key in OPTIONS}
     columns = find_columns(footer.schema, path, name, image=asked["image"], label=asked["label"])
-    return Shard(path, columns, footer.groups)
+    return Shard(path, columns, footer.groups, found)
 
 
 def _check_same_columns(first: Shard, other: Shard) -> None:
@@ -335,13 +355,7 @@ def _read_text_labels(
 
 def _state(root: Path, splits: Mapping[str, Sequence[Shard]]) -> str:
     """What the decoded images depend on."""
-    try:
-        found = [
-            (split, [make_picture(os.fspath(shard.path), os.stat(shard.path)) for shard in shards])
-            for split, shards in splits.items()
-        ]
-    except OSError as error:
-        raise DataError(f"{root} cannot be read: {error}") from None
+    found = [(split, [shard.found for shard in shards]) for split, shards in splits.items()]
     columns = next(iter(splits.values()))[0].columns
     digest = hashlib.sha256(
         repr((found, columns.image, columns.label)).encode(errors="backslashreplace")

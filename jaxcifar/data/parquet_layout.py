@@ -95,7 +95,7 @@ def _walk(
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
     for entry in entries:
         name = f"{below}{entry.name}"
-        is_folder = entry.is_dir()
+        is_folder = _is_folder(entry)
         if not is_folder and not entry.name.lower().endswith(SUFFIX):
             continue
         if entry.is_symlink() and not follow_links:
@@ -107,6 +107,15 @@ def _walk(
             yield name
         elif depth < _DEEPEST:
             yield from _walk(root, inside, f"{name}/", depth + 1, follow_links, marks)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself, or through a folder that may not be entered
+        raise DataError(
+            f"{entry.path} cannot be read: {error.strerror or error}; remove it, or mend the link"
+        ) from None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

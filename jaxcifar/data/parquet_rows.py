@@ -6,6 +6,7 @@ random rows of data that fit into what is kept, are read once.
 """
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import printable
 from jaxcifar.data.chunks import cores
+from jaxcifar.data.listing import Picture, make_picture
 from jaxcifar.data.parquet_schema import (
     MAX_CLASSES,
     Columns,
@@ -35,6 +37,10 @@ _KEPT_BYTES = 256 << 20  # encoded pictures in memory; CIFAR's 50,000 have 113 M
 _OPEN_FILES = 4
 _LABELS_AT_ONCE = 65_536
 _MAX_NAME = 1_000  # characters of a label that is a text
+_WITHOUT_THEM = (
+    "remove such rows, use another split, or name a local copy without the files of this split "
+    "(parquet:PATH), as validation stands for a test split that is not there"
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,39 @@ class Shard:
         path: where it is.
         columns: those that are used.
         groups: its row groups.
+        found: its size, times and inode before anything of it was read.
     """
 
     path: Path
     columns: Columns
     groups: tuple[Group, ...]
+    found: Picture
 
     @property
     def rows(self) -> int:
         """Number of images."""
         return sum(group.rows for group in self.groups)
+
+    def check_unchanged(self) -> None:
+        """Look at the file again: other pictures would get the labels of those that were there.
+
+        Raises:
+            DataError: it is not as it was found.
+        """
+        if look_at(self.path) != self.found:
+            raise DataError(f"{self.path} changed while it was read; load it again")
+
+
+def look_at(path: Path) -> Picture:
+    """The size, times and inode of a file, of a link those of what it leads to.
+
+    Raises:
+        DataError: it is not there, or may not be looked at.
+    """
+    try:
+        return make_picture(os.fspath(path), os.stat(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def read_numbers(shard: Shard, classes: int) -> NDArray[np.int32]:
@@ -80,8 +109,7 @@ def read_numbers(shard: Shard, classes: int) -> NDArray[np.int32]:
             note = " (-1 means unlabelled on the Hugging Face hub)" if value == -1 else ""
             raise DataError(
                 f"{shard.path}: row {start + int(wrong[0])}, column {shard.columns.label}: the "
-                f"label is {value}{note}; expected one of 0 to {classes - 1}: remove such rows, or "
-                "use another split"
+                f"label is {value}{note}; expected one of 0 to {classes - 1}: {_WITHOUT_THEM}"
             )
         parts.append(values.astype(np.int32))
     return np.concatenate([np.zeros(0, np.int32), *parts])
@@ -143,6 +171,7 @@ def _label_batches(shard: Shard) -> Iterator[tuple[int, Any]]:
             column = batch.column(0)
             yield start, column
             start += len(column)
+    shard.check_unchanged()
     _check_rows(shard, start)
 
 
@@ -159,7 +188,7 @@ def _check_nulls(shard: Shard, column: Any, start: int) -> None:
         row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(
             f"{shard.path}: row {row}, column {shard.columns.label}: there is no label (null); "
-            "remove such rows, or use another split"
+            f"{_WITHOUT_THEM}"
         )
 
 
@@ -308,6 +337,7 @@ class Pictures:
             while opened.at <= block:
                 try:
                     cells = next(opened.blocks)
+                    self._shards[shard].check_unchanged()
                 except BaseException as error:
                     self._close(shard)
                     if isinstance(error, StopIteration):
@@ -323,6 +353,7 @@ class Pictures:
                 self._close(next(iter(self._files)))
             self._files[shard] = _OpenFile(open_parquet(self._shards[shard].path))
         self._files.move_to_end(shard)
+        self._shards[shard].check_unchanged()
         return self._files[shard]
 
     def _close(self, shard: int) -> None:

@@ -140,6 +140,7 @@ def _check_scans(data: bytes, at: int, name: str) -> None:
 
 
 def _check_png(data: bytes, name: str) -> None:
+    """Up to its end, behind which no reader looks: some programs append data of their own."""
     at, chunks, packed, metadata = 8, 0, 0, 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -152,6 +153,8 @@ def _check_png(data: bytes, name: str) -> None:
                 _check(name, "bytes of EXIF", length, MAX_NUMBERS, _STRIP)
         at += 12 + length
         _check(name, "chunks", chunks, MAX_CHUNKS, _RESAVE)
+        if kind == b"IEND":
+            break
     _check(name, "compressed texts and profiles", packed, MAX_PACKED, _STRIP)
     _check(name, "bytes of metadata", metadata, MAX_METADATA, _STRIP)
 
@@ -178,7 +181,10 @@ def _check_gif(data: bytes, name: str) -> None:
 
 
 def _check_webp(data: bytes, name: str) -> None:
-    """Pillow allots two canvases before it can be asked for the size."""
+    """Pillow allots two canvases before it can be asked for the size.
+
+    libwebp does not look behind the end that the file declares.
+    """
     if data[8:12] != b"WEBP":
         return
     if data[12:16] == b"VP8X":
@@ -191,7 +197,8 @@ def _check_webp(data: bytes, name: str) -> None:
         width, height = struct.unpack_from("<HH", data, 26)
         check_size(width & 0x3FFF, height & 0x3FFF, name)
     at, chunks, metadata = 12, 0, 0
-    while at + 8 <= len(data):
+    end = min(len(data), 8 + struct.unpack_from("<I", data, 4)[0])
+    while at + 8 <= end:
         chunks += 1
         _check(name, "chunks", chunks, MAX_CHUNKS, _RESAVE)
         kind, length = struct.unpack_from("<4sI", data, at)

@@ -168,14 +168,16 @@ def _random_order(n: int, seed: int) -> NDArray[np.int64]:
 def _turns(labels: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each row, its turn within its class (0, 1, ...) and the rank of its class in a round."""
     order = _random_order(len(labels), seed)
-    turn = np.empty(len(labels), np.int64)
-    rank = np.empty(len(labels), np.int64)
+    _, first, kind, counts = np.unique(
+        labels[order], return_index=True, return_inverse=True, return_counts=True
+    )
     # The order in which classes first appear in a random order is a random order of the classes.
-    classes, first = np.unique(labels[order], return_index=True)
-    for class_rank, label in enumerate(classes[np.argsort(first)]):
-        members = order[labels[order] == label]
-        turn[members] = np.arange(len(members))
-        rank[members] = class_rank
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.argsort(np.argsort(first))[kind]
+    # Sorted by class, the rows of each keep their random order.
+    by_class = order[np.argsort(kind, kind="stable")]
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return turn, rank
 
 

@@ -1,6 +1,6 @@
 """The splits of a dataset: what to train on, to make choices by, and to report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxcifar.common.summaries import name_list, shortened, summary
@@ -117,6 +117,7 @@ class Splits:
             arrays.info,
             {"training": sources["train"].labels, "validation": sources["validation"].labels},
             advice="use more images, or stratified=True",
+            whole=("training", "validation") if isinstance(validation, tuple | list) else (),
             stacklevel=2,
         )
         return cls(
@@ -146,6 +147,24 @@ class Splits:
         )
 
 
+class LazyText:
+    """A field of a dataclass: a text, or a function that returns it and is called once."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: object | None, kind: type) -> str:
+        if owner is None:
+            raise AttributeError(self._name)  # the field has no default
+        value = vars(owner)[self._name]
+        if not isinstance(value, str):
+            value = vars(owner)[self._name] = value()
+        return value
+
+    def __set__(self, owner: object, value: str | Callable[[], str]) -> None:
+        vars(owner)[self._name] = value
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledData:
     """Images with labels that are scored, not trained on.
@@ -154,23 +173,25 @@ class LabelledData:
         name: the dataset's.
         class_names: one name per label, in label order.
         source: the images, read when they are asked for.
-        fingerprint: SHA-256 (hex) of the contents: of a folder, of this split; of other datasets,
-            as in `Splits`.
+        fingerprint: SHA-256 (hex) of the contents: of a folder, Parquet files and hub data, of this
+            split; of other datasets, as in `Splits`. It may be given as a function, which is called
+            when it is first asked for: reading all files takes long.
     """
 
     name: str
     class_names: tuple[str, ...]
     source: LabelledSource
-    fingerprint: str
+    fingerprint: LazyText = LazyText()
 
     def __repr__(self) -> str:
+        known = vars(self)["fingerprint"]
         return summary(
             "LabelledData",
             [
                 images_in_words(self.source),
                 _classes(self.class_names),
                 f"from {kind_in_words(self.source)}",
-                _fingerprint(self.fingerprint),
+                *([_fingerprint(known)] if isinstance(known, str) else []),
             ],
             name=self.name,
         )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from jaxcifar.common.digest import sha256_of
 from jaxcifar.common.errors import DataError
+from jaxcifar.common.messages import printable, shown
 from jaxcifar.data.cache import cached_labels
 from jaxcifar.data.contents import file_digests
 from jaxcifar.data.damage import PictureSource
@@ -31,10 +32,10 @@ from jaxcifar.data.tfds_layout import (
     FORMAT,
     INFO,
     LABELS,
-    PREPARE,
     Info,
     check_present,
     data_root,
+    how_to_prepare,
     import_tfds,
     newest_version,
     read_info,
@@ -94,11 +95,11 @@ class TfdsDataset:
         Raises:
             DataError: one cannot be read, or changes meanwhile.
         """
-        files = sorted((*self.files, *self.shards))
-        digests = file_digests(self.name, self.state, files, self.check_unchanged)
+        files = sorted(file.name for file in (*self.files, *self.shards))
+        digests = file_digests(self.name, self.state, self.directory, files, self.check_unchanged)
         whole = hashlib.sha256()
         for file, digest in zip(files, digests, strict=True):
-            whole.update(f"{digest.tobytes().hex()}  {file.name}\n".encode())
+            whole.update(f"{digest.tobytes().hex()}  {file}\n".encode())
         return whole.hexdigest()
 
     def sources(self, side: int) -> dict[str, "TfdsSource"]:
@@ -204,16 +205,23 @@ def _open_split(dataset: TfdsDataset, split: str) -> Any:
 
 
 def _read_examples(records: Any, rows: Sequence[int] | NDArray, dataset: TfdsDataset) -> list[Any]:
-    """The features of each record by name, as TFDS wrote them."""
+    """The features of each record by name, as TFDS wrote them.
+
+    Raises:
+        DataError: they cannot be read, or are perhaps not those that were found.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
         read = records.__getitems__([int(row) for row in rows])
         if not all(read):  # array_record returns these silently for a shard that is cut short
             raise DataError("a record is empty, so a shard is cut short")
-        return [tf_example_pb2.Example.FromString(record).features.feature for record in read]
+        examples = [tf_example_pb2.Example.FromString(record) for record in read]
     except Exception as error:  # array_record and protobuf have their own for damaged files
+        dataset.check_unchanged()  # a file that is exchanged meanwhile looks damaged, too
         raise DataError(f"the records in {dataset.directory} cannot be read: {error}") from error
+    dataset.check_unchanged()
+    return [example.features.feature for example in examples]
 
 
 def _read_labels(dataset: TfdsDataset, split: str, records: Any) -> NDArray[np.int32]:
@@ -277,11 +285,7 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
     files = [directory / INFO, directory / FEATURES]
     marks += _marks(directory, *files, directory / LABELS)
     info = read_info(directory / INFO, PREPARE_AGAIN)
-    if info.name != name or info.file_format != FORMAT:
-        raise DataError(
-            f"{directory} holds {info.name!r} as {info.file_format}, and without TensorFlow only "
-            f"{FORMAT} can be read; {_how_to_prepare(name, config or None, root)}"
-        )
+    _check_kind(directory, info, place, root)
     splits = _choose_splits(directory, info, split)
     counts = {ours: sum(info.shards[theirs]) for ours, theirs in splits.items()}
     if 0 in counts.values():
@@ -304,6 +308,21 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
         tuple(marks),
         _state(directory, (*all_files, *shards)),
     )
+
+
+def _check_kind(directory: Path, info: Info, place: str, root: Path) -> None:
+    name, _, config = place.partition("/")
+    if info.name != name:
+        raise DataError(
+            f"{directory} holds the dataset {shown(info.name)}, not {name}: give its folder "
+            f"that name, or move it away and {_how_to_prepare(name, config or None, root)}"
+        )
+    if info.file_format != FORMAT:  # TFDS keeps to the format of a version that is there
+        raise DataError(
+            f"{directory} holds {name} as {printable(info.file_format)}, and without TensorFlow "
+            f"only {FORMAT} can be read; in another folder OTHER, "
+            f"{_how_to_prepare(name, config or None, Path('OTHER'))}; then name it with --data-dir"
+        )
 
 
 def _state(directory: Path, files: Sequence[Path]) -> str:
@@ -356,7 +375,7 @@ def _not_found(name: str, config: str | None, root: Path) -> str:
 
 def _how_to_prepare(name: str, config: str | None, root: Path) -> str:
     if name in ("cifar10", "cifar100"):
-        return f"prepare it: {PREPARE} {name} --data-dir {root}"
+        return f"prepare it: {how_to_prepare(name, root)}"
     return (
         "prepare it with TFDS (for most datasets this one step needs TensorFlow): tfds build "
         f"{name}{f'/{config}' if config else ''} --file_format={FORMAT} --data_dir={root}"

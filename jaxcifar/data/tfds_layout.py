@@ -57,6 +57,14 @@ def data_root(data_dir: str | Path | None, *, must_exist: bool = True) -> Path:
     return root
 
 
+def how_to_prepare(name: str, root: Path | str) -> str:
+    """The command that puts CIFAR-10 or CIFAR-100 under `root`.
+
+    It always says where: this process may have the folder from an option of its command.
+    """
+    return f"{PREPARE} {name} --data-dir {root}"
+
+
 def newest_version(folder: Path) -> Path | None:
     """The newest prepared version of the dataset in `folder`, or None if there is none."""
     versions = [

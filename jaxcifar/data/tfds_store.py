@@ -32,8 +32,8 @@ from jaxcifar.data.tfds_layout import (
     FEATURES,
     FORMAT,
     INFO,
-    PREPARE,
     check_present,
+    how_to_prepare,
     import_tfds,
     newest_version,
     read_features,
@@ -88,7 +88,7 @@ def _inspect(directory: Path, form: CifarFormat) -> Prepared:
         raise DataError(
             f"{directory} holds {shown(info.name)} as {printable(info.file_format)}, and only "
             f"{form.name} as {FORMAT} can be read without TensorFlow; prepare it in another "
-            f"folder: {PREPARE} {form.name} --data-dir OTHER"
+            f"folder: {how_to_prepare(form.name, 'OTHER')}"
         )
     counts = {split: sum(lengths) for split, lengths in info.shards.items()}
     if counts != form.counts:
@@ -116,7 +116,8 @@ def _check_names(file: Path, class_names: tuple[str, ...], way_out: str) -> None
 
 
 def _way_out(directory: Path, form: CifarFormat) -> str:
-    return f"move {directory} away and prepare it again: {PREPARE} {form.name}"
+    root = directory.parents[1]
+    return f"move {directory} away and prepare it again: {how_to_prepare(form.name, root)}"
 
 
 def decode(prepared: Prepared, form: CifarFormat, *, progress: bool = True) -> dict[str, Dataset]:

@@ -99,7 +99,11 @@ def test_a_path_that_starts_with_a_tilde_is_in_the_home(paths, monkeypatch):
     assert os.environ["TFDS_DATA_DIR"] == "/home/me/d"
     assert (parsed.weights, parsed.image) == ("/home/me/w.pth", "/home/me/a.png")
     parsed = paths.parse(["--workdir=./~/x", "--weights", "owner/name", "--image", "~cat"])
-    assert (parsed.workdir, parsed.weights, parsed.image) == (Path("~/x"), "owner/name", "~cat")
+    assert (parsed.workdir, parsed.weights, parsed.image) == (
+        Path.cwd() / "~/x",
+        "owner/name",
+        "~cat",
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,3 +141,11 @@ def test_every_option_for_a_folder_is_a_path():
         for action in load_command(name).make_parser(f"jaxcifar {name}")._actions:
             if action.metavar in ("DIR", "RUN", "PNG", "FILE", "OUT.safetensors"):
                 assert action.type is Path or action.dest == "run", action
+
+
+@pytest.mark.parametrize("text", ["./~", "./~x", ".//~x/y", "././~x"])
+def test_a_name_that_starts_with_a_tilde_is_not_expanded_later(paths, monkeypatch, text):
+    monkeypatch.setenv("TFDS_DATA_DIR", "before")
+    parsed = paths.parse([f"--workdir={text}", f"--data-dir={text}"])
+    assert parsed.workdir == parsed.data_dir == Path.cwd() / text
+    assert Path(os.path.expanduser(parsed.data_dir)) == parsed.data_dir

@@ -222,6 +222,9 @@ def test_classes_without_an_image_are_warned_of():
     images, _ = pair(20)
     with pytest.warns(UserWarning, match=r"no image of 1 among the .*stratified=True"):
         Splits.from_arrays((images, (np.arange(20) == 19).astype(int)))
+    for kind in (tuple, list):
+        with pytest.warns(UserWarning, match=r"no image of 1 among the 6 .*; add images of them$"):
+            Splits.from_arrays(pair(20), kind((images[:6], np.zeros(6, int))))
 
 
 @pytest.mark.parametrize(("pool", "advice"), [(4, "add images of them"), (5, "use more images")])
@@ -348,3 +351,15 @@ def test_floats_are_converted_in_chunks():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 10e6
+
+
+def test_large_images_are_converted_few_at_once():
+    import tracemalloc
+
+    x = np.broadcast_to(np.float64(0.5), (40, 200, 200, 3))  # 38 MB as an array, 5 MB as uint8
+    tracemalloc.start()
+    splits = Splits.from_arrays((x, labels(40)), (x[:2], labels(2)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
+    assert np.unique(splits.train.images).tolist() == [128]

@@ -221,3 +221,17 @@ def test_checks_that_are_nested_without_end_are_damage(tmp_path):
     (cache_in(tmp_path) / "checks.json").write_text("[" * 100_000)
     check(cached(KEY, decoder), decoder)
     assert decoder.calls == 2
+
+
+def test_what_another_has_written_meanwhile_is_not_written_again(tmp_path, monkeypatch):
+    saved, real = [], np.save
+    monkeypatch.setattr(np, "save", lambda *given: saved.append(given[0].name) or real(*given))
+    first, second = Decoder(), Decoder()
+
+    def decode():
+        check(cached(KEY, first), first)  # while this one decodes
+        return second()
+
+    check(cached(KEY, decode), second)
+    assert (first.calls, second.calls) == (1, 1)
+    assert len(saved) == len(set(saved)) == 4

@@ -322,7 +322,7 @@ def test_without_data_and_network_there_is_one_clear_error(data_dir, no_network)
         for url in archive.urls:
             assert url.split("/")[2] in message
     assert "name resolution" in message
-    assert "jaxcifar prepare-data cifar10 --from-archive FILE" in message
+    assert f"jaxcifar prepare-data cifar10 --data-dir {data_dir} --from-archive FILE" in message
     assert everything_in(data_dir) == []
 
 
@@ -515,3 +515,13 @@ def test_what_a_preparation_left_that_died_after_its_last_step_is_removed(
         assert left.exists()
     prepare(data_dir, archives["binary"], source)
     assert not left.exists()
+
+
+def test_an_archive_whose_name_starts_with_a_tilde_is_found(
+    tmp_path, data_dir, archives, source, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("~a.tar.gz").symlink_to(archives["binary"])
+    with pytest.raises(DataError, match=r"no home folder of that user: .* or \./~a\.tar\.gz for"):
+        prepare(data_dir, Path("~a.tar.gz"), source)
+    assert prepare(data_dir, "./~a.tar.gz", source).is_dir()

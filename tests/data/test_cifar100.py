@@ -259,15 +259,17 @@ def test_the_original_archives_fit_into_the_limits():
 
 def test_what_is_wrong_with_prepared_data_names_cifar100(data_dir, prepared, source_100):
     (prepared / "coarse_label.labels.txt").rename(prepared / "x")
-    with pytest.raises(DataError, match=r"lacks coarse_label.labels.txt; .*prepare-data cifar100$"):
+    command = f"prepare-data cifar100 --data-dir {data_dir}$"
+    with pytest.raises(DataError, match=f"lacks coarse_label.labels.txt; .*{command}"):
         load_cifar100(data_dir, source=source_100)
     (prepared / "coarse_label.labels.txt").write_text("fish")
-    with pytest.raises(DataError, match=r"names the classes fish; .*prepare-data cifar100$"):
+    with pytest.raises(DataError, match=f"names the classes fish; .*{command}"):
         load_cifar100(data_dir, source=source_100)
 
 
 def test_without_data_the_message_names_the_command(data_dir):
-    with pytest.raises(DataError, match=r"CIFAR-100 is not prepared .*prepare-data cifar100, or"):
+    command = f"prepare-data cifar100 --data-dir {data_dir}, or"
+    with pytest.raises(DataError, match=f"CIFAR-100 is not prepared .*{command}"):
         load_dataset("cifar100:coarse", data_dir=data_dir, download=False)
     with pytest.raises(DataError, match=r"jaxcifar prepare-data cifar100 --data-dir"):
         dataset_info("tfds:cifar100", data_dir=data_dir)

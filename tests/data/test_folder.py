@@ -140,8 +140,27 @@ def test_a_validation_folder_is_validated_on_whatever_its_usual_name(pets, name)
 def test_a_class_may_be_called_valid(tmp_path):
     for name in ("invalid", "valid"):
         write(tmp_path / "checks" / name / "1.png")
+    (tmp_path / "checks" / "valid" / ".ipynb_checkpoints").mkdir()
     data = load_labelled(f"folder:{tmp_path / 'checks'}", side=SIDE)
     assert data.class_names == ("invalid", "valid")
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path, monkeypatch):
+    for name in ("invalid", "valid"):
+        write(tmp_path / "checks" / name / "1.png")
+
+    def guarded(real):
+        def listing(path):
+            if str(path).endswith("/valid"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return listing
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    with pytest.raises(DataError, match="checks/valid cannot be read: Permission denied$"):
+        load_labelled(f"folder:{tmp_path / 'checks'}", side=SIDE)
 
 
 def test_a_file_called_valid_is_no_folder_to_validate_on(pets):

@@ -206,3 +206,13 @@ def test_a_tfds_shard_of_the_same_size_and_time_is_other_data(tmp_path):
         (tmp_path / "old").rename(tmp_path / "1")
     assert fingerprints[0] != fingerprints[1]
     assert not seen[0] & seen[1]
+
+
+def test_pictures_exchanged_after_a_lazy_load_do_not_get_the_labels_of_each_other(pets):
+    for file in pets.rglob("*.bmp"):
+        os.utime(file, (5, 5))
+    splits = load(pets, lazy=True)
+    swap(pets / "test/cat/0.bmp", pets / "test/dog/1.bmp")
+    with pytest.raises(DataError, match=r"changed after the folder was read"):
+        splits.test.load()
+    assert colours(load(pets, lazy=True)) == [0, 1, 2, 3, 4, 5, 100, 101]

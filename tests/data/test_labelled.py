@@ -1,5 +1,6 @@
 """Data that is scored: one split of any dataset, without one to train on."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +232,23 @@ def test_without_a_test_folder_the_test_images_are_those_of_load_dataset(tmp_pat
     data = load_labelled(dataset, "test", side=8)
     np.testing.assert_array_equal(data.source.labels, splits.test.labels)
     np.testing.assert_array_equal(data.source.read(np.arange(4)).images, splits.test.images)
+
+
+def test_the_contents_are_hashed_when_the_fingerprint_is_asked_for(flat, monkeypatch):
+    from jaxcifar.data import contents
+
+    hashed, real = [], contents.sha256_of
+    monkeypatch.setattr(contents, "sha256_of", lambda path: hashed.append(path) or real(path))
+    data = load_labelled(f"folder:{flat}", side=SIDE)
+    assert colours(data) == [0, 3, 1, 4, 2, 5]
+    assert "fingerprint" not in repr(data)
+    assert not hashed
+    first = data.fingerprint
+    assert (len(first), len(hashed)) == (64, 6)
+    monkeypatch.setattr("jaxcifar.data.folder.file_digests", lambda *_: pytest.fail("again"))
+    assert data.fingerprint == first
+    assert f"fingerprint {first[:12]}" in repr(data)
+    assert dataclasses.replace(data, name="x").fingerprint == first
+    assert LabelledData("x", ("a",), data.source, fingerprint="ab").fingerprint == "ab"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.fingerprint = "cd"

@@ -309,3 +309,44 @@ def test_a_place_without_a_dataset_is_one_line(tmp_path, place, message):
     with pytest.raises(DataError, match=message) as caught:
         load(tmp_path / place)
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_a_file_that_was_exchanged_do_not_get_the_old_labels(tmp_path):
+    images = made.pictures(6)
+    for split in ("train", "test"):
+        made.write_hub(tmp_path / f"{split}.parquet", images, [0, 1, 2] * 2)
+    splits = load(tmp_path, lazy=True)
+    made.write_hub(tmp_path / "test.parquet", images[::-1], [2, 1, 0] * 2)
+    with pytest.raises(DataError, match=r"test\.parquet changed while it was read; load it again"):
+        splits.test.load()
+    expected = sorted(pairs(splits.train) + pairs(splits.validation))
+    assert pairs(load(tmp_path, lazy=True).test) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("round", "round cannot be opened: Too many levels of symbolic links"),
+        ("round/data", "round/data cannot be opened: Too many levels"),
+        ("nowhere", "there is no folder or Parquet file .*nowhere; it must hold"),
+        ("file/data", "file/data cannot be opened: Not a directory"),
+    ],
+)
+@pytest.mark.parametrize("ask", [dataset_info, load_labelled])
+def test_a_path_that_leads_nowhere_is_one_line(tmp_path, path, message, ask):
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=message) as caught:
+        ask(f"parquet:{tmp_path / path}")
+    assert len(caught.value.args) == 1
+
+
+def test_without_the_files_of_a_test_split_without_labels_validation_stands_for_it(folder):
+    made.write_hub(folder / "data/validation.parquet", made.pictures(4), [0, 1, 2, 0])
+    test = folder / "data/test-00000-of-00001.parquet"
+    made.write_hub(test, made.pictures(2), [-1, -1])
+    with pytest.raises(DataError, match="a local copy without the files of this split"):
+        dataset_info(f"parquet:{folder}")
+    test.unlink()
+    assert dataset_info(f"parquet:{folder}").test == 4

@@ -121,3 +121,11 @@ def test_links_out_of_the_folder_and_to_folders_are_followed_on_request_only(tmp
             layout.list_files(folder)
         assert len(layout.list_files(folder, follow_links=True).names) == 3
         (folder / name).unlink()
+
+
+def test_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "train.parquet").touch()
+    (tmp_path / "more").symlink_to("more")
+    for follow_links in (False, True):
+        with pytest.raises(DataError, match="more cannot be read: Too many levels .*; remove it"):
+            layout.list_files(tmp_path, follow_links=follow_links)

@@ -13,6 +13,7 @@ from jaxcifar.data.parquet_rows import (
     Pictures,
     Shard,
     digest_pictures,
+    look_at,
     read_numbers,
     read_texts,
 )
@@ -21,9 +22,9 @@ from tests.data import made_parquet as made
 
 
 def shard_of(path):
-    footer = read_footer(path)
+    found, footer = look_at(path), read_footer(path)
     columns = find_columns(footer.schema, path, "parquet:data", image=None, label=None)
-    return Shard(path, columns, footer.groups)
+    return Shard(path, columns, footer.groups, found)
 
 
 def write(path, cells, *, plain=False, labels=None, **options):
@@ -204,11 +205,39 @@ def test_a_footer_that_declares_more_rows_than_there_are_is_refused(folder):
 
 
 def test_pages_that_are_damaged_are_refused(folder):
-    shard = write(folder / "d.parquet", [bytes(range(200))] * 50, use_dictionary=False)
-    data = bytearray(shard.path.read_bytes())
+    path = write(folder / "d.parquet", [bytes(range(200))] * 50, use_dictionary=False).path
+    data = bytearray(path.read_bytes())
     data[4:200] = bytes(196)
-    shard.path.write_bytes(data)
+    path.write_bytes(data)
+    shard = shard_of(path)
     with pytest.raises(DataError, match=r"d\.parquet is not a Parquet file, or is damaged"):
         Pictures([shard]).read(np.array([0]))
     with pytest.raises(DataError, match=r"d\.parquet is not a Parquet file, or is damaged"):
         digest_pictures([shard], np.zeros(50, np.int32), lambda _: None)
+
+
+@pytest.mark.parametrize("change", ["in place", "by a rename", "gone"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_file_that_has_changed_since_is_not_read(folder, monkeypatch, change, begun):
+    monkeypatch.setattr(parquet_rows, "_BLOCK_ROWS", 4)
+    cells = [bytes([i]) * 50 for i in range(40)]
+    shard = write(folder / "c.parquet", cells, row_group_size=10)
+    pictures = Pictures([shard])
+    if begun:
+        assert pictures.read(np.arange(4)) == cells[:4]
+    if change == "gone":
+        shard.path.unlink()
+    else:
+        other = shard.path if change == "in place" else folder / "other.parquet"
+        write(other, cells[::-1], row_group_size=10).path.rename(shard.path)
+    message = r"c\.parquet.* No such file" if change == "gone" else r"c\.parquet changed while"
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            pictures.read(np.arange(20, 24))
+
+
+def test_labels_of_a_file_that_changes_while_they_are_read_are_not_used(folder, monkeypatch):
+    shard = write(folder / "l.parquet", [b"x"] * 3, labels=[0, 1, 2])
+    write(folder / "l.parquet", [b"x"] * 3, labels=[2, 1, 0])
+    with pytest.raises(DataError, match=r"l\.parquet changed while it was read"):
+        read_numbers(shard, 3)

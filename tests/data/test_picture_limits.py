@@ -385,6 +385,21 @@ def test_what_follows_the_end_of_a_jpeg_is_not_counted_as_scans():
     assert np.array_equal(decode_square(appended, 16, "x"), decode_square(JPEG, 16, "x"))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_follows_the_end_of_a_picture_is_not_read(kind):
+    data = encoded(PICTURE, kind)
+    exif = {
+        "PNG": png_chunk(b"eXIf", b"MM\0*" + bytes(4_000_000)),
+        "WEBP": webp_chunk(b"EXIF", b"Exif\0\0MM\0*" + bytes(4_000_000)),
+    }
+    for appended in (data + bytes(1_300_000), data + exif[kind]):
+        check_header(appended, "x")
+        assert np.array_equal(decode_square(appended, 80, "x"), decode_square(data, 80, "x"))
+        image = Image.open(io.BytesIO(appended))
+        image.load()
+        assert "exif" not in image.info  # as the checks suppose
+
+
 def test_an_end_within_a_segment_hides_no_scans():
     start = JPEG.index(b"\xff\xda")
     comment = b"\xff\xfe\x00\x04\xff\xd9"
@@ -396,7 +411,7 @@ def test_an_end_within_a_segment_hides_no_scans():
 def test_a_webp_of_many_empty_chunks_is_refused_early():
     started = time.perf_counter()
     with pytest.raises(ImageFileError, match=r"declares 100,001 chunks"):
-        check_header(WEBP + b"xxxx\0\0\0\0" * 2_000_000, "x")
+        check_header(webp(WEBP[12:] + b"xxxx\0\0\0\0" * 2_000_000), "x")
     assert time.perf_counter() - started < 1
 
 

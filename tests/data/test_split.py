@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from jaxcifar.common.errors import DataError
 from jaxcifar.data import Dataset, balanced_subset, split_indices
+from jaxcifar.data.split import _turns
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -152,3 +155,31 @@ def test_an_impossible_balanced_subset_is_refused(size, message):
     labels = np.tile(np.arange(10), 5)[np.arange(50) != 3]
     with pytest.raises(DataError, match=message):
         balanced_subset(numbered(labels), size, seed=0)
+
+
+def turns_class_by_class(labels, seed):
+    """As `split._turns` says it, slowly."""
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
+    turn, rank = np.empty(len(labels), np.int64), np.empty(len(labels), np.int64)
+    classes, first = np.unique(labels[order], return_index=True)
+    for class_rank, label in enumerate(classes[np.argsort(first)]):
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
+        rank[members] = class_rank
+    return turn, rank
+
+
+@given(st.lists(st.integers(-3, 20), max_size=200), SEEDS)
+def test_turns_are_those_of_each_class_by_itself(labels, seed):
+    labels = np.array(labels, np.int32)
+    for mine, theirs in zip(_turns(labels, seed), turns_class_by_class(labels, seed), strict=True):
+        assert mine.dtype == np.int64
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_many_classes_are_stratified_quickly():
+    labels = np.arange(200_000) % 20_000
+    start = time.process_time()
+    train, _ = split_indices(labels, (160_000, 40_000), seed=0, stratified=True)
+    assert time.process_time() - start < 2  # class by class it would be many
+    assert np.bincount(labels[train]).tolist() == [8] * 20_000

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -235,7 +236,13 @@ def set_dtype(directory: Path, dtype: str) -> None:
         (lambda p: (p / "dataset_info.json").write_text("{"), "cannot be understood"),
         (
             lambda p: edit(p / "dataset_info.json", fileFormat="tfrecord"),
-            r"holds 'made' as tfrecord.* only array_record can be read; .*tfds build made",
+            r"holds made as tfrecord.* only array_record can be read; in another folder OTHER, .*"
+            r"tfds build made --file_format=array_record --data_dir=OTHER; then name it with",
+        ),
+        (
+            lambda p: edit(p / "dataset_info.json", name="other"),
+            r"holds the dataset 'other', not made: give its folder that name, or move it away and "
+            r"prepare it with TFDS .* --data_dir=/",
         ),
         (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; it needs train"),
         (
@@ -348,3 +355,30 @@ def test_the_fingerprint_of_earlier_versions_is_known(fixed, data_dir):
     for shard in sorted(fixed.glob("*array_record*")):
         digest.update(f"{shard.stat().st_size}  {shard.name}\n".encode())
     assert load(data_dir).names_and_sizes == digest.hexdigest()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_pictures_of_shards_that_were_exchanged_do_not_get_the_old_labels(
+    fixed, data_dir, tmp_path, begun
+):
+    splits = load(data_dir, split=(15, 5), lazy=True)
+    if begun:
+        splits.test.read(np.arange(2))
+    (tmp_path / "other").mkdir()
+    test = rows(pictures(5, 6, 6, 3, seed=1))[::-1]
+    other = prepare(tmp_path / "other", {"train": test, "test": test}, shape=(6, 6, 3))
+    for shard in other.glob("*test*"):
+        shutil.copyfile(shard, fixed / shard.name)
+    with pytest.raises(DataError, match="1.0.0 changed while it was read; load it again"):
+        splits.test.load()
+    assert as_pairs(load(data_dir, lazy=True).test.load()) == {
+        (x.tobytes(), i % 3) for i, x in enumerate(pictures(5, 6, 6, 3, seed=1))
+    }
+
+
+def test_cifar10_in_another_format_is_prepared_in_another_folder(data_dir):
+    images = rows(pictures(3, 6, 6, 3))
+    made_here = prepare(data_dir, {"train": images, "test": images}, name="cifar10")
+    edit(made_here / "dataset_info.json", fileFormat="tfrecord")
+    with pytest.raises(DataError, match="jaxcifar prepare-data cifar10 --data-dir OTHER; then"):
+        dataset_info("tfds:cifar10", data_dir=data_dir)

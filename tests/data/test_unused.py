@@ -227,3 +227,18 @@ def test_bounds_are_checked_against_each(train, validation, pool, own):
     else:
         assert fits
         assert sizes == (train, validation)
+
+
+@pytest.mark.parametrize(
+    ("split", "advice"),
+    [
+        (None, "add images of them"),
+        ((4, 3), "add images of them"),
+        ((10, 2), "use more images, or --stratified"),
+    ],
+)
+def test_a_class_that_an_own_validation_split_lacks_must_be_added(with_val, split, advice):
+    for file in (with_val / "val" / "dog").iterdir():
+        file.unlink()
+    with pytest.warns(UserWarning, match=f"no image of dog among the . validation .*; {advice}$"):
+        load_dataset(f"folder:{with_val}", side=SIDE, split=split, stratified=split == (4, 3))
