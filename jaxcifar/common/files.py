@@ -98,12 +98,13 @@ def cache_folder() -> Path:
     if base and not own:
         return Path(base) / "jaxcifar"
     try:
-        return Path(own).expanduser() if own else Path.home() / ".cache" / "jaxcifar"
-    except RuntimeError:  # HOME is not set and the user has no entry, or there is no such user
+        # Not `Path.expanduser`, which takes ./~x for ~x.
+        return absolute_path(own) if own else Path.home() / ".cache" / "jaxcifar"
+    except Unusable as error:
+        raise OSError(f"JAXCIFAR_CACHE_DIR: {error}") from None
+    except RuntimeError:  # HOME is not set and the user has no entry
         raise OSError(
-            f"JAXCIFAR_CACHE_DIR={own!r} names a home folder that is not known"
-            if own
-            else "no home folder is known, as HOME is not set: set JAXCIFAR_CACHE_DIR"
+            "no home folder is known, as HOME is not set: set JAXCIFAR_CACHE_DIR"
         ) from None
 
 

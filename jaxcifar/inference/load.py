@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcifar.common.errors import RecipeError, WeightsError
+from jaxcifar.common.errors import RecipeError, RunError, WeightsError
+from jaxcifar.common.files import Unusable, absolute_path
 from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import (
     DatasetInfo,
@@ -117,7 +118,11 @@ def network_of(
         RunError, RecipeError, CheckpointError, WeightsError: as `load`.
         DataError: unknown dataset of a file of weights.
     """
-    source = Path(source).expanduser() if str(source).startswith("~") else source
+    if str(source).startswith("~"):  # not `Path.expanduser`, which takes ./~x for ~x
+        try:
+            source = absolute_path(source)
+        except Unusable as error:
+            raise RunError(str(error)) from None
     where: Any = {"dataset": dataset, "data_dir": data_dir, "follow_links": follow_links}
     if Path(source).is_dir():
         if options:

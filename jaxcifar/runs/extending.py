@@ -6,7 +6,7 @@ from jaxcifar.common.errors import RunError
 from jaxcifar.common.messages import counted
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN
-from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.directory import RunDirectory, writing
 from jaxcifar.runs.patience import stop_epoch
 from jaxcifar.runs.restore import read_recipe
 
@@ -157,4 +157,5 @@ def remove_old_summary(recipe: Recipe, before: Recipe, run_dir: RunDirectory) ->
         summary = run_dir.read_summary()
         more = summary is not None and summary.get("stopped_by") == "patience"
     if more:
-        run_dir.summary.unlink(missing_ok=True)
+        with writing(run_dir.summary):
+            run_dir.summary.unlink(missing_ok=True)

@@ -132,6 +132,11 @@ def export_run(
         >>> from jaxcifar import export_run
         >>> export_run("runs/demo", "demo.safetensors")  # doctest: +SKIP
     """
+    if read_recipe(RunDirectory(Path(run))).architecture == OWN:
+        raise RunError(
+            f"{run} was trained with a network of your own, and export writes the built-in ones: "
+            "save jaxcifar.load(run, model=...).variables yourself, as by Orbax"
+        )
     recipe, _, variables = restore_run(run, which)
     export_weights(
         jax.device_get(variables),

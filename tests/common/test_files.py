@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from jaxcifar.common.files import Unusable, parse_json, read_bytes, read_json
+from jaxcifar.common.files import Unusable, cache_folder, parse_json, read_bytes, read_json
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path):
@@ -50,3 +50,12 @@ def test_anything_but_a_regular_file_is_refused_unread(tmp_path):
 def test_text_that_is_not_json_is_one_error(data, message):
     with pytest.raises(Unusable, match=message):
         parse_json(data, "f")
+
+
+def test_a_cache_folder_whose_name_starts_with_a_tilde_is_not_a_home(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", "./~cache")
+    assert cache_folder() == tmp_path / "~cache"
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", "~nobody-of-that-name/cache")
+    with pytest.raises(OSError, match="JAXCIFAR_CACHE_DIR: .* no home folder of that user"):
+        cache_folder()

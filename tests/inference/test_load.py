@@ -187,3 +187,8 @@ def test_pictures_of_a_file_say_on_which_data_and_do_not_replace_each_other(
     assert len({network.file_suffix for network in shown}) == len(shown)
     for network, each in zip(shown, options, strict=True):
         assert network.name.endswith(f", on {each['dataset']}")
+
+
+def test_a_home_that_is_not_known_is_one_error():
+    with pytest.raises(RunError, match="no home folder of that user"):
+        load("~nobody-of-that-name/run")

@@ -128,6 +128,8 @@ def test_a_run_of_an_own_network_gives_no_weights(recipe, tmp_path):
             RunError, match=r"of the built-in ones only: jaxcifar\.load\(run, model"
         ):
             use()
+    with pytest.raises(RunError, match=r"export writes the built-in ones: save jaxcifar\.load\("):
+        export_run(named, tmp_path / "out.safetensors")
 
 
 def test_weights_trained_on_another_normalization_are_refused(run, recipe, tmp_path):

@@ -339,7 +339,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 ):
     wild = dataclasses.replace(recipe, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(
-        FloatingPointError, match=r"after step 2 \(epoch 1, learning rate 9\.97e\+29\): start a run with a lower"
+        FloatingPointError,
+        match=r"step 2 \(epoch 1, learning rate 9\.97e\+29\): start a run with a lower",
     ):
         fit(wild, digits, workdir=tmp_path / "run")
 
