@@ -22,7 +22,15 @@ from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
-from jaxcifar.studies.sweeps import Mode, numeric_fields, parse_values, read_sweep, sweep
+from jaxcifar.studies.sweeps import (
+    Mode,
+    chooses_images,
+    numeric_fields,
+    parse_values,
+    read_sweep,
+    stored_data_folder,
+    sweep,
+)
 
 
 def make_parser(prog: str, arguments: Sequence[str] = ()) -> Parser:
@@ -56,18 +64,23 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     field = parsed.field.replace("-", "_")
     recipe = get_experiment(experiment).recipe
     workdir = parsed.workdir or Path("runs") / f"{experiment}_{field}"
+    data_dir = parsed.data_dir
     if parsed.resume:
         given = {name: getattr(parsed, name, None) for name in ("dataset", "follow_links")}
         recipe = read_sweep(workdir, **given)
+        data_dir = data_dir or stored_data_folder(workdir)
     options, values = given_options(parsed, Recipe), parse_values(field, parsed.values)
     # A recipe for pictures of several sizes has a side, and each member its own.
     if field == "resize" and recipe.resize is None:
         options.setdefault(field, values[0])
+    recipe = dataclasses.replace(recipe, **options)
+    # Where each member has images of its own, all of them do not fit in memory.
+    lazy = chooses_images(recipe, field)
     sweep(
-        dataclasses.replace(recipe, **options),
+        recipe,
         field,
         values,
-        partial(load_splits, data_dir=parsed.data_dir),
+        partial(load_splits, data_dir=data_dir, lazy=lazy),
         workdir=workdir,
         experiment=experiment,
         mode=parsed.mode,

@@ -197,7 +197,12 @@ class ReportDirectory:
         return [(value, folder / f"{item.swept}={value}") for value in item.values]
 
     def shared_run(self, item: Item, recipe: Recipe | None = None) -> Path | None:
-        """The run of a sweep that serves for an item, if it is complete (and has that recipe)."""
+        """The run of a sweep that serves for an item, if it is complete (and has that recipe).
+
+        An item whose own run has trained is shown by that, which may have another recipe.
+        """
+        if RunDirectory(self.path / "runs" / item.name).holds_training():
+            return None
         for sweep in self.plan:
             if item.member is None or sweep.name != item.member[0]:
                 continue

@@ -22,7 +22,7 @@ class Drawing:
     Attributes:
         path: the PNG.
         alt, caption: as in `page.Picture`.
-        source: the file it is drawn from; if that is newer, the picture is stale.
+        source: what it is drawn from; if that is newer or gone, the picture is stale.
         draw: called with `out` and `data_dir`.
     """
 
@@ -34,10 +34,10 @@ class Drawing:
 
     def is_done(self) -> bool:
         """Whether the picture exists and is up to date."""
-        if not self.path.is_file():
+        source = self.source or self.path
+        if not (self.path.is_file() and source.exists()):
             return False
-        drawn = self.path.stat().st_mtime_ns
-        return self.source is None or self.source.stat().st_mtime_ns <= drawn
+        return source.stat().st_mtime_ns <= self.path.stat().st_mtime_ns
 
     def make(self, data_dir: str | Path | None = None) -> None:
         """Draw the picture; a process killed meanwhile leaves the old picture or none."""
@@ -45,15 +45,25 @@ class Drawing:
 
 
 def pictures(drawings: Iterable[Drawing]) -> tuple[Picture, ...]:
-    """The pictures that have been drawn."""
-    return tuple(Picture(d.path, d.alt, d.caption) for d in drawings if d.path.is_file())
+    """The pictures that have been drawn from what is there now."""
+    return tuple(Picture(d.path, d.alt, d.caption) for d in drawings if d.is_done())
+
+
+def place_of(folder: Path, run: Path) -> str:
+    """A run in the name of its pictures: an item can show its own run or a sweep's.
+
+    Args:
+        folder: of the pictures.
+        run: lies below `runs/`, beside it.
+    """
+    return run.relative_to(folder.parent / "runs").as_posix().replace("/", "_")
 
 
 def confusion_drawing(folder: Path, entry: Entry) -> Drawing:
     """The confusion matrix of an entry's first complete run."""
     run = entry.complete()[0].path
     return Drawing(
-        folder / f"confusion_{entry.name}.png",
+        folder / f"confusion_{place_of(folder, run)}.png",
         f"Confusion matrix of {entry.name} on the test set",
         f"{entry.name}, best epoch: test images by true and by predicted class.",
         run / "summary.json",
@@ -68,7 +78,7 @@ def curve_drawing(folder: Path, run: Path, name: str) -> Drawing:
         save_figure(plot_curves(RunDirectory(run).read_history(), title=name), out)
 
     return Drawing(
-        folder / f"curves_{name.replace('/', '_')}.png",
+        folder / f"curves_{place_of(folder, run)}.png",
         f"Loss and accuracy of {name} over the epochs, train and validation",
         f"{name}: loss and accuracy over the epochs.",
         RunDirectory(run).metrics,
@@ -90,13 +100,15 @@ def comparison_drawing(folder: Path, entries: Sequence[Entry]) -> Drawing:
         )
         save_figure(figure, out)
 
-    summaries = [RunDirectory(run.path).summary for entry in entries for run in entry.complete()]
+    runs = [run.path for entry in entries for run in entry.complete()]
+    # The folder of the runs changes when one of them is removed.
+    sources = [path for run in runs for path in (RunDirectory(run).summary, run.parent)]
     return Drawing(
         folder / "comparison.png",
         "Test accuracy against training time",
         "Test accuracy against training time, ours (filled) and the report's (hollow). Times on "
         "different machines cannot be compared.",
-        max(summaries, key=lambda path: path.stat().st_mtime_ns, default=None),
+        max(sources, key=lambda path: path.stat().st_mtime_ns, default=None),
         draw,
     )
 

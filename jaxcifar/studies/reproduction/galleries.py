@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jaxcifar.studies.reproduction.drawings import Drawing
+from jaxcifar.common.errors import RecipeError
+from jaxcifar.studies.reproduction.drawings import Drawing, place_of
 from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.visualize.feature_maps import REPORT_LAYERS
 from jaxcifar.visualize.pictures import (
@@ -58,7 +59,7 @@ def _activations(folder: Path, name: str, run: Path) -> list[Drawing]:
         suffix, enlarged = ("", "") if size is None else (f"_{size}", f" enlarged to {size} pixels")
         drawings += [
             Drawing(
-                folder / f"activations_{image}{suffix}_{name}.png",
+                folder / f"activations_{image}{suffix}_{place_of(folder, run)}.png",
                 f"Feature maps of {', '.join(REPORT_LAYERS)} for a {image}{enlarged}",
                 f"The first {image} of the test set{enlarged}, in the best epoch of {name}.",
                 run / "summary.json",
@@ -72,19 +73,32 @@ def _activations(folder: Path, name: str, run: Path) -> list[Drawing]:
 def _grad_cam(folder: Path, name: str, run: Path) -> list[Drawing]:
     return [
         Drawing(
-            folder / f"grad_cam_{name}.png",
+            folder / f"grad_cam_{place_of(folder, run)}.png",
             "Ten test images and the regions that support the predicted class",
             f"Ten test images in the best epoch of {name}, chosen by a rule, not by hand.",
             run / "summary.json",
-            partial(draw_grad_cam, run),
+            partial(_draw_grad_cam, run),
         )
     ]
+
+
+def _draw_grad_cam(run: Path, *, out: Path, data_dir: str | Path | None) -> None:
+    try:
+        draw_grad_cam(run, out=out, data_dir=data_dir)
+    except RecipeError as error:
+        found, _, way_out = str(error).rpartition("; ")
+        if "--image" not in way_out:
+            raise
+        raise RecipeError(
+            f"{found}; with more --epochs, in another --out, there may be some; or leave the "
+            "pictures out with --skip grad_cam"
+        ) from None
 
 
 def _mistakes(folder: Path, name: str, run: Path) -> list[Drawing]:
     return [
         Drawing(
-            folder / f"mistakes_{name}.png",
+            folder / f"mistakes_{place_of(folder, run)}.png",
             "The wrongly predicted test images with the highest probabilities",
             f"The most confident mistakes of the best epoch of {name} on the test images.",
             run / "summary.json",

@@ -23,7 +23,7 @@ from jaxcifar.studies.reproduction.directory import Mark, ReportDirectory
 from jaxcifar.studies.reproduction.entries import without_folder
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings, recipe_of, select
 from jaxcifar.studies.reproduction.stored_run import complete_run
-from jaxcifar.studies.sweeps import sweep
+from jaxcifar.studies.sweeps import REST_WRITTEN, sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
 
@@ -271,18 +271,25 @@ class _Call:
 
     def _sweep(self, item: Item, recipe: Recipe, splits: Splits, path: Path) -> None:
         assert item.swept is not None
-        result = sweep(
-            recipe,
-            item.swept,
-            item.values,
-            splits,
-            workdir=path,
-            experiment=item.preset,
-            # Measuring which mode is faster takes longer than a smoke run.
-            mode="auto" if self.settings.scale == "full" else "sequential",
-            resume=SweepDirectory(path).holds_training(),
-            verbose=self.verbose,
-        )
+        try:
+            result = sweep(
+                recipe,
+                item.swept,
+                item.values,
+                splits,
+                workdir=path,
+                experiment=item.preset,
+                # Measuring which mode is faster takes longer than a smoke run.
+                mode="auto" if self.settings.scale == "full" else "sequential",
+                resume=SweepDirectory(path).holds_training(),
+                verbose=self.verbose,
+            )
+        except RunError as error:
+            found, written, _ = str(error).partition(REST_WRITTEN)
+            if not written:
+                raise
+            again = f"the same call tries it again; or leave it out with --skip {item.name}"
+            raise RunError(f"{found}{written}. With more memory {again}") from None
         failures = [f"{m.path.name}: {m.failure}" for m in result.members if m.summary is None]
         if failures:
             raise RunError("; ".join(failures))

@@ -30,9 +30,10 @@ from jaxcifar.common.writing import (
 )
 from jaxcifar.data import Splits
 from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.runs.description import stored_data_dir
 from jaxcifar.runs.directory import RunDirectory, check_path
 from jaxcifar.runs.opening import check_same_data, check_same_weights, moved_data
-from jaxcifar.runs.restore import recipe_of_file
+from jaxcifar.runs.restore import read_recipe, recipe_of_file
 from jaxcifar.runs.shapes import check_shape, read_object
 from jaxcifar.runs.transfer import weights_sha256
 from jaxcifar.studies.sweeps.members import Member, Number, numeric_fields
@@ -220,6 +221,47 @@ def read_sweep(
         raise error if dataset is not None else moved_data(error) from None
 
 
+def stored_data_folder(workdir: str | Path) -> str | None:
+    """The folder of TFDS data that the first run in a sweep was trained from, if it is there.
+
+    Raises:
+        RunError: not a sweep, or a damaged one; or config.json of that run is damaged.
+    """
+    sweep_dir = SweepDirectory(Path(workdir))
+    before = sweep_dir.read()
+    for value in before["values"]:
+        run_dir = sweep_dir.run(f"{before['field']}={value}")
+        if run_dir.holds_run():
+            return stored_data_dir(run_dir.read_config())
+    return None
+
+
+def check_origin(sweep_dir: SweepDirectory, recipe: Recipe) -> None:
+    """Refuse to let a sweep replace the run that its weights come from.
+
+    Raises:
+        RunError: naming the directory.
+    """
+    # A name on the hub looks like a path, too.
+    if recipe.weights is None or not os.path.exists(recipe.weights):
+        return
+    # Not Path.resolve, which fails on a loop of links.
+    origin = Path(os.path.realpath(recipe.weights))
+    if origin.is_relative_to(os.path.realpath(sweep_dir.path)):
+        raise RunError(
+            f"the weights come from {recipe.weights}, inside {sweep_dir.path}: choose another "
+            "--workdir"
+        )
+
+
+def is_finished(run_dir: RunDirectory, member: Member) -> bool:
+    """Whether a run of the member's own recipe is complete, perhaps on data that lay elsewhere."""
+    if not run_dir.holds_run() or run_dir.read_summary() is None:
+        return False
+    before = read_recipe(run_dir, dataset=member.recipe.dataset)
+    return not _differences(member.recipe, before, "dataset", "follow_links", "eval_batch_size")
+
+
 def check_resumable(
     sweep_dir: SweepDirectory,
     recipe: Recipe,
@@ -227,8 +269,9 @@ def check_resumable(
     field: str,
     members: Sequence[Member],
 ) -> dict[str, Any]:
-    """sweep.json, if the sweep can continue as asked: with the same recipe and all of its values,
-    perhaps more; and by the same name, if one is given.
+    """sweep.json, if the sweep can continue as asked: with the same recipe (but for the size of
+    the batches that are scored) and all of its values, perhaps more; and by the same name, if one
+    is given.
 
     Raises:
         RunError: naming what differs.
@@ -248,7 +291,7 @@ def check_resumable(
     # Of the data given: they may lie in another place now, or be arrays, which no name finds.
     values = before["recipe"] | {"dataset": recipe.dataset, "follow_links": recipe.follow_links}
     stored = recipe_of_file(values, sweep_dir.description, recipe.dataset_info)
-    differing = [text for text in recipe.differences(stored) if not text.startswith(f"{field}: ")]
+    differing = _differences(recipe, stored, field, "eval_batch_size")
     if differing:
         raise RunError(
             f"{sweep_dir.path} was started with another recipe ({'; '.join(differing)}): resume it "
@@ -262,6 +305,12 @@ def check_resumable(
             "values (more are welcome), or start a sweep in another --workdir"
         )
     return before
+
+
+def _differences(recipe: Recipe, other: Recipe, *allowed: str) -> list[str]:
+    """How a recipe differs from another one, but for the fields that may."""
+    ways = tuple(f"{name}: " for name in allowed)
+    return [text for text in recipe.differences(other) if not text.startswith(ways)]
 
 
 def check_same_start(

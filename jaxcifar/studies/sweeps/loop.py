@@ -1,6 +1,5 @@
 """Several runs that differ in one number, with a table and a plot. Start reading at `sweep`."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +8,26 @@ from typing import Any, get_args
 from jaxcifar.common.drawing import try_to_draw
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.messages import counted, did_you_mean, say
+from jaxcifar.common.messages import counted, did_you_mean, reason_of, say
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.devices.memory import is_exhausted
 from jaxcifar.recipes.own import with_parts
 from jaxcifar.recipes.parts import NO_PARTS
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.runs.directory import RunDirectory, refuse_links
-from jaxcifar.runs.opening import check_not_lost
-from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import starting_weights
-from jaxcifar.studies.sweeps.directory import SweepDirectory, check_resumable, check_same_start
-from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, too_large
+from jaxcifar.studies.sweeps.directory import (
+    SweepDirectory,
+    check_origin,
+    check_resumable,
+    check_same_start,
+    is_finished,
+)
+from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, images_too_large, too_large
 from jaxcifar.studies.sweeps.members import Member, chooses_images, make_members, why_not_together
 from jaxcifar.studies.sweeps.plot import plot_sweep
 from jaxcifar.studies.sweeps.result import (
@@ -34,11 +37,13 @@ from jaxcifar.studies.sweeps.result import (
     scores,
     text_table,
 )
-from jaxcifar.studies.sweeps.vmapped import train_together
+from jaxcifar.studies.sweeps.vmapped import make_groups, train_together
 from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import check_splits, check_stages, limit_splits
 
 SplitsOf = Callable[[Recipe], Splits]
+# In the error of members that ran out of memory, before the way out.
+REST_WRITTEN = "; the rest is written"
 
 
 def sweep(
@@ -77,7 +82,8 @@ def sweep(
 
     Raises:
         RecipeError: the field, a value or the mode is not possible; nothing has been written.
-        RunError: `workdir` holds something that may not be overwritten, or another sweep.
+        RunError: `workdir` holds something that may not be overwritten, or another sweep; or, when
+            all else is done, members ran out of memory.
         WeightsError, FeatureError, DeviceError: as for `fit`.
 
     Example:
@@ -119,6 +125,8 @@ def sweep(
         say(*(f"{name}: {text}" for name, text in plan.failures.items()))
         plot = "figures/sweep.png, " if sweep_dir.figure.is_file() else ""
         say(f"wrote {sweep_dir.path}: table.md, {plot}and a run for each member")
+    if plan.exhausted:
+        raise _out_of_memory(plan)
     return result
 
 
@@ -137,6 +145,7 @@ class SweepPlan:
         failures: members whose numbers were no longer finite -> the message.
         sweep_dir: where all is written.
         machine: that which began the sweep; every member notes its own.
+        exhausted: members that ran out of memory in this call -> the reason; the next tries again.
     """
 
     name: str
@@ -149,6 +158,7 @@ class SweepPlan:
     failures: dict[str, str]
     sweep_dir: SweepDirectory
     machine: dict[str, Any]
+    exhausted: dict[str, str]
 
     def write(self) -> None:
         """Write sweep.json."""
@@ -185,7 +195,7 @@ def _plan(
     # Once more: another process may have held it until now.
     sweep_dir.check_usable(resume=resume, overwrite=overwrite)
     if not resume:
-        _check_origin(sweep_dir, recipe)
+        check_origin(sweep_dir, recipe)
     refuse_links(sweep_dir.figure.parent, *(sweep_dir.run(m.name).path for m in members))
     data = _member_data(field, members, splits)
     for member in members:
@@ -198,29 +208,20 @@ def _plan(
     pending = [
         m
         for m in members
-        if not resume or (m.name not in failures and not _is_finished(sweep_dir.run(m.name), m))
+        if not resume or (m.name not in failures and not is_finished(sweep_dir.run(m.name), m))
     ]
     if resume:
         check_same_start(sweep_dir, members, pending, data)
     choice = _choose(mode, blocked, before, field, pending, data)
     machine = (before or {}).get("machine") or describe_machine()
     return SweepPlan(
-        name, recipe, field, members, pending, data, choice, failures, sweep_dir, machine
+        name, recipe, field, members, pending, data, choice, failures, sweep_dir, machine, {}
     )
-
-
-def _is_finished(run_dir: RunDirectory, member: Member) -> bool:
-    """Whether a run of the member's own recipe is complete, perhaps on data that lay elsewhere."""
-    if not run_dir.holds_run() or run_dir.read_summary() is None:
-        return False
-    before = read_recipe(run_dir, dataset=member.recipe.dataset)
-    differing = member.recipe.differences(before)
-    return all(text.startswith(("dataset: ", "follow_links: ")) for text in differing)
 
 
 def _train(plan: SweepPlan, *, verbose: bool) -> None:
     """Train the pending members to their end, each in its run directory."""
-    groups = _groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
+    groups = make_groups(plan.pending, plan.sweep_dir) if plan.choice.mode == "vmap" else []
     if verbose:
         alone = plan.choice.mode == "vmap" and plan.pending and not groups
         form = "as one program" if plan.choice.mode == "vmap" else "one after another"
@@ -241,7 +242,10 @@ def _train(plan: SweepPlan, *, verbose: bool) -> None:
 
 
 def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
-    """Train a member by `fit`, or finish one that was trained together with others."""
+    """Train a member by `fit`, or finish one that was trained together with others.
+
+    Its end is not the end of the others if its numbers are not finite, or memory runs out.
+    """
     run_dir = plan.sweep_dir.run(member.name)
     if verbose:
         say(member.name, flush=True)
@@ -257,25 +261,32 @@ def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
     except FloatingPointError as error:
         plan.failures[member.name] = str(error)
         plan.write()
+    except Exception as error:
+        if not is_exhausted(error):
+            raise
+        # Of the error nothing else is kept: its traceback holds the member's arrays.
+        plan.exhausted[member.name] = reason_of(error)
+
+
+def _out_of_memory(plan: SweepPlan) -> RunError:
+    """Which members ran out of memory, and what to do."""
+    names = "; ".join(f"{name} ({reason})" for name, reason in plan.exhausted.items())
+    return RunError(
+        f"{plan.sweep_dir.path}: out of memory: {names}{REST_WRITTEN}. With more memory, or with a "
+        "smaller --eval-batch-size if it ran out in scoring, resume=True (--resume) tries again; "
+        "or sweep without such values in another --workdir"
+    )
 
 
 def _check_mode(mode: str, blocked: str | None, members: Sequence[Member]) -> None:
     if mode not in get_args(Mode):
         raise RecipeError(f"unknown mode {mode!r}{did_you_mean(mode, get_args(Mode))}")
-    reason = blocked or (too_large(members) if mode == "vmap" else None)
-    if mode == "vmap" and reason is not None:
-        raise RecipeError(f"mode vmap: {reason}; use mode sequential, or auto")
+    _check_together(mode, blocked or (too_large(members) if mode == "vmap" else None))
 
 
-def _check_origin(sweep_dir: SweepDirectory, recipe: Recipe) -> None:
-    """Refuse to let a sweep replace the run that its weights come from."""
-    # Not Path.resolve, which fails on a loop of links.
-    origin = None if recipe.weights is None else Path(os.path.realpath(recipe.weights))
-    if origin is not None and origin.is_relative_to(os.path.realpath(sweep_dir.path)):
-        raise RunError(
-            f"the weights come from {recipe.weights}, inside {sweep_dir.path}: choose another "
-            "--workdir"
-        )
+def _check_together(mode: str, blocked: str | None) -> None:
+    if mode == "vmap" and blocked is not None:
+        raise RecipeError(f"mode vmap: {blocked}; use mode sequential, or auto")
 
 
 def _member_data(
@@ -307,7 +318,14 @@ def _choose(
     pending: Sequence[Member],
     data: dict[str, Splits],
 ) -> Choice:
-    """How the pending members run."""
+    """How the pending members run.
+
+    Raises:
+        RecipeError: as one program, which is asked for, their images do not fit.
+    """
+    if blocked is None and mode != "sequential" and len(pending) > 1:
+        blocked = images_too_large(pending[0].recipe, data[pending[0].name])
+        _check_together(mode, blocked)
     # For a single member there was nothing to choose.
     if before is not None and (not pending or (mode == "auto" and len(before["values"]) > 1)):
         stored = Choice(before["mode"], before["why"], before["measured"])
@@ -320,42 +338,6 @@ def _choose(
     if len(pending) < 2:
         return Choice("sequential", "one member is left", None)
     return choose(field, pending, data[pending[0].name])
-
-
-def _groups(members: Sequence[Member], sweep_dir: SweepDirectory) -> list[list[Member]]:
-    """Members at the same step with steps left; a crash can leave them at different ones.
-
-    One that was stopped in the middle of an epoch continues by itself.
-    """
-    by_step: dict[int, list[Member]] = {}
-    for member in members:
-        step = _last_step(sweep_dir.run(member.name))
-        if step is not None:
-            by_step.setdefault(step, []).append(member)
-    recipe = members[0].recipe if members else None
-    return [
-        group
-        for step, group in by_step.items()
-        if len(group) > 1 and recipe and step < recipe.epochs * recipe.steps_per_epoch
-    ]
-
-
-def _last_step(run_dir: RunDirectory) -> int | None:
-    """Where a member stands, None in the middle of an epoch.
-
-    Raises:
-        CheckpointError: it has trained, and its checkpoints are gone or all damaged.
-    """
-    if not run_dir.checkpoints.is_dir():
-        if run_dir.holds_run():
-            check_not_lost(run_dir)
-        return 0
-    with run_dir.lock(), Checkpoints(run_dir.checkpoints) as checkpoints:
-        checkpoints.set_damaged_aside()  # before they are grouped by where they stand
-        step = max(checkpoints.steps(), default=0)
-        if step == 0:
-            check_not_lost(run_dir)
-        return None if step and checkpoints.progress(step) is not None else step
 
 
 def _result(plan: SweepPlan) -> SweepResult:

@@ -13,10 +13,12 @@ import numpy as np
 from jaxcifar.data import Splits
 from jaxcifar.devices.memory import free_memory, memory_excess
 from jaxcifar.recipes.numbers import numbers_of, without_numbers
+from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step import metrics
 from jaxcifar.step.state import TrainState, state_shapes
 from jaxcifar.studies.sweeps.members import Member
+from jaxcifar.training import evaluation
 from jaxcifar.training.epoch import Data
 from jaxcifar.training.features import USABLE_SHARE
 from jaxcifar.training.plan import limit_splits, stored_views
@@ -83,6 +85,17 @@ def too_large(members: Sequence[Member]) -> str | None:
     )
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)]
     return _over(len(members) * sum(sizes), f"the states of {len(members)} members take")
+
+
+def images_too_large(recipe: Recipe, splits: Splits) -> str | None:
+    """Why the images, which one program keeps on the device, do not fit there; None if they do.
+
+    `fit` reads such images from the host. Cached features are on the device in both forms.
+    """
+    if recipe.cache_features:
+        return None
+    splits = limit_splits(recipe, splits)
+    return evaluation.too_large(splits.train, splits.validation)
 
 
 def choose(field: str, members: Sequence[Member], splits: Splits) -> Choice:

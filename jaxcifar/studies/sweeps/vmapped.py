@@ -11,16 +11,18 @@ from contextlib import ExitStack
 import jax
 
 from jaxcifar.common.messages import say
-from jaxcifar.data import Splits
+from jaxcifar.data import Splits, check_readable
 from jaxcifar.devices.machine import describe_machine
+from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.history import Row
-from jaxcifar.runs.opening import prepare_directory
+from jaxcifar.runs.opening import check_not_lost, prepare_directory
 from jaxcifar.runs.transfer import StartingWeights, starting_weights
 from jaxcifar.step.metrics import Metrics
 from jaxcifar.step.state import TrainState
+from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.studies.sweeps.measured_mode import build_members, stack
 from jaxcifar.studies.sweeps.members import Member
 from jaxcifar.training.disk import Disk
@@ -61,6 +63,8 @@ def train_together(
         The members that stopped early, and why. The others continue.
     """
     failures: Failures = {}
+    if not all(run_dir.holds_run() for run_dir in run_dirs):
+        check_readable(splits.test)  # as `fit` does before it begins a run
     with ExitStack() as opened:
         for run_dir in run_dirs:
             run_dir.check_links()
@@ -72,6 +76,7 @@ def train_together(
             for run_dir in run_dirs
         ]
         together = Together(field, members, splits, states, verbose=verbose)
+        recipe, scoring_seconds = members[0].recipe, 0.0
         for epoch in together.remaining_epochs():
             sums = together.train(epoch)
             rows = []
@@ -93,8 +98,11 @@ def train_together(
                     continue
                 validated = run.validate(together.stage)
                 rows.append((member, run.record(validated)))
+            if recipe.validates(epoch):
+                scoring_seconds = sum(row["validation_seconds"] for _, row in rows)
             if verbose:
-                say(_epoch_line(epoch, members[0].recipe.epochs, rows, together.left), flush=True)
+                left = _seconds_left(recipe, epoch, together.seconds, scoring_seconds)
+                say(_epoch_line(epoch, recipe.epochs, rows, left), flush=True)
             if len(failures) == len(members):
                 break
     return failures
@@ -106,8 +114,8 @@ class Together:
     Attributes:
         states: every leaf with the members in front.
         stage: validates one member.
-        seconds_each: of the last epoch's training, each member's share.
-        left: seconds of training that the other epochs will take.
+        seconds: of the last epoch's training, of all members.
+        seconds_each: each member's share of them and, in the first epoch, of caching features.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class Together:
     ) -> None:
         """Bring the data to the device and compile."""
         self._members, self._recipe, self._verbose = len(members), members[0].recipe, verbose
-        self.seconds_each = self.left = 0.0
+        self.seconds = self.seconds_each = 0.0
         self._first_epoch = int(states.step[0]) // self._recipe.steps_per_epoch + 1
         parts = make_stage(self._recipe, self._first_epoch)
         data = stage_data(parts, splits, _take(states, 0), verbose=verbose)
@@ -134,7 +142,7 @@ class Together:
         scoring.compile(_take(self.states, 0).variables)
         if verbose:
             say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
-        self.stage = Stage(parts.last_epoch, self._epoch.run, scoring.run, data.seconds)
+        self.stage = Stage(parts.last_epoch, self._epoch.run, scoring.run, data.seconds, None)
         self._images = len(members) * len(splits.train)
 
     def remaining_epochs(self) -> range:
@@ -148,12 +156,46 @@ class Together:
         with ProgressBar(label, self._images, self._verbose) as bar:
             self.states, sums = self._epoch.run(self.states, _pooled(bar.advance, self._members))
             sums = jax.device_get(sums)
-        seconds = time.perf_counter() - started
-        if epoch == self._first_epoch:
-            seconds += self.stage.caching_seconds
-        self.seconds_each = seconds / self._members
-        self.left = (self._recipe.epochs - epoch) * seconds
+        self.seconds = time.perf_counter() - started
+        caching = self.stage.caching_seconds if epoch == self._first_epoch else 0.0
+        self.seconds_each = (self.seconds + caching) / self._members
         return sums
+
+
+def make_groups(members: Sequence[Member], sweep_dir: SweepDirectory) -> list[list[Member]]:
+    """Members at the same step with steps left; a crash can leave them at different ones.
+
+    One that was stopped in the middle of an epoch continues by itself.
+    """
+    by_step: dict[int, list[Member]] = {}
+    for member in members:
+        step = _last_step(sweep_dir.run(member.name))
+        if step is not None:
+            by_step.setdefault(step, []).append(member)
+    recipe = members[0].recipe if members else None
+    return [
+        group
+        for step, group in by_step.items()
+        if len(group) > 1 and recipe and step < recipe.epochs * recipe.steps_per_epoch
+    ]
+
+
+def _last_step(run_dir: RunDirectory) -> int | None:
+    """Where a member stands, None in the middle of an epoch.
+
+    Raises:
+        CheckpointError: it has trained, and its checkpoints are gone or all damaged.
+    """
+    if not run_dir.checkpoints.is_dir():
+        if run_dir.holds_run():
+            check_not_lost(run_dir)
+        return 0
+    with run_dir.lock(), Checkpoints(run_dir.checkpoints) as checkpoints:
+        checkpoints.set_damaged_aside()  # before they are grouped by where they stand
+        step = max(checkpoints.steps(), default=0)
+        if step == 0:
+            check_not_lost(run_dir)
+        return None if step and checkpoints.progress(step) is not None else step
 
 
 def _begin(
@@ -203,6 +245,12 @@ def _pooled(
     return lambda images, sums: advance(
         members * images, jax.tree.map(lambda leaf: leaf.sum(0), jax.device_get(sums))
     )
+
+
+def _seconds_left(recipe: Recipe, epoch: int, training: float, scoring: float) -> float:
+    """An estimate from an epoch's training and the last validation, both of all members."""
+    coming = sum(map(recipe.validates, range(epoch + 1, recipe.epochs + 1)))
+    return (recipe.epochs - epoch) * training + coming * scoring
 
 
 def _epoch_line(epoch: int, epochs: int, rows: Sequence[tuple[Member, Row]], left: float) -> str:

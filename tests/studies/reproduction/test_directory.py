@@ -1,8 +1,13 @@
 import json
+import os
+import shutil
+import time
 
 import pytest
+from matplotlib.figure import Figure
 
 from jaxcifar.common.errors import RunError
+from jaxcifar.common.figure import save_figure
 from jaxcifar.studies.reproduction import Item, Settings
 from jaxcifar.studies.reproduction.directory import ReportDirectory
 from tests.studies.reproduction.test_report import write_run
@@ -60,6 +65,56 @@ def test_seeds_belong_to_the_items_they_were_requested_for(report_dir):
         "two": "complete",
         "three": "not run",
     }
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """An item for which a member of a sweep serves, and the directories of both."""
+    rates = Item("rates", "A sweep.", "mini", swept="dropout_rate", values=(0.3,))
+    own = Item("own", "A member.", "mini", member=("rates", 0.3))
+    report_dir = ReportDirectory(tmp_path / "report", (rates, own))
+    runs = report_dir.path / "runs"
+    return report_dir, runs / "rates" / "dropout_rate=0.3", runs / "own"
+
+
+def test_a_member_of_a_sweep_serves_until_an_items_own_run_has_trained(shared):
+    report_dir, member, own = shared
+    write_run(member)
+    (entry,) = report_dir.entries()
+    assert (entry.paths, entry.state()) == ((member,), "complete")
+    write_run(own, done=0)  # begun, without an epoch
+    assert report_dir.entries()[0].paths == (member,)
+    shutil.rmtree(own)
+    write_run(own, done=1)
+    (entry,) = report_dir.entries()
+    assert (entry.paths, entry.state()) == ((own,), "stopped after epoch 1 of 2")
+    assert report_dir.shared_run(report_dir.plan[1]) is None  # so it goes on with the next call
+
+
+def test_pictures_of_another_run_are_not_shown(shared):
+    report_dir, member, own = shared
+    folder = report_dir.path / "pictures"
+
+    def shown():
+        return [picture.path.name for picture in report_dir.entries()[0].pictures]
+
+    def draw(*names):
+        for name in names:
+            save_figure(Figure(figsize=(1, 1)), folder / name)
+
+    write_run(member)
+    draw("confusion_own.png", "curves_own.png")  # of its own run, which was removed
+    assert shown() == []
+    draw("confusion_rates_dropout_rate=0.3.png", "curves_rates_dropout_rate=0.3.png")
+    assert shown() == ["curves_rates_dropout_rate=0.3.png", "confusion_rates_dropout_rate=0.3.png"]
+    write_run(own)
+    later = time.time() + 1
+    for file in ("metrics.jsonl", "summary.json"):  # of a run that was trained again
+        os.utime(own / file, (later, later))
+    assert shown() == []
+    for name in ("confusion_own.png", "curves_own.png"):
+        os.utime(folder / name, (later, later))
+    assert shown() == ["curves_own.png", "confusion_own.png"]
 
 
 def test_a_mark_of_the_first_version_is_read(report_dir):

@@ -1,10 +1,13 @@
 import os
+import shutil
 
 import pytest
 from matplotlib.figure import Figure
 
+from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.studies.reproduction.drawings import Drawing, pictures
+from jaxcifar.studies.reproduction import galleries
+from jaxcifar.studies.reproduction.drawings import Drawing, comparison_drawing, pictures
 from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.studies.reproduction.galleries import gallery_drawings
 from tests.studies.reproduction.test_report import write_run
@@ -34,6 +37,26 @@ def test_a_drawing_is_made_with_its_numbers_and_is_stale_if_its_source_is_newer(
     later = drawing.path.stat().st_mtime + 1
     os.utime(drawing.source, (later, later))
     assert not drawing.is_done()
+    assert pictures([drawing]) == ()
+
+
+def test_a_drawing_of_something_that_is_gone_is_not_shown(drawing):
+    drawing.make()
+    drawing.source.unlink()
+    assert not drawing.is_done()
+    assert pictures([drawing]) == ()
+
+
+def test_the_comparison_is_drawn_again_when_a_run_was_removed(tmp_path):
+    runs = [write_run(tmp_path / "runs" / name) for name in ("scratch", "finetune")]
+    entries = [Entry(run.name, "", run.name, run.name, None, (run,)) for run in runs]
+    compared = comparison_drawing(tmp_path / "pictures", entries)
+    compared.make()
+    assert compared.is_done()
+    later = compared.path.stat().st_mtime + 1
+    shutil.rmtree(runs[0])
+    os.utime(tmp_path / "runs", (later, later))
+    assert not comparison_drawing(tmp_path / "pictures", entries).is_done()
 
 
 def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing, monkeypatch):
@@ -53,20 +76,34 @@ def test_a_drawing_that_fails_leaves_the_old_picture_and_nothing_else(drawing, m
 
 
 def test_galleries_show_finetune_or_else_the_first_complete_run(tmp_path):
+    runs, folder = tmp_path / "runs", tmp_path / "pictures"
+
     def entry(name):
-        return Entry(name, "", "scratch", "scratch", None, (tmp_path / name,))
+        return Entry(name, "", "scratch", "scratch", None, (runs / name,))
 
     entries = [entry(name) for name in ("scratch", "freeze_a", "finetune")]
-    assert gallery_drawings("activations", tmp_path, entries) == []
-    write_run(tmp_path / "freeze_a")
-    names = [d.path.name for d in gallery_drawings("activations", tmp_path, entries)]
+    assert gallery_drawings("activations", folder, entries) == []
+    write_run(runs / "freeze_a")
+    names = [d.path.name for d in gallery_drawings("activations", folder, entries)]
     assert names == [
         "activations_ship_freeze_a.png",
         "activations_cat_freeze_a.png",
         "activations_ship_224_freeze_a.png",
         "activations_cat_224_freeze_a.png",
     ]
-    write_run(tmp_path / "finetune")
-    (drawing,) = gallery_drawings("grad_cam", tmp_path, entries)
+    write_run(runs / "finetune")
+    (drawing,) = gallery_drawings("grad_cam", folder, entries)
     assert drawing.path.name == "grad_cam_finetune.png"
-    assert drawing.draw.args == (tmp_path / "finetune",)
+    assert drawing.draw.args == (runs / "finetune",)
+
+
+def test_without_an_image_to_explain_the_way_out_is_one_of_reproduce(
+    stored_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("jaxcifar.visualize.scoring.CONFIDENT", 2.0)
+    with pytest.raises(RecipeError, match="no test image is predicted .*--skip grad_cam") as raised:
+        galleries._draw_grad_cam(stored_run, out=tmp_path / "x.png", data_dir=None)
+    assert "--image" not in str(raised.value)
+    (tmp_path / "x.png").write_bytes(b"somebody else's")  # another error stays as it is
+    with pytest.raises(RecipeError, match="name another file with --out$"):
+        galleries._draw_grad_cam(stored_run, out=tmp_path / "x.png", data_dir=None)

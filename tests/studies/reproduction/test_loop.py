@@ -62,7 +62,7 @@ def test_a_plan_runs_notes_failures_and_skips_what_is_complete(plan, tmp_path, t
     assert str(tmp_path) not in (out / "index.html").read_text()
     assert len(list((out / "pictures").glob("*.png"))) == 5  # 2 curves, 2 matrices, comparison
     assert not list((out / "pictures").glob(".*"))
-    for link in ("curves_one.png", "comparison.png", "confusion_two.png"):
+    for link in ("curves_one.png", "comparison.png", "confusion_rates_dropout_rate=0.3.png"):
         assert f"](<pictures/{link}>)" in (out / "report.md").read_text()
 
     before = (out / "pictures" / "confusion_one.png").stat().st_mtime_ns
@@ -128,6 +128,20 @@ def test_an_interrupted_call_leaves_a_page_and_the_same_call_continues(
     reproduce(out, plan=plan, only=["one", "compare"], verbose=False)
     assert trained == [[2]]
     assert state(out, plan, "one") == "complete"
+
+
+def test_a_sweep_out_of_memory_names_a_way_out_of_reproduce(plan, tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise MemoryError("9 bytes")
+
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", exhausted)
+    message = r"rates \(.*dropout_rate=0.3 \(9 bytes\); the rest is written.*--skip rates\)$"
+    with pytest.raises(RunError, match=message) as raised:
+        reproduce(
+            tmp_path / "out", Settings(scale="smoke"), plan=plan, only=["rates"], verbose=False
+        )
+    for option in ("--resume", "--workdir", "--eval-batch-size"):
+        assert option not in str(raised.value)
 
 
 def test_a_report_without_a_run_has_the_reports_figures_only(plan, tmp_path):

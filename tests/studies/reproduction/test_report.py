@@ -257,9 +257,9 @@ def test_differences_are_those_from_a_preset():
         "t_max the default (epochs), not 200.0",
         "patience 3, not the default (train all epochs)",
     ]
-    # None means something else in each setting, and nothing is known of some.
+    # None means something else in each setting.
     assert preset_differences({"validation_size": None}, "speedrun") == [
-        "validation_size the default, not 500"
+        "validation_size the default (the dataset's split), not 500"
     ]
     assert "new_head True, not False" in preset_differences(recipe, "scratch")
     assert set(recipe) == set(Recipe().to_dict())

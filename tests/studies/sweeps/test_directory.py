@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jaxcifar.runs.opening import prepare_directory
 from jaxcifar.runs.restore import read_recipe
 from jaxcifar.runs.transfer import preprocessing_of, starting_weights
 from jaxcifar.studies.sweeps import read_sweep, sweep
+from jaxcifar.studies.sweeps.directory import SweepDirectory, check_origin
 from tests.conftest import CLASSES, random_variables
 
 
@@ -121,3 +123,12 @@ def test_members_from_weights_that_changed_are_not_compared(recipe, digits, tmp_
     write(0)
     sweep(recipe, "seed", [0, 1], digits, resume=True, **settings)
     assert trained == ["seed=0", "seed=1"]
+
+
+def test_weights_on_the_hub_lie_in_no_directory(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub = dataclasses.replace(recipe, weights="timm/resnet18.tv_in1k")
+    check_origin(SweepDirectory(Path()), hub)
+    (tmp_path / "timm" / "resnet18.tv_in1k").mkdir(parents=True)
+    with pytest.raises(RunError, match="the weights come from timm/resnet18.tv_in1k, inside"):
+        check_origin(SweepDirectory(Path()), hub)

@@ -15,9 +15,9 @@ from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step.state import start_state
 from jaxcifar.studies.sweeps import plot_sweep, read_sweep, sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
-from jaxcifar.studies.sweeps.loop import _groups
 from jaxcifar.studies.sweeps.measured_mode import Choice
 from jaxcifar.studies.sweeps.members import make_members
+from jaxcifar.studies.sweeps.vmapped import make_groups
 from jaxcifar.training.fit import fit
 from tests.conftest import random_variables
 from tests.training.test_fit import Stop, numbers
@@ -309,8 +309,10 @@ def test_the_title_names_the_epochs_if_all_members_have_the_same(
 def test_members_at_the_same_step_continue_together(short, tmp_path, monkeypatch):
     members = make_members(short, "seed", range(8))
     steps = dict(zip([m.name for m in members], [3, 0, 6, 3, 0, 5, 6, 3], strict=True))
-    monkeypatch.setattr("jaxcifar.studies.sweeps.loop._last_step", lambda run: steps[run.path.name])
-    groups = _groups(members, SweepDirectory(tmp_path))  # six steps are the whole run
+    monkeypatch.setattr(
+        "jaxcifar.studies.sweeps.vmapped._last_step", lambda run: steps[run.path.name]
+    )
+    groups = make_groups(members, SweepDirectory(tmp_path))  # six steps are the whole run
     assert [[m.value for m in group] for group in groups] == [[0, 3, 7], [1, 4]]
 
 
@@ -326,7 +328,7 @@ def test_the_step_of_a_member_is_that_of_its_last_good_checkpoint(short, tmp_pat
     damaged = files.run(members[0].name)
     (damaged.checkpoints / "3" / "model" / "manifest.ocdbt").unlink()
     with pytest.warns(CheckpointWarning, match="checkpoint 3 .*manifest.ocdbt is missing"):
-        groups = _groups(members, files)
+        groups = make_groups(members, files)
     # The first one continues by itself from step 2.
     assert [[m.value for m in group] for group in groups] == [[1, 2]]
 
@@ -440,6 +442,7 @@ def test_a_directory_with_other_files_is_refused(short, digits, tmp_path):
 
 def test_weights_inside_the_directory_are_not_overwritten(short, digits, started):
     origin = started.path / "dropout_rate=0.1"
+    origin.mkdir()
     with pytest.raises(RunError, match="choose another --workdir"):
         sweep(
             changed(short, weights=str(origin)),

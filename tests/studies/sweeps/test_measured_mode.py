@@ -1,10 +1,16 @@
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.studies.sweeps import measured_mode, sweep
-from jaxcifar.studies.sweeps.measured_mode import Program, choose, time_programs
+from jaxcifar.studies.sweeps.measured_mode import (
+    Program,
+    choose,
+    images_too_large,
+    time_programs,
+)
 from jaxcifar.studies.sweeps.members import make_members
 
 
@@ -71,3 +77,21 @@ def test_members_that_do_not_fit_in_memory_run_one_after_another(
     monkeypatch.setattr(measured_mode, "too_large", lambda _: None)
     assert "one program of 2 members needs" in choose("dropout_rate", members, digits).why
     assert clock.now == 0, "a program was run"
+
+
+def test_images_that_would_be_streamed_are_not_put_on_the_device(
+    recipe, digits, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("jaxcifar.training.evaluation.free_memory", lambda: 1_001)
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", lambda *_, **__: None)
+    rates = ("dropout_rate", [0.1, 0.2], digits)
+    with pytest.raises(RecipeError, match="mode vmap: the images take .*; use mode sequential, or"):
+        sweep(recipe, *rates, workdir=tmp_path / "s", mode="vmap")
+    assert not (tmp_path / "s").exists()
+    result = sweep(recipe, *rates, workdir=tmp_path / "s")
+    assert result.mode == "sequential"
+    assert result.why.startswith("the images take")
+    # Of a frozen network the features are kept on the device by `fit`, too.
+    frozen = {"freeze": "freeze_b", "bn": "frozen", "cache_features": True}
+    plain = {"flip_rate": 0.0, "translate_pixels": 0}
+    assert images_too_large(dataclasses.replace(recipe, **frozen, **plain), digits) is None

@@ -1,24 +1,30 @@
 """Members trained as one program, compared with each member trained separately."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcifar.common.errors import DataError
 from jaxcifar.models.names import named_leaves
 from jaxcifar.models.pretrained import WeightsError
+from jaxcifar.recipes.splits import load_splits
 from jaxcifar.recipes.stage import StageRecipe, make_stage
 from jaxcifar.runs.checkpoints import Checkpoints
 from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.restore import read_recipe
 from jaxcifar.step import metrics
 from jaxcifar.step.state import init_state
+from jaxcifar.studies.sweeps import vmapped
 from jaxcifar.studies.sweeps.measured_mode import build_members, stack
 from jaxcifar.studies.sweeps.members import PLAIN_FIELDS, Member, make_members
-from jaxcifar.studies.sweeps.vmapped import _begin
+from jaxcifar.studies.sweeps.vmapped import Together, _begin, train_together
 from jaxcifar.training.evaluation import to_device
 from jaxcifar.training.resident import make_train_epoch
+from jaxcifar.training.stage import Stage
 from tests.conftest import assert_trees_identical
 
 
@@ -188,3 +194,76 @@ def test_the_weights_may_be_gone_once_a_member_has_a_checkpoint(
     assert_trees_identical(resumed, states[0])
     with pytest.raises(WeightsError):
         _begin(members, digits, runs, "digits")
+
+
+def test_a_damaged_test_picture_is_found_before_anything_is_trained(
+    photo_run, photos, tmp_path, monkeypatch
+):
+    def never(*_, **__):
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr("jaxcifar.studies.sweeps.vmapped.Together", never)
+    recipe = read_recipe(RunDirectory(photo_run))
+    next((photos / "test").rglob("*.png")).write_bytes(b"junk")
+    splits, members = load_splits(recipe, lazy=True), make_members(recipe, "seed", [0, 1])
+    runs = [RunDirectory(tmp_path / "s" / member.name) for member in members]
+    with pytest.raises(DataError, match="a picture cannot be read"):
+        train_together("seed", members, splits, runs, experiment="x")
+    assert not (tmp_path / "s").exists()
+
+
+class Timed:
+    """Stands for `Together` and for the `Run` of a member: ten minutes of training an epoch for
+    all, and one for each validation.
+    """
+
+    states, seconds_each, seconds, stage = None, 300.0, 600.0, None
+
+    def __init__(self, plan, *_, **__):
+        self.recipe = getattr(plan, "recipe", None)
+
+    def remaining_epochs(self):
+        return range(1, 6)
+
+    def train(self, epoch):
+        Timed.epoch = epoch
+
+    def check_finite(self):
+        pass
+
+    def validate(self, stage):
+        validates = self.recipe.validates(self.epoch)
+        return {"validation_accuracy": 0.5} if validates else {"validation_accuracy": None}
+
+    def record(self, validated):
+        scored = validated["validation_accuracy"] is not None
+        return validated | {"train_accuracy": 0.5, "validation_seconds": 60.0 if scored else 0.01}
+
+
+def test_the_time_left_has_the_validations_that_are_to_come(
+    recipe, digits, tmp_path, monkeypatch, capsys
+):
+    for name in ("Together", "Run"):
+        monkeypatch.setattr(vmapped, name, Timed)
+    for name in ("_begin", "stack", "_take", "_of_member"):
+        monkeypatch.setattr(vmapped, name, lambda *_: None)
+    five = dataclasses.replace(recipe, epochs=5, validate_every=2)
+    members = make_members(five, "seed", [0, 1])
+    runs = [RunDirectory(tmp_path / member.name) for member in members]
+    train_together("seed", members, digits, runs, experiment="x", verbose=True)
+    left = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()]
+    # After epochs 2, 4 and 5 both are validated; before that nobody knows for how long.
+    assert left == ["40m00s left", "34m00s left", "24m00s left", "12m00s left", "0s left"]
+
+
+def test_seconds_of_caching_are_spent_once(recipe):
+    together = object.__new__(Together)
+    together._members, together._recipe, together._verbose = 2, recipe, False
+    together._first_epoch, together._images, together.states = 1, 80, None
+    together._epoch = SimpleNamespace(run=lambda states, advance: (states, {}))
+    together.stage = Stage(3, None, None, 100.0, None)
+    together.train(1)
+    assert together.seconds < 10
+    assert together.seconds_each == pytest.approx(50, abs=5)
+    together.train(2)
+    assert together.seconds_each < 10
