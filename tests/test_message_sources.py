@@ -27,6 +27,7 @@ OTHERS = {"MessageError", "StopRequested", "Interrupted", "_Terminated", "Checkp
 FOREIGN = {"tarfile.ReadError", "pickle.UnpicklingError", "argparse.ArgumentTypeError"}
 # What built-in exceptions show without `!r` or a format: numbers, and names of ours.
 OURS = {
+    "common/files.py": "error",  # an Unusable, which is escaped
     "data/image_file.py": "image.mode",
     "data/reading.py": "prefetch; threads",
     "models/conv.py": """

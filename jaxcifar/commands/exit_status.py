@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -113,6 +114,8 @@ def _leave_the_others(status: int) -> None:
     An orderly exit would wait for the other processes, which wait for this one.
     """
     if _is_one_of_several():
+        with suppress(OSError, ValueError):  # closed, or its reader is gone
+            sys.stdout.flush()
         os._exit(status)
 
 

@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {name!r}")
         self._expand_files(parsed)
         if getattr(parsed, "data_dir", None) is not None:
-            os.environ["TFDS_DATA_DIR"] = str(parsed.data_dir)
+            use_data_dir(parsed.data_dir)
         return parsed
 
     def _expand_files(self, parsed: argparse.Namespace) -> None:
@@ -62,6 +62,11 @@ class Parser(argparse.ArgumentParser):
         options = {o.lstrip("-"): o for action in self._actions for o in action.option_strings}
         near = difflib.get_close_matches(name.lstrip("-")[:100], options, n=1)
         return f"; did you mean {options[near[0]]!r}?" if near else ""
+
+
+def use_data_dir(folder: str | Path) -> None:
+    """From here on, recipes, which know no folder, find "tfds:" datasets there."""
+    os.environ["TFDS_DATA_DIR"] = str(folder)
 
 
 def to_path(text: str) -> Path:

@@ -17,7 +17,7 @@ from typing import get_args
 
 from jaxcifar.commands.experiment import experiment_parser
 from jaxcifar.commands.options import given_options
-from jaxcifar.commands.parser import Parser
+from jaxcifar.commands.parser import Parser, use_data_dir
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.recipes.presets import get_experiment
 from jaxcifar.recipes.recipe import Recipe
@@ -67,8 +67,10 @@ def run(prog: str, arguments: Sequence[str]) -> None:
     data_dir = parsed.data_dir
     if parsed.resume:
         given = {name: getattr(parsed, name, None) for name in ("dataset", "follow_links")}
-        recipe = read_sweep(workdir, **given)
         data_dir = data_dir or stored_data_folder(workdir)
+        if data_dir is not None:
+            use_data_dir(data_dir)
+        recipe = read_sweep(workdir, **given)
     options, values = given_options(parsed, Recipe), parse_values(field, parsed.values)
     # A recipe for pictures of several sizes has a side, and each member its own.
     if field == "resize" and recipe.resize is None:

@@ -92,7 +92,7 @@ def cache_folder() -> Path:
     """`$JAXCIFAR_CACHE_DIR`, else `$XDG_CACHE_HOME/jaxcifar`, else `~/.cache/jaxcifar`.
 
     Raises:
-        OSError: none of the three is known, which is said with what to set.
+        OSError: the one that is set leads nowhere, or no home is known; with what to set.
     """
     own, base = os.environ.get("JAXCIFAR_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     if base and not own:

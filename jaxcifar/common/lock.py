@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+from errno import EACCES, EDQUOT, ENOSPC, EPERM
 from pathlib import Path
 
 from jaxcifar.common.errors import RunError
@@ -81,7 +81,7 @@ def cannot_write(folder: Path, error: OSError, other: str = "--workdir") -> str:
 def _way_out(error: OSError, other: str) -> str:
     if error.errno in (ENOSPC, EDQUOT):  # a run that is there can go on only where it is
         return "free some space there, then try again"
-    if error.errno in (EACCES, EPERM, EROFS):
+    if error.errno in (EACCES, EPERM):
         return f"make it writable, or choose another {other}"
     return f"choose another {other}"
 

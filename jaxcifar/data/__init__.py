@@ -24,6 +24,7 @@ from jaxcifar.data.load import (
     load_dataset,
     load_labelled,
     located,
+    shown_info,
 )
 from jaxcifar.data.split import balanced_subset, split_indices
 from jaxcifar.data.splits import LabelledData, Splits
@@ -54,5 +55,6 @@ __all__ = [
     "prepare_cifar10",
     "prepare_cifar100",
     "reading",
+    "shown_info",
     "split_indices",
 ]

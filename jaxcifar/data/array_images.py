@@ -9,7 +9,7 @@ from jaxcifar.common.errors import DataError
 from jaxcifar.common.messages import printable
 from jaxcifar.data.array_rows import list_rows
 
-# Converted at once: images, and their bytes; floats are copied three times.
+# The most images that are converted at once, and the most bytes of them: floats are copied thrice.
 _AT_ONCE, _BYTES_AT_ONCE = 512, 12 << 20
 _FORMS = "[n, h, w, 3], or gray [n, h, w] or [n, h, w, 1]"
 

@@ -184,7 +184,7 @@ def _decode(root: Path, picture: Picture, side: int) -> NDArray[np.uint8]:
 
     path = root / picture.name
     with path.open("rb") as file:
-        if make_picture(picture.name, os.fstat(file.fileno())) != picture:
+        if not make_picture(picture.name, os.fstat(file.fileno())).has_contents_of(picture):
             raise ImageFileError(f"{path} changed after the folder was read: load it again")
         data = file.read(MAX_BYTES + 1)
     return decode_square(data, side, str(path))

@@ -73,8 +73,7 @@ def warn_absent(
         if set(lacking) <= set(whole):
             advice = "add images of them"
         all_used = sum(map(len, labels.values())) >= info.pool + (info.validation or 0)
-        if all_used and set.union(*missing) == set.intersection(
-            *missing
-        ):  # no other choice has some
+        nowhere = set.union(*missing) == set.intersection(*missing)
+        if all_used and nowhere:  # no other choice has some
             advice = "add images of them, or leave out the classes"
         warn(f"{info.name} has {', and '.join(problems)}; {advice}", stacklevel=stacklevel + 1)

@@ -46,6 +46,13 @@ class Picture(NamedTuple):
     changed: int
     inode: int
 
+    def has_contents_of(self, other: "Picture") -> bool:
+        """Whether it is the same file, not written since.
+
+        A change of its rights or links alone changes `changed`, as a backup of hard links does.
+        """
+        return (self.size, self.modified, self.inode) == (other.size, other.modified, other.inode)
+
 
 def make_picture(name: str, status: os.stat_result) -> Picture:
     """The picture of that name, from what `os.stat` says."""

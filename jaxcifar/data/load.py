@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,27 @@ def dataset_info(
     if known is None:
         raise _unknown(name)
     return _own_info(name, known)
+
+
+def shown_info(
+    name: str, *, data_dir: str | Path | None = None, follow_links: bool = False
+) -> DatasetInfo:
+    """As `dataset_info`, also of data to test on alone: nothing to train on, and their classes.
+
+    Raises:
+        DataError: as `dataset_info`, where there is no test split by itself, either.
+    """
+    where: Any = {"data_dir": data_dir, "follow_links": follow_links}
+    try:
+        return dataset_info(name, **where)
+    except DataError as error:
+        try:
+            found = own.find_own_split(name, "test", **where)
+        except DataError:
+            found = None
+        if found is None:
+            raise error from None
+    return DatasetInfo(name, found.class_names, 0, found.counts["test"], found.side, (0, 0))
 
 
 def _unknown(name: str) -> DataError:

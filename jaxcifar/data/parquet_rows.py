@@ -38,8 +38,8 @@ _OPEN_FILES = 4
 _LABELS_AT_ONCE = 65_536
 _MAX_NAME = 1_000  # characters of a label that is a text
 _WITHOUT_THEM = (
-    "remove such rows, use another split, or name a local copy without the files of this split "
-    "(parquet:PATH), as validation stands for a test split that is not there"
+    "remove such rows; or, if they are test images, copy the files of the other splits to a folder "
+    "and name it parquet:PATH: its validation images then stand for the test images"
 )
 
 
@@ -70,7 +70,7 @@ class Shard:
         Raises:
             DataError: it is not as it was found.
         """
-        if look_at(self.path) != self.found:
+        if not look_at(self.path).has_contents_of(self.found):
             raise DataError(f"{self.path} changed while it was read; load it again")
 
 

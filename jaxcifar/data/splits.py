@@ -175,7 +175,8 @@ class LabelledData:
         source: the images, read when they are asked for.
         fingerprint: SHA-256 (hex) of the contents: of a folder, Parquet files and hub data, of this
             split; of other datasets, as in `Splits`. It may be given as a function, which is called
-            when it is first asked for: reading all files takes long.
+            when it is first asked for, also by `dataclasses.replace`: reading all files takes long,
+            and raises DataError for one that cannot be read.
     """
 
     name: str

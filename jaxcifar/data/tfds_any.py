@@ -25,7 +25,7 @@ from jaxcifar.data.contents import file_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
-from jaxcifar.data.listing import make_picture
+from jaxcifar.data.listing import Picture, make_picture
 from jaxcifar.data.tfds_features import PREPARE_AGAIN, class_names, image_features
 from jaxcifar.data.tfds_layout import (
     FEATURES,
@@ -35,7 +35,7 @@ from jaxcifar.data.tfds_layout import (
     Info,
     check_present,
     data_root,
-    how_to_prepare,
+    how_to_prepare_any,
     import_tfds,
     newest_version,
     read_info,
@@ -60,6 +60,7 @@ class TfdsDataset:
         files: the JSON files and the class names.
         shards: of all splits.
         marks: what was read, and the folder in which a newer version would be.
+        found: the shards, as they were.
         state: the folder, and a SHA-256 of the name, size, times and inode of each file.
     """
 
@@ -72,6 +73,7 @@ class TfdsDataset:
     files: tuple[Path, ...]
     shards: tuple[Path, ...]
     marks: tuple[Mark, ...]
+    found: tuple[Picture, ...]
     state: str
 
     @property
@@ -113,7 +115,21 @@ class TfdsDataset:
             DataError: one is not as it was found.
         """
         if _state(self.directory, (*self.files, *self.shards)) != self.state:
-            raise DataError(f"{self.directory} changed while it was read; load it again")
+            raise self._changed()
+
+    def check_split_unchanged(self, split: str) -> None:
+        """Look at the shards of one of TFDS's splits again, as whenever records are read.
+
+        Raises:
+            DataError: one is not as it was found.
+        """
+        of_split = [shard for shard in self.found if f"-{split}.{FORMAT}-" in shard.name]
+        now = _look_at(self.directory, [self.directory / shard.name for shard in of_split])
+        if not all(new.has_contents_of(old) for new, old in zip(now, of_split, strict=True)):
+            raise self._changed()
+
+    def _changed(self) -> DataError:
+        return DataError(f"{self.directory} changed while it was read; load it again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +168,7 @@ class TfdsSource(PictureSource):
         images = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
         exact = self.dataset.side is not None
         faults = []
-        examples = _read_examples(self.records, rows, self.dataset)
+        examples = _read_examples(self.records, rows, self.dataset, self.split)
         for image, row, example in zip(images, rows, examples, strict=True):
             name = f"image {row} of {self.split} in {self.dataset.directory}"
             data = b"".join(example["image"].bytes_list.value)
@@ -204,7 +220,9 @@ def _open_split(dataset: TfdsDataset, split: str) -> Any:
         raise DataError(f"TFDS cannot open {split} in {dataset.directory}: {error}") from error
 
 
-def _read_examples(records: Any, rows: Sequence[int] | NDArray, dataset: TfdsDataset) -> list[Any]:
+def _read_examples(
+    records: Any, rows: Sequence[int] | NDArray, dataset: TfdsDataset, split: str
+) -> list[Any]:
     """The features of each record by name, as TFDS wrote them.
 
     Raises:
@@ -218,9 +236,11 @@ def _read_examples(records: Any, rows: Sequence[int] | NDArray, dataset: TfdsDat
             raise DataError("a record is empty, so a shard is cut short")
         examples = [tf_example_pb2.Example.FromString(record) for record in read]
     except Exception as error:  # array_record and protobuf have their own for damaged files
-        dataset.check_unchanged()  # a file that is exchanged meanwhile looks damaged, too
+        dataset.check_split_unchanged(
+            split
+        )  # a file that is exchanged meanwhile looks damaged, too
         raise DataError(f"the records in {dataset.directory} cannot be read: {error}") from error
-    dataset.check_unchanged()
+    dataset.check_split_unchanged(split)
     return [example.features.feature for example in examples]
 
 
@@ -230,7 +250,7 @@ def _read_labels(dataset: TfdsDataset, split: str, records: Any) -> NDArray[np.i
     def labels() -> Iterator[int]:
         for start in range(0, count, _READ_AT_ONCE):
             rows = range(start, min(start + _READ_AT_ONCE, count))
-            for example in _read_examples(records, rows, dataset):
+            for example in _read_examples(records, rows, dataset, split):
                 value = example["label"].int64_list.value
                 if len(value) != 1 or not 0 <= value[0] < len(dataset.class_names):
                     raise DataError(
@@ -306,6 +326,7 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
         all_files,
         tuple(shards),
         tuple(marks),
+        _look_at(directory, shards),
         _state(directory, (*all_files, *shards)),
     )
 
@@ -314,23 +335,28 @@ def _check_kind(directory: Path, info: Info, place: str, root: Path) -> None:
     name, _, config = place.partition("/")
     if info.name != name:
         raise DataError(
-            f"{directory} holds the dataset {shown(info.name)}, not {name}: give its folder "
-            f"that name, or move it away and {_how_to_prepare(name, config or None, root)}"
+            f"{directory} holds the dataset {shown(info.name)}, not {name}: rename the folder "
+            f"{name} to the dataset's name and use that one, or move it away and "
+            f"{how_to_prepare_any(name, config or None, root)}"
         )
     if info.file_format != FORMAT:  # TFDS keeps to the format of a version that is there
         raise DataError(
             f"{directory} holds {name} as {printable(info.file_format)}, and without TensorFlow "
             f"only {FORMAT} can be read; in another folder OTHER, "
-            f"{_how_to_prepare(name, config or None, Path('OTHER'))}; then name it with --data-dir"
+            f"{how_to_prepare_any(name, config or None, Path('OTHER'))}; then use --data-dir OTHER"
         )
 
 
 def _state(directory: Path, files: Sequence[Path]) -> str:
+    found = sorted(_look_at(directory, files))
+    return f"{directory} {hashlib.sha256(repr(found).encode()).hexdigest()}"
+
+
+def _look_at(directory: Path, files: Sequence[Path]) -> tuple[Picture, ...]:
     try:
-        found = sorted(make_picture(file.name, file.stat()) for file in files)
+        return tuple(make_picture(file.name, file.stat()) for file in files)
     except OSError as error:
         raise DataError(f"{directory} cannot be read: {error}") from error
-    return f"{directory} {hashlib.sha256(repr(found).encode()).hexdigest()}"
 
 
 def _marks(*paths: Path) -> list[Mark]:
@@ -368,15 +394,6 @@ def _not_found(name: str, config: str | None, root: Path) -> str:
         )
     return (
         f"tfds:{name}{f'/{config}' if config else ''} is not prepared under {root}; "
-        f"{_how_to_prepare(name, config, root)}; if it is prepared in another folder, name that "
+        f"{how_to_prepare_any(name, config, root)}; if it is prepared in another folder, name that "
         "folder with --data-dir or TFDS_DATA_DIR"
-    )
-
-
-def _how_to_prepare(name: str, config: str | None, root: Path) -> str:
-    if name in ("cifar10", "cifar100"):
-        return f"prepare it: {how_to_prepare(name, root)}"
-    return (
-        "prepare it with TFDS (for most datasets this one step needs TensorFlow): tfds build "
-        f"{name}{f'/{config}' if config else ''} --file_format={FORMAT} --data_dir={root}"
     )

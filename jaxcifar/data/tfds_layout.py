@@ -7,6 +7,7 @@ come from anywhere, so the JSON files are not trusted. Neither TFDS nor TensorFl
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,18 @@ def how_to_prepare(name: str, root: Path | str) -> str:
 
     It always says where: this process may have the folder from an option of its command.
     """
-    return f"{PREPARE} {name} --data-dir {root}"
+    return f"{PREPARE} {name} --data-dir {shlex.quote(str(root))}"
+
+
+def how_to_prepare_any(name: str, config: str | None, root: Path) -> str:
+    """How to prepare a dataset of TFDS under `root`, as the end of a message."""
+    if name in ("cifar10", "cifar100"):
+        return f"prepare it: {how_to_prepare(name, root)}"
+    full = f"{name}/{config}" if config else name
+    return (
+        "prepare it with TFDS (for most datasets this one step needs TensorFlow): tfds build "
+        f"{full} --file_format={FORMAT} --data_dir={shlex.quote(str(root))}"
+    )
 
 
 def newest_version(folder: Path) -> Path | None:

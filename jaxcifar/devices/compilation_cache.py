@@ -17,7 +17,8 @@ def enable_compilation_cache() -> Path | None:
     each kind of processor has its own folder.
 
     Returns:
-        The folder, or None without a cache: it is switched off, or the folder cannot be written.
+        The folder, or None without a cache: it is switched off, or the folder cannot be written and
+        has nothing to read.
 
     Example:
         >>> import jax
@@ -36,7 +37,8 @@ def enable_compilation_cache() -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # the home directory is not known or not writable: compile every time
             return None
-        if not os.access(folder, os.W_OK | os.X_OK):  # JAX would warn once for each program
+        # JAX would warn once for each program that it cannot add; what is there can be read.
+        if not os.access(folder, os.W_OK | os.X_OK) and not _holds_any(folder):
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
@@ -44,3 +46,10 @@ def enable_compilation_cache() -> Path | None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         chosen = folder
     return Path(chosen)
+
+
+def _holds_any(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False

@@ -19,8 +19,8 @@ from jaxcifar.common.messages import did_you_mean
 from jaxcifar.data import (
     DatasetInfo,
     Splits,
-    dataset_info,
     located,
+    shown_info,
 )
 from jaxcifar.data.class_names import difference_lines
 from jaxcifar.devices.backend import find_devices
@@ -130,7 +130,7 @@ def network_of(
                 f"{next(iter(options))} is for a file of weights: the run {source} knows its own"
             )
         return network_of_run(source, which, model=model, splits=splits, **where)
-    what = "is a file of weights" if os.path.exists(source) else "is not there"
+    what = "is a file of weights" if os.path.exists(source) else "is no run here"
     for name, of_a_run in (
         ("model", model is not None),
         ("splits", splits is not None),
@@ -238,7 +238,7 @@ def network_of_weights(
     _check_known("architecture", architecture, ARCHITECTURES)
     _check_known("normalization", normalization, NORMALIZATIONS)
     where: Any = {"data_dir": data_dir, "follow_links": follow_links}
-    info = None if dataset is None else dataset_info(dataset, **where)
+    info = None if dataset is None else shown_info(dataset, **where)
     file = read_weights(weights)
     find_devices()
     model = model_of(file.tensors, architecture or _architecture_of(file))

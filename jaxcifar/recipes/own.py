@@ -18,7 +18,7 @@ import optax
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import RecipeError, message_lines
-from jaxcifar.common.messages import shown
+from jaxcifar.common.messages import shown, warn
 from jaxcifar.recipes.checks import (
     SCHEDULE_SETTINGS,
     changed_settings,
@@ -275,7 +275,9 @@ def _check_augment(recipe: Recipe, parts: Parts) -> bool:
     return mixes
 
 
-def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> None:
+def check_augmented(
+    recipe: Recipe, parts: Parts, images: NDArray[np.uint8], *, resume: bool = False
+) -> None:
     """Refuse an augmentation of the user's own whose floats normalising would spoil.
 
     They must be in [0, 1]; noise and colour changes may go a little beyond. Images that have
@@ -284,6 +286,7 @@ def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> 
     Args:
         recipe, parts: of the run.
         images: uint8 [n, h, w, 3], a few of those to train on.
+        resume: the run has begun, perhaps before nearly black images were refused: warn of them.
 
     Raises:
         RecipeError: with the range it returns.
@@ -303,11 +306,14 @@ def check_augmented(recipe: Recipe, parts: Parts, images: NDArray[np.uint8]) -> 
         )
     given = float(unit_range(batch).max())
     if _is_float(augmented) and high < _NEARLY_BLACK < given:
-        raise RecipeError(
+        text = (
             f"augment {name} returns images that are nearly black: their largest value is "
             f"{high:.3g}, and was {given:.3g} before. What it gets may be floats in [0, 1] "
             "already: instead of dividing by 255, use jaxcifar.step.augment.unit_range"
         )
+        if not resume:
+            raise RecipeError(text)
+        warn(text, stacklevel=4)
 
 
 def _check_functions(recipe: Recipe, parts: Parts) -> None:

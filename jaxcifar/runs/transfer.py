@@ -121,8 +121,8 @@ def export_run(
     run has its stem, its width and a linear head; one with a sequential head fits after
     ``model.fc = Sequential(Linear(512, 256), ReLU(), Dropout(), Linear(256, classes))``. Mean,
     standard deviation and size, architecture, stem, head, class names, sizes of the splits,
-    interpolation, views and precision of the scores are in the metadata, so that `jaxcifar.load`
-    needs nothing else.
+    interpolation, views, precision and dtype of the scores are in the metadata, so that
+    `jaxcifar.load` needs nothing else.
 
     Raises:
         RunError, RecipeError, CheckpointError: the run cannot be used.

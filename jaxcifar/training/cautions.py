@@ -60,8 +60,10 @@ def of_unused(recipe: Recipe) -> str | None:
     found = unused_settings(recipe)
     if not found:
         return None
-    texts = (f"{name} {getattr(recipe, name)} is for {text}" for name, text in found.items())
-    return f"{'; '.join(texts)}: it does nothing in this run"
+    return "; ".join(
+        f"{name} {getattr(recipe, name)} does nothing in this run: it is for {text}"
+        for name, text in found.items()
+    )
 
 
 def of_thawing(recipe: Recipe, parts: Parts) -> str | None:
@@ -73,14 +75,16 @@ def of_thawing(recipe: Recipe, parts: Parts) -> str | None:
     if parts.transformation is None or "@" not in recipe.freeze:
         return None
     late = [start for start in stage_starts(make_labels(recipe, parts)) if start > 1]
+    if not late:
+        return None
     stage = make_stage(recipe, 1, parts)
     shapes = state_shapes(stage.model, stage.tx, image_size=recipe.image_size)
-    if not late or not _corrects_bias(shapes.opt_state):
+    if not _corrects_bias(shapes.opt_state):
         return None
     return (
         f"tx counts its steps once for all parameters: those that freeze {shown(recipe.freeze)} "
         f"thaws in epoch {late[0]} begin with empty moments under an old count, and their first "
-        "steps have the wrong size, with Adam's defaults up to six times too large: use the "
+        "steps have the wrong size, with Adam's defaults more than six times too large: use the "
         "recipe's optimizer, which counts for each label; a tx that is a schedule goes with it"
     )
 

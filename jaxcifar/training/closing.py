@@ -22,7 +22,7 @@ from jaxcifar.training.streamed import score_stream
 
 
 def make_closing_scoring(plan: RunPlan, source: Source) -> Scoring:
-    """The scoring of the test images (or others), as `evaluation.evaluate_run` scores them.
+    """The scoring of the test images (or others), as `inference.scoring.evaluate_run` scores them.
 
     Images that do not fit on the devices are streamed, whatever those to train on were. All
     processes must call it.

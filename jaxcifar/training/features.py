@@ -73,7 +73,7 @@ def check_memory(
     if excess is not None:
         raise FeatureError(
             f"the features after {cut} of {images:,} images take {excess}: free some "
-            "memory, or start a run with fewer views or images, more that is frozen, bfloat16, or "
+            "memory, or start a run with fewer views or images, more frozen layers, bfloat16, or "
             "--no-cache-features"
         )
     return needed

@@ -82,9 +82,8 @@ def plan_run(
     if parts.model is not None and not resume:
         check_reached(parts.model, recipe)
     if parts.augment is not None:
-        check_augmented(
-            recipe, parts, splits.train.read(np.arange(min(4, len(splits.train)))).images
-        )
+        few = splits.train.read(np.arange(min(4, len(splits.train)))).images
+        check_augmented(recipe, parts, few, resume=resume)
     whole, splits = splits, limit_splits(recipe, splits)
     layout = make_layout(devices, recipe.batch_size)
     check_pmap(layout, parts)

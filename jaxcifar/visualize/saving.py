@@ -77,10 +77,10 @@ def _grad_cam(network: TrainedNetwork, given: Settings) -> str:
     images, layer, target = (given[name] for name in ("images", "layer", "target"))
     return picture_name(
         "grad_cam",
-        image=images_word(images, network.dataset.class_names) if images else None,
+        image=None if images is None else images_word(images, network.dataset.class_names),
         count=_differing(draw_grad_cam, given, "count") if images is None else None,
         layer=None if layer is None else word(layer),
-        target=None if target is None else word(target),
+        target=None if target is None else word(network.class_names[network.label_of(target)]),
         size=given["size"],
     )
 

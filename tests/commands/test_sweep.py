@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_a_resumed_sweep_finds_the_data_where_they_were(
     assert status == 0, err
     found = [splits_of.keywords["data_dir"] for (*_, splits_of), _ in asked]
     assert found == ([tmp_path, tmp_path] if given else [None, str(there)])
+    assert os.environ["TFDS_DATA_DIR"] == str(tmp_path if given else there)
 
 
 def test_a_sweep_over_the_side_of_pictures_needs_no_other_side(run_command, photos, tmp_path):

@@ -1,9 +1,10 @@
 import json
+import shutil
 
 import pytest
 
 from jaxcifar.commands import visualize
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import DataError, RecipeError
 from jaxcifar.models.pretrained import export_weights
 from jaxcifar.models.resnet import ResNet
 from tests.conftest import CLASSES, random_variables
@@ -77,4 +78,8 @@ def test_weights_that_say_no_size_see_pictures_at_the_given_one(command, tiny, p
         command(*weights, "--architecture", "tiny", *drawing)
     command(*weights, "--architecture", "tiny", "--input-size", "16", *drawing)
     counts = json.loads((tmp_path / "counts.json").read_text())
-    assert sum(map(sum, counts["confusion"])) > 0
+    assert sum(map(sum, counts["confusion"])) == 9
+    shutil.rmtree(photos / "train")  # a folder to test on alone
+    command(*weights, "--architecture", "tiny", "--input-size", "16", *drawing)
+    with pytest.raises(DataError, match="nowhere"):
+        command(*weights, "--input-size", "16", *drawing, "--dataset", "folder:nowhere")

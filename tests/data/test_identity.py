@@ -216,3 +216,10 @@ def test_pictures_exchanged_after_a_lazy_load_do_not_get_the_labels_of_each_othe
     with pytest.raises(DataError, match=r"changed after the folder was read"):
         splits.test.load()
     assert colours(load(pets, lazy=True)) == [0, 1, 2, 3, 4, 5, 100, 101]
+
+
+def test_a_change_of_rights_after_a_lazy_load_changes_nothing(pets):
+    splits = load(pets, lazy=True)
+    for file in pets.rglob("*.bmp"):
+        file.chmod(0o600)
+    assert len(splits.test.load()) == len(splits.test)

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -230,14 +231,22 @@ def test_a_file_that_has_changed_since_is_not_read(folder, monkeypatch, change, 
     else:
         other = shard.path if change == "in place" else folder / "other.parquet"
         write(other, cells[::-1], row_group_size=10).path.rename(shard.path)
+        os.utime(shard.path, ns=(1, 1))  # the clock of a file system may be too coarse
     message = r"c\.parquet.* No such file" if change == "gone" else r"c\.parquet changed while"
     for _ in range(2):
         with pytest.raises(DataError, match=message):
             pictures.read(np.arange(20, 24))
 
 
-def test_labels_of_a_file_that_changes_while_they_are_read_are_not_used(folder, monkeypatch):
+def test_a_change_of_rights_changes_nothing(folder):
+    shard = write(folder / "r.parquet", [b"x", b"y"], row_group_size=10)
+    shard.path.chmod(0o600)
+    assert Pictures([shard]).read(np.arange(2)) == [b"x", b"y"]
+
+
+def test_labels_of_a_file_that_changes_while_they_are_read_are_not_used(folder):
     shard = write(folder / "l.parquet", [b"x"] * 3, labels=[0, 1, 2])
     write(folder / "l.parquet", [b"x"] * 3, labels=[2, 1, 0])
+    os.utime(folder / "l.parquet", ns=(1, 1))
     with pytest.raises(DataError, match=r"l\.parquet changed while it was read"):
         read_numbers(shard, 3)

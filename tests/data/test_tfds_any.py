@@ -237,11 +237,11 @@ def set_dtype(directory: Path, dtype: str) -> None:
         (
             lambda p: edit(p / "dataset_info.json", fileFormat="tfrecord"),
             r"holds made as tfrecord.* only array_record can be read; in another folder OTHER, .*"
-            r"tfds build made --file_format=array_record --data_dir=OTHER; then name it with",
+            r"tfds build made --file_format=array_record --data_dir=OTHER; then use --data-dir OTH",
         ),
         (
             lambda p: edit(p / "dataset_info.json", name="other"),
-            r"holds the dataset 'other', not made: give its folder that name, or move it away and "
+            r"holds the dataset 'other', not made: rename the folder made to .*, or move it away and "
             r"prepare it with TFDS .* --data_dir=/",
         ),
         (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; it needs train"),
@@ -364,6 +364,10 @@ def test_pictures_of_shards_that_were_exchanged_do_not_get_the_old_labels(
     splits = load(data_dir, split=(15, 5), lazy=True)
     if begun:
         splits.test.read(np.arange(2))
+    for shard in fixed.glob("*test*"):
+        shard.chmod(0o600)  # which leaves its contents
+    next(fixed.glob("*train*")).touch()  # of another split
+    splits.test.read(np.arange(2))
     (tmp_path / "other").mkdir()
     test = rows(pictures(5, 6, 6, 3, seed=1))[::-1]
     other = prepare(tmp_path / "other", {"train": test, "test": test}, shape=(6, 6, 3))

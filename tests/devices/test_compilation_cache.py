@@ -58,3 +58,14 @@ def test_a_folder_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     assert enable_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_filled_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    """As in an image for containers that was made with its programs."""
+    monkeypatch.setenv("JAXCIFAR_CACHE_DIR", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    folder = enable_compilation_cache()
+    (folder / "a program").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert enable_compilation_cache() == folder

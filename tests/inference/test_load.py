@@ -147,9 +147,9 @@ def test_exported_weights_compute_in_the_dtype_of_the_run(photo_run, photos, tmp
 
 
 def test_what_only_a_run_has_is_not_asked_of_what_is_not_there(tmp_path, tiny):
-    with pytest.raises(RecipeError, match=r"which='last' .* is for a run: .*typo is not there"):
+    with pytest.raises(RecipeError, match=r"which='last' .* is for a run: .*typo is no run here"):
         load(tmp_path / "typo", which="last")
-    with pytest.raises(RecipeError, match=r"model is for a run: .*typo is not there"):
+    with pytest.raises(RecipeError, match=r"model is for a run: .*typo is no run here"):
         load(tmp_path / "typo", model=ResNet(stage_sizes=()))
 
 

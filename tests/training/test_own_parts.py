@@ -19,7 +19,8 @@ from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.models.names import named_leaves
-from jaxcifar.recipes.parts import Parts
+from jaxcifar.recipes.own import check_augmented
+from jaxcifar.recipes.parts import Parts, make_parts
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.training.interruption import Interrupted
 from jaxcifar.training.plan import plan_run
@@ -424,6 +425,12 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_written(
     assert training_programs.cache_info().misses == compiled
 
 
+def test_nearly_black_images_of_a_run_that_has_begun_are_warned_of(own, digits):
+    parts = make_parts(augment=lambda k, x, y: (x / 255 / 255, y))
+    with pytest.warns(UserWarning, match="nearly black"):
+        check_augmented(own.on(digits), parts, digits.train.images[:4], resume=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -569,7 +576,8 @@ def test_what_a_function_reads_may_change_between_two_calls(own, digits, monkeyp
 
 def test_the_moments_of_an_own_transformation_outlive_the_last_thaw(own, digits):
     recipe = dataclasses.replace(own, architecture="own", freeze="Conv_0=trained@2 *=trained")
-    state, _ = fit(recipe, digits, model=ConvNet(), tx=optax.adam(1e-2))
+    with pytest.warns(UserWarning, match="tx counts its steps once for all parameters"):
+        state, _ = fit(recipe, digits, model=ConvNet(), tx=optax.adam(1e-2))
     (count,) = (leaf for name, leaf in named_leaves(state.opt_state).items() if "count" in name)
     assert int(count) == 6
 

@@ -394,6 +394,9 @@ def test_images_and_targets_are_taken_as_numpy_and_python_give_them(stored_run, 
     assert first.caption == second.caption
     draw_activations(network, ["conv1"], photo)
     assert drawn[-1][1]["title"].startswith("8, ")
+    path = save_picture(draw_grad_cam, network, images=np.array([3, 5]), target=3, layer="conv1")
+    assert path.name.startswith("grad_cam_image=index-3-index-5-")
+    assert path.name.endswith("_layer=conv1_target=3.png")
     for target in (10, -1, True, 2.5):
         with pytest.raises(RecipeError, match=f"target {target} is"):
             draw_grad_cam(network, images=[3], target=target)

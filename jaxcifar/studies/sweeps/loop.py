@@ -1,14 +1,14 @@
 """Several runs that differ in one number, with a table and a plot. Start reading at `sweep`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from jaxcifar.common.drawing import try_to_draw
 from jaxcifar.common.errors import RecipeError, RunError
 from jaxcifar.common.figure import save_figure
-from jaxcifar.common.messages import counted, did_you_mean, reason_of, say
+from jaxcifar.common.messages import counted, did_you_mean, reason_of, say, warn
 from jaxcifar.common.writing import write_atomically
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
@@ -28,7 +28,13 @@ from jaxcifar.studies.sweeps.directory import (
     is_finished,
 )
 from jaxcifar.studies.sweeps.measured_mode import Choice, Mode, choose, images_too_large, too_large
-from jaxcifar.studies.sweeps.members import Member, chooses_images, make_members, why_not_together
+from jaxcifar.studies.sweeps.members import (
+    Member,
+    check_pictures,
+    chooses_images,
+    make_members,
+    why_not_together,
+)
 from jaxcifar.studies.sweeps.plot import plot_sweep
 from jaxcifar.studies.sweeps.result import (
     MemberResult,
@@ -212,7 +218,12 @@ def _plan(
     ]
     if resume:
         check_same_start(sweep_dir, members, pending, data)
+    check_pictures(field, pending, data)
     choice = _choose(mode, blocked, before, field, pending, data)
+    if (
+        before is not None
+    ):  # its weights may be gone, and then their path says less than the sweep's
+        recipe = replace(recipe, weights=before["recipe"].get("weights"))
     machine = (before or {}).get("machine") or describe_machine()
     return SweepPlan(
         name, recipe, field, members, pending, data, choice, failures, sweep_dir, machine, {}
@@ -231,9 +242,14 @@ def _train(plan: SweepPlan, *, verbose: bool) -> None:
     for group in groups:
         run_dirs = [plan.sweep_dir.run(member.name) for member in group]
         data = plan.data[group[0].name]
-        plan.failures |= train_together(
-            plan.field, group, data, run_dirs, experiment=plan.name, verbose=verbose
-        )
+        try:
+            plan.failures |= train_together(
+                plan.field, group, data, run_dirs, experiment=plan.name, verbose=verbose
+            )
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+            warn(f"{plan.sweep_dir.path}: as one program out of memory: one after another instead")
         plan.write()
     # One after another; of members trained together it only scores the test images.
     for member in plan.pending:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcifar.data import Splits
-from jaxcifar.devices.memory import free_memory, memory_excess
+from jaxcifar.devices.memory import free_memory, is_exhausted, memory_excess
 from jaxcifar.recipes.numbers import numbers_of, without_numbers
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
@@ -107,6 +107,15 @@ def choose(field: str, members: Sequence[Member], splits: Splits) -> Choice:
     reason = too_large(members)
     if reason is not None:
         return Choice("sequential", reason, None)
+    try:
+        return _measured(field, members, splits)
+    except Exception as error:
+        if not is_exhausted(error):
+            raise
+    return Choice("sequential", "memory ran out while one program was measured", None)
+
+
+def _measured(field: str, members: Sequence[Member], splits: Splits) -> Choice:
     programs = make_programs(field, members, splits)
     reason = _over(programs["vmap"].bytes, f"one program of {len(members)} members needs")
     if reason is not None:

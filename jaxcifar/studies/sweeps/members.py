@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.data import Splits, check_readable
 from jaxcifar.recipes.numbers import TRACED_SETTINGS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import side_starts
@@ -138,3 +139,15 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
         odd = " and ".join(str(member.value) for member in kinds.values())
         return f"{field} {odd} are optimizers with different state (zero does without)"
     return None
+
+
+def check_pictures(field: str, pending: Sequence[Member], data: dict[str, Splits]) -> None:
+    """Find damaged pictures of members with images of their own before any is trained.
+
+    Raises:
+        DataError: naming them.
+    """
+    own_images = len({id(splits) for splits in data.values()}) > 1
+    for member in pending[: 1 if field == "resize" else None] if own_images else ():
+        for source in (data[member.name].train, data[member.name].validation):
+            check_readable(source)

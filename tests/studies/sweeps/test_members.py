@@ -1,9 +1,14 @@
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import DataError, RecipeError
+from jaxcifar.recipes.splits import load_splits
+from jaxcifar.runs.directory import RunDirectory
+from jaxcifar.runs.restore import read_recipe
+from jaxcifar.studies.sweeps import sweep
 from jaxcifar.studies.sweeps.members import (
     PLAIN_FIELDS,
     make_members,
@@ -107,3 +112,22 @@ def test_members_with_different_features_cannot_share_them(recipe):
 
 def test_every_plain_field_is_numeric():
     assert set(PLAIN_FIELDS) <= set(numeric_fields())
+
+
+@pytest.mark.parametrize("field", ["train_size", "resize"])
+def test_a_damaged_picture_of_a_later_member_is_found_before_the_first_is_trained(
+    photo_run, photos, tmp_path, monkeypatch, field
+):
+    recipe = read_recipe(RunDirectory(photo_run))
+    values = [4, 12] if field == "train_size" else [8, 16]
+    largest = load_splits(dataclasses.replace(recipe, train_size=12), lazy=True).train
+    few = load_splits(dataclasses.replace(recipe, train_size=4), lazy=True).train
+    later = min(set(largest.rows.tolist()) - set(few.rows.tolist()))
+    (photos / largest.source.split.files[later]).write_bytes(b"junk")
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(DataError, match="a picture cannot be read"):
+        sweep(
+            dataclasses.replace(recipe, batch_size=4), field, values,
+            partial(load_splits, lazy=True), workdir=tmp_path / "s",
+        )  # fmt: skip
+    assert not (tmp_path / "s").exists()

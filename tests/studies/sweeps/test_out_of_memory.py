@@ -59,3 +59,21 @@ def test_another_error_of_a_member_ends_the_sweep(recipe, digits, tmp_path, monk
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", fit_with_a_bug)
     with pytest.raises(jax.errors.JaxRuntimeError, match="bug"):
         sweep(recipe, "batch_size", [20, 40], digits, workdir=tmp_path / "s")
+
+
+def test_one_program_out_of_memory_gives_way_to_one_member_after_another(
+    recipe, digits, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise MemoryError("9 bytes")
+
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.train_together", fail)
+    rates = ("learning_rate", [0.1, 0.2], digits)
+    with pytest.warns(UserWarning, match="one program out of memory: one after another instead"):
+        result = sweep(recipe, *rates, workdir=tmp_path / "s", mode="vmap")
+    assert len(result.finished) == 2
+    monkeypatch.setattr("jaxcifar.studies.sweeps.measured_mode.make_programs", fail)
+    result = sweep(recipe, *rates, workdir=tmp_path / "measured")
+    assert (result.mode, len(result.finished)) == ("sequential", 2)
+    assert result.why == "memory ran out while one program was measured"
