@@ -241,7 +241,7 @@ def set_dtype(directory: Path, dtype: str) -> None:
         ),
         (
             lambda p: edit(p / "dataset_info.json", name="other"),
-            r"holds the dataset 'other', not made: rename the folder made to .*, or move it away and "
+            r"holds the dataset 'other', not made: rename the folder made .*, or move it away and "
             r"prepare it with TFDS .* --data_dir=/",
         ),
         (lambda p: edit(p / "dataset_info.json", splits=[]), "has the splits none; it needs train"),
