@@ -72,7 +72,10 @@ FIGURES = [
         "| `mini`, dropout 0.3, at 112 pixels | {} / {} / {} | {} min | {} / {} / {} (224 pixels",
         (*last("mini_112"), minutes("mini_112"), *reported("mini")),
     ),
-    Figure("| `demo` (digits) | {} / {} / {} | {} s |", (*last("demo"), 60 * minutes("demo"))),
+    Figure(
+        "| `mini_modern` at 112 pixels | {} / {} / {} | {} min",
+        (*last("mini_modern_112_50_epochs"), minutes("mini_modern_112_50_epochs")),
+    ),
     row("`flax.linen` layers and optax, jitted", *stems(FLAX)),
     row("Keras 3 on JAX, `fit`", quotient(step("imagenet"), EPOCH, KERAS)),
     row("PyTorch eager, channels_last", *stems(LAST)),

@@ -85,7 +85,7 @@ NINE = "only nine, on smaller images first, were measured: "
         ("speedrun", "speedrun_9_epochs", NINE),
         ("speedrun-sgd", "speedrun_sgd_9_epochs", NINE),
         ("scratch-modern", "scratch_modern", "the mean over mirror images (test "),
-        ("mini-modern", "mini_modern_112", "at 112 pixels for 20 epochs: "),
+        ("mini-modern", "mini_modern_112_50_epochs", "at 112 pixels: "),
         ("finetune-modern", "finetune_modern", "the mean over mirror images (test "),
         ("freeze-a-modern", "freeze_a_modern", "stored BatchNorm statistics in them "),
     ],
