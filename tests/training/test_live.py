@@ -39,7 +39,11 @@ def test_the_picture_grows_in_one_place_and_stays(monkeypatch):
     curves.finish()
     curves.finish()
     (contents,) = shown
-    assert list(map(repr, contents)) == [f"<curves of {n} epochs>" for n in (1, 3, 4)]
+    assert list(map(repr, contents)) == [
+        "<curves of 1 epoch>",
+        "<curves of 3 epochs>",
+        "<curves of 4 epochs>",
+    ]
     pictures = [imread(io.BytesIO(picture._repr_png_())) for picture in contents]
     assert pictures[0].shape == pictures[-1].shape
     assert (pictures[0] != pictures[-1]).any()
