@@ -10,6 +10,7 @@ from jaxcifar.runs.description import describe_data
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.studies.sweeps.measured_mode import Choice
+from tests.studies.sweeps.test_loop import quick_fit
 
 
 @pytest.fixture
@@ -55,8 +56,11 @@ def test_a_resumed_sweep_finds_the_data_where_they_were(
     assert os.environ["TFDS_DATA_DIR"] == str(tmp_path if given else there)
 
 
-def test_a_sweep_over_the_side_of_pictures_needs_no_other_side(run_command, photos, tmp_path):
+def test_a_sweep_over_the_side_of_pictures_needs_no_other_side(
+    run_command, photos, tmp_path, monkeypatch
+):
     """Their sizes differ, so a recipe for them needs one: the first of the sweep."""
+    monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     words = ("--width", "2", "--epochs", "1", "--batch-size", "4")
     command = ("sweep", "scratch", *words, "--workdir", tmp_path / "s", "--field", "resize")
     status, out, err = run_command(
