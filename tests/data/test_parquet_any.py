@@ -346,7 +346,7 @@ def test_without_the_files_of_a_test_split_without_labels_validation_stands_for_
     made.write_hub(folder / "data/validation.parquet", made.pictures(4), [0, 1, 2, 0])
     test = folder / "data/test-00000-of-00001.parquet"
     made.write_hub(test, made.pictures(2), [-1, -1])
-    with pytest.raises(DataError, match="copy the files of the other splits to a folder and name it parquet:PATH"):
+    with pytest.raises(DataError, match="copy the files of the other splits to a folder"):
         dataset_info(f"parquet:{folder}")
     test.unlink()
     assert dataset_info(f"parquet:{folder}").test == 4
