@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from jaxcifar.training.interruption import Interrupted
 
 _DELETED = "the working directory was deleted: change to one that exists"
 # After a second signal, which cuts the cleaning up after the first one short.
+_SECONDS_TO_FLUSH = 5.0  # of standard output
 _AGAIN = "a second signal; temporary files may be left"
 
 
@@ -114,9 +116,17 @@ def _leave_the_others(status: int) -> None:
     An orderly exit would wait for the other processes, which wait for this one.
     """
     if _is_one_of_several():
-        with suppress(OSError, ValueError):  # closed, or its reader is gone
-            sys.stdout.flush()
+        # By a thread: a pipe whose reader is busy would hold it up.
+        flushing = threading.Thread(target=_flush, daemon=True)
+        flushing.start()
+        flushing.join(_SECONDS_TO_FLUSH)
         os._exit(status)
+
+
+def _flush() -> None:
+    with suppress(OSError, ValueError):  # its reader is gone, or it is closed
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 def _is_one_of_several() -> bool:

@@ -47,9 +47,9 @@ class Picture(NamedTuple):
     inode: int
 
     def has_contents_of(self, other: "Picture") -> bool:
-        """Whether it is the same file, not written since.
+        """Whether size, time of writing and inode are the same.
 
-        A change of its rights or links alone changes `changed`, as a backup of hard links does.
+        `changed` is left out: a change of rights, or a backup of hard links, changes it alone.
         """
         return (self.size, self.modified, self.inode) == (other.size, other.modified, other.inode)
 

@@ -88,18 +88,16 @@ def shown_info(
     """As `dataset_info`, also of data to test on alone: nothing to train on, and their classes.
 
     Raises:
-        DataError: as `dataset_info`, where there is no test split by itself, either.
+        DataError: as `dataset_info`; or there is nothing to train on, nor a test split.
     """
     where: Any = {"data_dir": data_dir, "follow_links": follow_links}
     try:
         return dataset_info(name, **where)
-    except DataError as error:
-        try:
-            found = own.find_own_split(name, "test", **where)
-        except DataError:
-            found = None
-        if found is None:
-            raise error from None
+    except DataError:
+        if own.has_train_split(name, **where) is not False:
+            raise
+    found = own.find_own_split(name, "test", **where)
+    assert found is not None  # it has one of the prefixes
     return DatasetInfo(name, found.class_names, 0, found.counts["test"], found.side, (0, 0))
 
 

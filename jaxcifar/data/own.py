@@ -69,6 +69,17 @@ def find_own_split(
     return None
 
 
+def has_train_split(
+    name: str, data_dir: str | Path | None = None, *, follow_links: bool = False
+) -> bool | None:
+    """Whether the user's own data have images to train on; None if they are not the user's own."""
+    try:
+        found = find_own_split(name, "train", data_dir, follow_links=follow_links)
+    except DataError:
+        return False
+    return None if found is None else True
+
+
 def load_own(own: Own, name: str, side: int | None, *, lazy: bool) -> Sources:
     """The splits of the user's own data.
 

@@ -38,8 +38,8 @@ _OPEN_FILES = 4
 _LABELS_AT_ONCE = 65_536
 _MAX_NAME = 1_000  # characters of a label that is a text
 _WITHOUT_THEM = (
-    "remove such rows; or, if they are test images, copy the files of the other splits to a folder "
-    "and name it parquet:PATH: its validation images then stand for the test images"
+    "remove such rows; or, if they are test images and there are validation images, copy the files "
+    "of the other splits to a folder and name it parquet:PATH: validation then stands for test"
 )
 
 

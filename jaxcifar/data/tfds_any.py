@@ -236,9 +236,8 @@ def _read_examples(
             raise DataError("a record is empty, so a shard is cut short")
         examples = [tf_example_pb2.Example.FromString(record) for record in read]
     except Exception as error:  # array_record and protobuf have their own for damaged files
-        dataset.check_split_unchanged(
-            split
-        )  # a file that is exchanged meanwhile looks damaged, too
+        # One that is exchanged meanwhile looks damaged, too.
+        dataset.check_split_unchanged(split)
         raise DataError(f"the records in {dataset.directory} cannot be read: {error}") from error
     dataset.check_split_unchanged(split)
     return [example.features.feature for example in examples]

@@ -8,6 +8,8 @@ import jax
 from jaxcifar.common.files import cache_folder
 from jaxcifar.devices.processor import processor_key
 
+_NEVER = 1e9  # seconds
+
 
 def enable_compilation_cache() -> Path | None:
     """Turn on JAX's persistent compilation cache, unless the user has already configured it.
@@ -37,13 +39,15 @@ def enable_compilation_cache() -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # the home directory is not known or not writable: compile every time
             return None
-        # JAX would warn once for each program that it cannot add; what is there can be read.
-        if not os.access(folder, os.W_OK | os.X_OK) and not _holds_any(folder):
+        writable = os.access(folder, os.W_OK | os.X_OK)
+        if not (writable or _holds_any(folder)):
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not stored. JAX's default of 1 s leaves out
-        # several small ones, which take half a second together.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # several small ones, which take half a second together. Where none can be stored, JAX would
+        # warn of each.
+        least = 0.1 if writable else _NEVER
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
         chosen = folder
     return Path(chosen)
 

@@ -183,8 +183,7 @@ def _depth_hint(model: ResNet, tensors: Mapping[str, np.ndarray]) -> str | None:
             f"the file has the depth of a {depth}, but wider or grouped convolutions, as a wide "
             "ResNet or a ResNeXt: no model here has them"
         )
-    command = f"jaxcifar train --architecture {depth}"
-    return f"these are the weights of a {depth}: build that model ({command})"
+    return f"these are the weights of a {depth}: build that model (--architecture {depth})"
 
 
 def _head_hints(problems: list[Problem], network: Network) -> list[str]:
@@ -214,7 +213,7 @@ def _head_hints(problems: list[Problem], network: Network) -> list[str]:
     has_head = any(_child(key) == HEAD for key in network.tensors)
     if missing and not has_head:
         hints.append(
-            "the file has no head: train a new one, by new_head (jaxcifar train --new-head)"
+            "the file has no head: train a new one, by new_head (--new-head of jaxcifar train)"
         )
     elif missing or extra or beside or wrong:
         hints.append("to replace the file's head by a new one, use new_head (--new-head)")

@@ -313,7 +313,8 @@ def check_augmented(
         )
         if not resume:
             raise RecipeError(text)
-        warn(text, stacklevel=4)
+        if jax.process_index() == 0:
+            warn(text, stacklevel=4)
 
 
 def _check_functions(recipe: Recipe, parts: Parts) -> None:

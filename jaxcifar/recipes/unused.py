@@ -42,5 +42,4 @@ def _why_unreached(recipe: Recipe, name: str) -> str | None:
         return None
     params = param_shapes(recipe.make_model().clone(dropout_rate=0.0))
     text = unreached(recipe, params, recipe.make_labels(params=params)).get(name)
-    instead = ": muon's SGD trains the rest, as --optimizer sgd does" if name == "optimizer" else ""
-    return text and f"{text}, and freeze {shown(recipe.freeze)} trains none of them{instead}"
+    return text and f"{text}, and freeze {shown(recipe.freeze)} trains none of them"

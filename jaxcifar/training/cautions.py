@@ -55,15 +55,19 @@ def of_warm_up(recipe: Recipe) -> str | None:
     )
 
 
+_NOTHING, _INSTEAD = "does nothing", {"optimizer": "is --optimizer sgd"}
+
+
 def of_unused(recipe: Recipe) -> str | None:
     """Settings that do nothing beside the others: perhaps another one was meant, too."""
     found = unused_settings(recipe)
     if not found:
         return None
-    return "; ".join(
-        f"{name} {getattr(recipe, name)} does nothing in this run: it is for {text}"
-        for name, text in found.items()
-    )
+    texts = []
+    for name, text in found.items():
+        does = _INSTEAD.get(name, _NOTHING)
+        texts.append(f"{name} {getattr(recipe, name)} {does} in this run: it is for {text}")
+    return "; ".join(texts)
 
 
 def of_thawing(recipe: Recipe, parts: Parts) -> str | None:

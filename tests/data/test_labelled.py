@@ -1,6 +1,7 @@
 """Data that is scored: one split of any dataset, without one to train on."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxcifar.data import (
     load_dataset,
     load_labelled,
     located,
+    shown_info,
 )
 from jaxcifar.data.pictures import list_pictures
 from tests.data.made_tfds import encoded, prepare
@@ -252,3 +254,26 @@ def test_the_contents_are_hashed_when_the_fingerprint_is_asked_for(flat, monkeyp
     assert LabelledData("x", ("a",), data.source, fingerprint="ab").fingerprint == "ab"
     with pytest.raises(dataclasses.FrozenInstanceError):
         data.fingerprint = "cd"
+
+
+def test_what_is_shown_to_a_network_may_be_there_to_test_on_alone(tmp_path):
+    def add(*names):
+        for name in names:
+            path = tmp_path / "p" / name / "0.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9)).save(path)
+
+    name = f"folder:{tmp_path / 'p'}"
+    with pytest.raises(DataError, match="there is no folder"):
+        shown_info(name)
+    add("test/cat", "test/dog")
+    info = shown_info(name)
+    assert (info.class_names, info.test, info.pool) == (("cat", "dog"), 2, 0)
+    add("train/cat", "train/rat")  # other classes than those to test on
+    with pytest.raises(DataError, match="dog"):
+        shown_info(name)
+    shutil.rmtree(tmp_path / "p" / "train")
+    for picture in (tmp_path / "p" / "test").rglob("*.png"):
+        picture.rename(picture.with_suffix(".heic"))
+    with pytest.raises(DataError, match="heic"):
+        shown_info(name)

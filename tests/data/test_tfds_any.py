@@ -373,6 +373,7 @@ def test_pictures_of_shards_that_were_exchanged_do_not_get_the_old_labels(
     other = prepare(tmp_path / "other", {"train": test, "test": test}, shape=(6, 6, 3))
     for shard in other.glob("*test*"):
         shutil.copyfile(shard, fixed / shard.name)
+        os.utime(fixed / shard.name, ns=(1, 1))
     with pytest.raises(DataError, match="1.0.0 changed while it was read; load it again"):
         splits.test.load()
     assert as_pairs(load(data_dir, lazy=True).test.load()) == {

@@ -54,7 +54,7 @@ def test_keys_are_grouped_by_child_and_the_first_is_a_convolution():
         "  unexpected: layer3.a and 1 more of layer3",
         "  layer2.0.conv1.weight: (9, 4, 3, 3) in the file, (8, 4, 3, 3) in the model, "
         f"and {len(wide) - 1} more of layer2",
-        "  the file has no head: train a new one, by new_head (jaxcifar train --new-head)",
+        "  the file has no head: train a new one, by new_head (--new-head of jaxcifar train)",
     ]
 
 

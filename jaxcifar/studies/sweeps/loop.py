@@ -218,11 +218,11 @@ def _plan(
     ]
     if resume:
         check_same_start(sweep_dir, members, pending, data)
-    check_pictures(field, pending, data)
+    new = [member for member in pending if not sweep_dir.run(member.name).holds_run() or not resume]
+    check_pictures(field, new, data)
     choice = _choose(mode, blocked, before, field, pending, data)
-    if (
-        before is not None
-    ):  # its weights may be gone, and then their path says less than the sweep's
+    if before is not None:
+        # The weights may be gone, and then a path that was given says less than the sweep's.
         recipe = replace(recipe, weights=before["recipe"].get("weights"))
     machine = (before or {}).get("machine") or describe_machine()
     return SweepPlan(
@@ -249,9 +249,12 @@ def _train(plan: SweepPlan, *, verbose: bool) -> None:
         except Exception as error:
             if not is_exhausted(error):
                 raise
-            warn(f"{plan.sweep_dir.path}: as one program out of memory: one after another instead")
+            text = "memory ran out as one program"
+            warn(f"{plan.sweep_dir.path}: {text}: the members run one after another instead")
+            plan.choice = Choice("sequential", text, plan.choice.measured)
+            together -= {member.name for member in group}
         plan.write()
-    # One after another; of members trained together it only scores the test images.
+    # One after another; of members that trained together it only scores the test images.
     for member in plan.pending:
         if member.name not in plan.failures:
             _train_alone(plan, member, verbose=verbose and member.name not in together)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.common.messages import did_you_mean, shown
-from jaxcifar.data import Splits, check_readable
+from jaxcifar.data import Rows, Splits, check_readable
 from jaxcifar.recipes.numbers import TRACED_SETTINGS
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.sides import side_starts
@@ -141,13 +141,22 @@ def why_not_together(field: str, members: Sequence[Member]) -> str | None:
     return None
 
 
-def check_pictures(field: str, pending: Sequence[Member], data: dict[str, Splits]) -> None:
+def check_pictures(field: str, members: Sequence[Member], data: dict[str, Splits]) -> None:
     """Find damaged pictures of members with images of their own before any is trained.
+
+    Each picture is decoded once, whatever members use it.
 
     Raises:
         DataError: naming them.
     """
-    own_images = len({id(splits) for splits in data.values()}) > 1
-    for member in pending[: 1 if field == "resize" else None] if own_images else ():
+    if len({id(splits) for splits in data.values()}) == 1:  # they were loaded together
+        return
+    used: dict[str, Rows] = {}
+    for member in members[: 1 if field == "resize" else None]:
         for source in (data[member.name].train, data[member.name].validation):
-            check_readable(source)
+            if isinstance(source, Rows):
+                place = getattr(source.source, "title", "")
+                before = used[place].rows if place in used else source.rows[:0]
+                used[place] = Rows(source.source, np.union1d(before, source.rows))
+    for rows in used.values():
+        check_readable(rows)

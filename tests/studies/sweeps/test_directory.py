@@ -105,7 +105,9 @@ def test_a_sweep_goes_on_with_data_that_were_moved(photo_run, photos, tmp_path, 
         sweep(recipe, "seed", [0, 1], load_splits(recipe), resume=True, **settings)
 
 
-def test_members_from_weights_that_changed_are_not_compared(recipe, digits, tmp_path, trained):
+def test_members_from_weights_that_changed_are_not_compared(
+    recipe, digits, tmp_path, trained, monkeypatch
+):
     def write(seed):
         variables = random_variables(recipe.make_model(), seed)
         export_weights(variables, file, preprocessing=preprocessing_of(recipe), overwrite=True)
@@ -120,6 +122,11 @@ def test_members_from_weights_that_changed_are_not_compared(recipe, digits, tmp_
         sweep(recipe, "seed", [0, 1], digits, resume=True, **settings)
     file.unlink()  # nobody needs it any more
     sweep(recipe, "seed", [0], digits, resume=True, **settings)
+    kept = SweepDirectory(tmp_path / "s").read()["recipe"]["weights"]
+    monkeypatch.chdir(tmp_path)
+    relative = dataclasses.replace(recipe, weights=file.name)
+    sweep(relative, "seed", [0], digits, resume=True, **settings)
+    assert SweepDirectory(tmp_path / "s").read()["recipe"]["weights"] == kept == str(file)
     write(0)
     sweep(recipe, "seed", [0, 1], digits, resume=True, **settings)
     assert trained == ["seed=0", "seed=1"]

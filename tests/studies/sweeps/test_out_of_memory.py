@@ -62,7 +62,7 @@ def test_another_error_of_a_member_ends_the_sweep(recipe, digits, tmp_path, monk
 
 
 def test_one_program_out_of_memory_gives_way_to_one_member_after_another(
-    recipe, digits, tmp_path, monkeypatch
+    recipe, digits, tmp_path, monkeypatch, capsys
 ):
     def fail(*_, **__):
         raise MemoryError("9 bytes")
@@ -70,9 +70,13 @@ def test_one_program_out_of_memory_gives_way_to_one_member_after_another(
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", quick_fit)
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.train_together", fail)
     rates = ("learning_rate", [0.1, 0.2], digits)
-    with pytest.warns(UserWarning, match="one program out of memory: one after another instead"):
-        result = sweep(recipe, *rates, workdir=tmp_path / "s", mode="vmap")
-    assert len(result.finished) == 2
+    with pytest.warns(
+        UserWarning, match="memory ran out as one program: the members run one after"
+    ):
+        result = sweep(recipe, *rates, workdir=tmp_path / "s", mode="vmap", verbose=True)
+    assert (result.mode, len(result.finished)) == ("sequential", 2)
+    assert SweepDirectory(tmp_path / "s").read()["mode"] == "sequential"
+    assert "\nlearning_rate=0.1\n" in capsys.readouterr().out  # each says what it does
     monkeypatch.setattr("jaxcifar.studies.sweeps.measured_mode.make_programs", fail)
     result = sweep(recipe, *rates, workdir=tmp_path / "measured")
     assert (result.mode, len(result.finished)) == ("sequential", 2)
