@@ -273,6 +273,8 @@ def run_scenario(name: str, every: int = 1, first: int | None = None) -> dict[st
         _in_a_process(lambda: scenario.before(template))
         _renew(template, folder)
         expected, operations = _in_a_process(lambda: _undisturbed(scenario, folder))
+        if not operations:
+            raise RuntimeError(f"{name} does not end undisturbed: {expected}")
         killed, rounded, different = 0, 0, {}
         numbers = range(1, min(operations, first or operations) + 1, every)
         for number in numbers:
@@ -382,8 +384,15 @@ def main() -> None:
             for number, end in counts["different"].items():
                 print(f"  operation {number}: {str(end)[-500:]}")
             if options.out or not (options.scenarios or options.first or options.every > 1):
-                save("deaths", {"every": options.every, "scenarios": results}, out=options.out)
+                _save({"every": options.every, "scenarios": results}, options.out)
     sys.exit(1 if any(counts["different"] for counts in results.values()) else 0)
+
+
+def _save(measured: dict[str, Any], out: Path | None) -> None:
+    """In a process of its own: it asks JAX for the machine, which must not start here."""
+    answer = _in_a_process(lambda: str(save("deaths", measured, out=out)))
+    if not isinstance(answer, str):
+        raise RuntimeError(f"the result cannot be saved: {answer}")
 
 
 def prepare_process(programs: str) -> None:

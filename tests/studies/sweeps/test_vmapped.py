@@ -50,14 +50,13 @@ def initial_state(recipe):
 make_train_step = StageRecipe.make_train_step
 
 
-def narrow_step(stage, cut=None):
+def narrow_step(stage, cut=None, axis_name=None):
     """A step with sums in float32, as the epoch needs them, for every dtype of the network."""
-    step = make_train_step(stage, cut)
+    step = make_train_step(stage, cut, axis_name=axis_name)
 
     def narrow(state, batch):
         state, sums = step(state, batch)
-        zeros = metrics.zeros()
-        return state, {name: value.astype(zeros[name].dtype) for name, value in sums.items()}
+        return state, jax.tree.map(lambda s, zero: s.astype(zero.dtype), sums, metrics.zeros())
 
     return narrow
 
