@@ -23,8 +23,8 @@ from jaxcifar.devices.backend import find_devices
 from jaxcifar.training.interruption import Interrupted
 
 _DELETED = "the working directory was deleted: change to one that exists"
-# After a second signal, which cuts the cleaning up after the first one short.
 _SECONDS_TO_FLUSH = 5.0  # of standard output
+# After a second signal, which cuts the cleaning up after the first one short.
 _AGAIN = "a second signal; temporary files may be left"
 
 

@@ -107,3 +107,9 @@ def did_you_mean(
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; choose from {', '.join(map(escaped, known if others is None else others))}"
+
+
+def unknown_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """The message for a value that is none of the choices, with the nearest of them."""
+    near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
+    return f"unknown {name} {shown(value)}{near}"

@@ -304,7 +304,7 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
     files = [directory / INFO, directory / FEATURES]
     marks += _marks(directory, *files, directory / LABELS)
     info = read_info(directory / INFO, PREPARE_AGAIN)
-    _check_kind(directory, info, place, root)
+    _check_kind(directory, info, name, config or None, root)
     splits = _choose_splits(directory, info, split)
     counts = {ours: sum(info.shards[theirs]) for ours, theirs in splits.items()}
     if 0 in counts.values():
@@ -330,19 +330,18 @@ def _find(place: str, root: Path, split: str | None) -> TfdsDataset:
     )
 
 
-def _check_kind(directory: Path, info: Info, place: str, root: Path) -> None:
-    name, _, config = place.partition("/")
+def _check_kind(directory: Path, info: Info, name: str, config: str | None, root: Path) -> None:
     if info.name != name:
         raise DataError(
             f"{directory} holds the dataset {shown(info.name)}, not {name}: rename the folder "
             f"{name} to the dataset's name and use that one, or move it away and "
-            f"{how_to_prepare_any(name, config or None, root)}"
+            f"{how_to_prepare_any(name, config, root)}"
         )
     if info.file_format != FORMAT:  # TFDS keeps to the format of a version that is there
         raise DataError(
             f"{directory} holds {name} as {printable(info.file_format)}, and without TensorFlow "
             f"only {FORMAT} can be read; in another folder OTHER, "
-            f"{how_to_prepare_any(name, config or None, Path('OTHER'))}; then use --data-dir OTHER"
+            f"{how_to_prepare_any(name, config, Path('OTHER'))}; then use --data-dir OTHER"
         )
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from jaxcifar.common.errors import CheckpointError, DeviceError, ProcessLostError
-from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.common.messages import shown, unknown_choice
 from jaxcifar.devices.backend import find_devices
 from jaxcifar.devices.coordinator import listening_address, parse_address
 from jaxcifar.devices.layout import AXIS, ONE_DEVICE, Form, Input, Layout
@@ -74,8 +74,7 @@ class DeviceOptions:
         for name, choices in (("parallel", get_args(Form)), ("input", get_args(Input))):
             value = getattr(self, name)
             if value not in choices:
-                near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
-                raise DeviceError(f"unknown {name} {shown(value)}{near}")
+                raise DeviceError(unknown_choice(name, value, choices))
         for name in ("devices", "num_processes", "process_id"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):

@@ -65,16 +65,16 @@ def predict(
     """
     if isinstance(normalize, str):
         normalize = make_normalize(normalize)
-    with computed_at(precision):
-        logits = predict_logits(
-            model,
-            variables,
-            dataset,
-            normalize=normalize,
-            batch_size=batch_size,
-            mirror=mirror,
-            shift=shift,
-        )
+    logits = predict_logits(
+        model,
+        variables,
+        dataset,
+        normalize=normalize,
+        batch_size=batch_size,
+        mirror=mirror,
+        shift=shift,
+        precision=precision,
+    )
     return np.asarray(jax.nn.softmax(logits))
 
 
@@ -87,6 +87,7 @@ def predict_logits(
     batch_size: int = 500,
     mirror: bool = False,
     shift: int = 0,
+    precision: Precision = "default",
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """The logits of every image, float32 [n, classes], as `predict` computes them.
@@ -96,12 +97,13 @@ def predict_logits(
     Args:
         progress: draw a bar, on a terminal.
     """
-    return map_source(
-        lambda images: class_logits(model, variables, normalize(images), mirror, shift),
-        dataset,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    with computed_at(precision):
+        return map_source(
+            lambda images: class_logits(model, variables, normalize(images), mirror, shift),
+            dataset,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
 
 def map_source(

@@ -22,7 +22,6 @@ from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.own_parts import check_scored_alike, mixes_labels
 from jaxcifar.step import metrics as step_metrics
 from jaxcifar.step.metrics import ExampleMetric
-from jaxcifar.step.precision import computed_at
 from jaxcifar.step.steps import Loss
 from jaxcifar.training.evaluation import SplitName, evaluation_sums
 
@@ -157,17 +156,17 @@ def split_logits(
     """
     check_classes(network)
     source = network.split(split)
-    with computed_at(network.precision):
-        logits = predict_logits(
-            network.model,
-            network.variables,
-            source,
-            normalize=network.preprocess,
-            batch_size=network.batch_size,
-            mirror=network.mirror,
-            shift=network.shift,
-            progress=progress,
-        )
+    logits = predict_logits(
+        network.model,
+        network.variables,
+        source,
+        normalize=network.preprocess,
+        batch_size=network.batch_size,
+        mirror=network.mirror,
+        shift=network.shift,
+        precision=network.precision,
+        progress=progress,
+    )
     return source, network.check_finite(logits)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import numpy as np
 
 from jaxcifar.common.errors import RecipeError
-from jaxcifar.common.messages import did_you_mean, shown
+from jaxcifar.common.messages import shown, unknown_choice
 from jaxcifar.models.resnet import ARCHITECTURES
 from jaxcifar.recipes.settings import LOOKAHEAD_SHARE, OWN, PATIENCE_METRICS
 from jaxcifar.recipes.sides import smallest_side
@@ -30,8 +30,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the choices, naming the nearest."""
     if value not in choices:
-        near = did_you_mean(value if isinstance(value, str) else shown(value), choices)
-        raise RecipeError(f"unknown {name} {shown(value)}{near}")
+        raise RecipeError(unknown_choice(name, value, choices))
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:

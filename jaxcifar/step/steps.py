@@ -51,9 +51,9 @@ def make_train_step(
     """Build ``(state, batch) -> (state, metrics)``: one update on the mean loss.
 
     A train batch has no padding and needs no mask, because BatchNorm's statistics include all of
-    its images. The metrics are sums over the batch before the update, which `metrics.compute` makes
-    loss and accuracy of, and `metrics.add` joins. The key for dropout is derived from
-    the run's key and the step.
+    its images. The metrics are sums over the batch before the update: `metrics.compute` makes loss
+    and accuracy of them, `metrics.add` joins them. The key for dropout is derived from the run's
+    key and the step.
 
     Args:
         model: ``(images, *, train) -> logits``, with "batch_stats" or without.

@@ -218,7 +218,7 @@ def _plan(
     ]
     if resume:
         check_same_start(sweep_dir, members, pending, data)
-    new = [member for member in pending if not sweep_dir.run(member.name).holds_run() or not resume]
+    new = [m for m in pending if not (resume and sweep_dir.run(m.name).holds_run())]
     check_pictures(field, new, data)
     choice = _choose(mode, blocked, before, field, pending, data)
     if before is not None:
