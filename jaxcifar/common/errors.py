@@ -66,6 +66,24 @@ class FigureError(MessageError):
     """A picture that cannot be drawn."""
 
 
+class TwoPartError(MessageError):
+    """An error whose way out depends on who asked: a caller keeps `problem` and says its own."""
+
+    def __init__(self, *lines: object, way_out: str = "") -> None:
+        """Make one sentence of the last line and the way out."""
+        *others, last = lines or ("",)
+        super().__init__(*others, f"{last}; {way_out}" if way_out else last)
+        self.problem = join_lines(lines)
+
+
+class ExhaustedError(TwoPartError, RunError):
+    """Runs of a sweep that memory did not suffice for."""
+
+
+class NoneFoundError(TwoPartError, RecipeError):
+    """No image is as one looked for has to be."""
+
+
 class ProcessLostError(DeviceError):
     """Another process of the run is gone."""
 

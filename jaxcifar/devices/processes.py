@@ -108,6 +108,7 @@ def connect(options: DeviceOptions, *, quiet: bool = False) -> None:
         >>> jax.process_count()
         1
     """
+    _check_options(options)
     if options.coordinator is None:
         if (options.num_processes, options.process_id) != (None, None):
             raise DeviceError("--num-processes and --process-id need --coordinator HOST:PORT")
@@ -210,6 +211,15 @@ def _addresses(options: DeviceOptions) -> dict[str, Any]:
     return arguments
 
 
+def _check_options(options: object) -> None:
+    """Refuse a number of devices in place of the options."""
+    if not isinstance(options, DeviceOptions):
+        raise DeviceError(
+            "devices must be DeviceOptions, such as DeviceOptions(devices=2), or None, not "
+            f"{shown(options)}"
+        )
+
+
 def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
     """The layout that the options ask for.
 
@@ -218,14 +228,15 @@ def make_layout(options: DeviceOptions, batch_size: int) -> Layout:
         batch_size: images in a batch of the whole run.
 
     Raises:
-        DeviceError: there is none of the platform that JAX_PLATFORMS names, more are asked for
-            than there are, or they do not divide the batch.
+        DeviceError: the options are something else; there is none of the platform that
+            JAX_PLATFORMS names; more are asked for than there are, or they do not divide the batch.
 
     Example:
         >>> from jaxcifar import DeviceOptions, make_layout
         >>> make_layout(DeviceOptions(devices=1), batch_size=128).describe()
         'one device'
     """
+    _check_options(options)
     available = find_devices()
     processes = jax.process_count()
     count = options.devices

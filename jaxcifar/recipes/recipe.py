@@ -366,6 +366,21 @@ class Recipe(Settings):
         ]
 
 
+def check_is_recipe(value: object) -> None:
+    """Refuse a preset's name, or the arguments of a call in another order.
+
+    Raises:
+        RecipeError: it is no `Recipe`.
+    """
+    if isinstance(value, Recipe):
+        return
+    way_out = "make one by Recipe(...), or get_experiment(NAME).recipe"
+    if isinstance(value, str):
+        way_out = f"get_experiment({shown(value)}).recipe is that of a preset"
+    kind = shown(value) if isinstance(value, str) else type(value).__name__
+    raise RecipeError(f"the recipe must be a Recipe, not {kind}: {way_out}")
+
+
 def _is_path_of(given: str | None, absolute: str | None) -> bool:
     """Whether a path leads to an absolute one, whose file may be gone."""
     if given is None or absolute is None or not os.path.isabs(absolute):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.data import Splits, class_names, dataset_info, load_dataset
-from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.recipe import Recipe, check_is_recipe
 
 _FACTS = {  # of a `DatasetInfo`
     "pool": "images to train on:",
@@ -26,7 +26,8 @@ def load_splits(
         lazy: see `data.load_dataset`.
 
     Raises:
-        RecipeError: the data in `data_dir` are not those that the recipe was checked with.
+        RecipeError: the recipe is something else, or the data in `data_dir` are not those that it
+            was checked with.
         DataError: the data are not available.
 
     Example:
@@ -39,6 +40,7 @@ def load_splits(
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (100, 50, 360)
     """
+    check_is_recipe(recipe)
     if data_dir:
         _check_known(recipe, data_dir)
     return load_dataset(

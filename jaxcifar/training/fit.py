@@ -8,7 +8,7 @@ import flax.linen as nn
 from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.recipes.parts import Transformation, make_parts
-from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.recipe import Recipe, check_is_recipe
 from jaxcifar.runs.history import History, Row
 from jaxcifar.step.metrics import ExampleMetric
 from jaxcifar.step.state import TrainState
@@ -112,6 +112,7 @@ def fit(
         [2]
     """
     # Refuses with nothing written: data, devices, memory, weights.
+    check_is_recipe(recipe)
     parts = make_parts(model, tx, loss, augment, metrics)
     recipe, resume = decide(recipe.on(splits), workdir, devices, resume=resume, overwrite=overwrite)
     name = (

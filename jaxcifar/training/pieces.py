@@ -29,6 +29,7 @@ def in_pieces(
     *,
     allow: Allow = always,
     limit: Callable[[int], int] | None = None,
+    spoiled: Callable[[Metrics], bool] | None = None,
 ) -> bool:
     """Call `advance` in pieces that add up to `total` steps, and report each when it is done.
 
@@ -38,6 +39,8 @@ def in_pieces(
     Args:
         allow: gets the size of the next piece and returns the size it may have, 0 to stop.
         limit: the largest piece possible after this many steps.
+        spoiled: whether nothing that follows a piece counts any more, by the sums after it; the
+            piece that was handed over meanwhile is the last one then.
 
     Returns:
         Whether all steps were done.
@@ -52,11 +55,14 @@ def in_pieces(
             break
         current = (count * batch_size, advance(count))
         done += count
-        if on_piece is None:
+        if on_piece is None and spoiled is None:
             continue
         if pending is not None:
             jax.block_until_ready(pending[1])
-            on_piece(*pending)
+            if on_piece is not None:
+                on_piece(*pending)
+            if spoiled is not None and spoiled(pending[1]):
+                return False
             now = time.perf_counter()
             fitting = round(pending[0] / batch_size * SECONDS_PER_PIECE / max(now - last, 1e-6))
             piece, last = max(1, min(2 * piece, fitting)), now

@@ -72,7 +72,7 @@ def plan_run(
         DeviceError, FeatureError: devices or memory that are not there.
         RunError, WeightsError, RecipeError: weights that are not available or do not fit.
     """
-    devices = devices or DeviceOptions()
+    devices = DeviceOptions() if devices is None else devices
     enable_compilation_cache()
     recipe = recipe.on(splits)
     check_splits(recipe, splits)

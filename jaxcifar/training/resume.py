@@ -52,7 +52,7 @@ def _has_trained(
         )
     assert workdir is not None
     found = RunDirectory(Path(workdir)).holds_training()
-    layout = make_layout(devices or DeviceOptions(), recipe.batch_size)
+    layout = make_layout(DeviceOptions() if devices is None else devices, recipe.batch_size)
     with explain_lost_process():
         return bool(layout.agree(int(found))[0][0])
 

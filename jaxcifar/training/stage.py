@@ -245,7 +245,11 @@ def forget_programs() -> None:
 def resident_epoch(
     stage: StageRecipe, size: int, *, cut: str | None = None, layout: Layout = ONE_DEVICE
 ) -> TrainEpoch:
-    """The stage's training on `size` images on the devices, or on their features after `cut`."""
+    """The stage's training on `size` images on the devices, or on their features after `cut`.
+
+    Made of the stage's recipe and parts, by which programs are shared; another model put into the
+    stage (`_replace`) is not seen, but one among its parts is.
+    """
     programs = training_programs(
         program_key(stage.recipe, stage.parts), stage.first_epoch, cut, layout, size
     )

@@ -92,6 +92,7 @@ class StreamedPrograms(NamedTuple):
     draw_order: Callable[[TrainState], jax.Array]
     whole: Steps
     last: Steps | None
+    stop_at_nonfinite: bool
 
 
 def make_streamed_programs(
@@ -113,7 +114,8 @@ def make_streamed_programs(
         return layout.compile(steps, shared=(1,) if shared else (), donate=(0,))
 
     last = compile_steps(plan.rest) if plan.rest else None
-    return StreamedPrograms(plan, jax.jit(make_draw_order(plan)), compile_steps(batch_size), last)
+    draw_order = jax.jit(make_draw_order(plan))
+    return StreamedPrograms(plan, draw_order, compile_steps(batch_size), last, stop_at_nonfinite)
 
 
 def stream(
@@ -125,7 +127,7 @@ def stream(
     own: tuple[str, ...] = (),
 ) -> Epoch:
     """The epoch of these programs over a source; for the arguments, see `resident`."""
-    plan, draw_order, whole, last = programs
+    plan, draw_order, whole, last, stop_at_nonfinite = programs
     batch_size, zeros = plan.batch_size, partial(metrics.zeros, own=own)
     chunk_steps = _chunk_steps(source, batch_size, plan.whole_steps)
 
@@ -154,11 +156,17 @@ def stream(
                 carry = steps(carry[0], chunk, first + begin, carry[1], count, numbers)
                 return carry[1]
 
-            return _over_chunks(advance, source, layout, index, chunk_steps, on_piece, allow)
+            return _over_chunks(
+                advance, source, layout, index, chunk_steps, on_piece, allow, spoiled=spoiled
+            )
 
         if train(whole, index, done, chunk_steps) and last is not None:
             train(last, order[None, plan.whole_steps * batch_size :], plan.whole_steps, 1)
         return carry
+
+    def spoiled(sums: Metrics) -> bool:
+        """Where the program does nothing more, nothing more is read."""
+        return stop_at_nonfinite and int(sums["nonfinite"]) > 0
 
     def lower(state: TrainState) -> jax.stages.Lowered:
         empty = _empty_chunk(source, layout, chunk_steps, batch_size)
@@ -256,6 +264,8 @@ def _over_chunks(
     chunk_steps: int,
     on_piece: OnPiece | None,
     allow: Allow,
+    *,
+    spoiled: Callable[[Metrics], bool] | None = None,
 ) -> bool:
     """`in_pieces` over the batches of `index` [steps, n]; no piece reaches into two chunks.
 
@@ -281,6 +291,7 @@ def _over_chunks(
             on_piece,
             allow=allow,
             limit=lambda done: chunk_steps - done % chunk_steps,
+            spoiled=spoiled,
         )
 
 

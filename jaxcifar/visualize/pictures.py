@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import NoneFoundError, RecipeError
 from jaxcifar.common.figure import png_path, save_figure
 from jaxcifar.common.messages import counted, did_you_mean, join_lines
 from jaxcifar.common.writing import make_folder
@@ -253,7 +253,10 @@ def draw_mistakes(
     predicted = probabilities.argmax(axis=1)
     wrong = int(np.sum(predicted != dataset.labels))
     if not wrong:
-        raise RecipeError(f"{network.name} makes no mistake on the {split} images")
+        raise NoneFoundError(
+            f"{network.name} makes no mistake on the {split} images",
+            way_out="choose another --split",
+        )
     rows = most_confident_mistakes(probabilities, dataset.labels, count)
     captions = [
         (

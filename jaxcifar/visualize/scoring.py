@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import NoneFoundError
 from jaxcifar.common.messages import counted
 from jaxcifar.data import LabelledSource
 from jaxcifar.data.image_file import make_square
@@ -67,8 +67,9 @@ def confident_images(
             break
     rule = f"predicted correctly with a probability of at least {CONFIDENT}"
     if not indices:
-        raise RecipeError(
-            f"{network.name}: no test image is {rule}; choose the images to explain with --image"
+        raise NoneFoundError(
+            f"{network.name}: no test image is {rule}",
+            way_out="choose the images to explain with --image",
         )
     if len(indices) < count:
         choice = f"all {counted(len(indices), 'test image')} {rule} ({count} were requested)"

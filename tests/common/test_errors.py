@@ -24,6 +24,13 @@ CLASSES = [
 ]
 
 
+@pytest.mark.parametrize("kind", [errors.ExhaustedError, errors.NoneFoundError])
+def test_a_caller_can_say_another_way_out(kind):
+    error = kind("3 of 4 are lost:", "no image is blue", way_out="name one with --image")
+    assert str(error) == "3 of 4 are lost:\nno image is blue; name one with --image"
+    assert error.problem == "3 of 4 are lost:\nno image is blue"
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_name_cannot_forge_a_line_of_a_message(kind):
     error = kind("runs/\x1b[31m\nerror: forged holds no run")

@@ -113,6 +113,13 @@ def test_options_of_another_kind_are_refused(options, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("use", [connect, lambda options: make_layout(options, 8)])
+def test_a_number_in_place_of_the_options_is_refused(use):
+    message = r"devices must be DeviceOptions, such as DeviceOptions\(devices=2\), or None, not 2"
+    with pytest.raises(DeviceError, match=message):
+        use(2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -60,6 +60,7 @@ def start(root, tmp_path):
             stdout=(tmp_path / f"{name}.out").open("w"),
             stderr=(tmp_path / f"{name}.err").open("w"),
         )
+        process.errors = tmp_path / f"{name}.err"  # what a failed test shows
         running.append(process)
         return process
 
@@ -120,7 +121,8 @@ def check_same_curves(run, other, tolerance):
 def wait_until(condition, processes, timeout=120):
     deadline = time.monotonic() + timeout
     while not condition():
-        assert all(process.poll() is None for process in processes), "a process ended too early"
+        ended = [process.errors.read_text() for process in processes if process.poll() is not None]
+        assert not ended, "a process ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.data import load_dataset
+from jaxcifar.recipes.parts import make_parts
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.step.metrics import compute
@@ -28,14 +29,15 @@ def splits():
 
 def validation_curves(recipe, splits, lowering):
     """Validation accuracies, [seeds, epochs]."""
-    stage = make_stage(recipe)
-    stage = stage._replace(model=stage.model.clone(lowering=lowering))
+    # As a part of its own: the programs are found by recipe and parts.
+    parts = make_parts(model=recipe.make_model(1).clone(lowering=lowering))
+    stage = make_stage(recipe, parts=parts)
     data, validation = to_device(splits.train), to_device(splits.validation)
     epoch = resident_epoch(stage, len(splits.train)).over(data)
     scoring = resident_evaluation(stage, len(splits.validation)).over(validation)
     curves = []
     for seed in range(SEEDS):
-        state = first_state(dataclasses.replace(recipe, seed=seed), splits)
+        state = first_state(dataclasses.replace(recipe, seed=seed), splits, parts=parts)
         curve = []
         for _ in range(EPOCHS):
             state, _ = epoch.run(state)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, sweep
+from jaxcifar import Recipe, ResNet, evaluate, evaluate_run, fit, load, load_splits, sweep
 from jaxcifar.common.errors import DeviceError, RecipeError, RunError
 from jaxcifar.data import Splits
 from jaxcifar.devices.processes import DeviceOptions
@@ -627,3 +627,21 @@ def test_rules_for_a_network_of_ones_own_say_how_they_are_given(own, digits):
 def test_data_that_are_no_splits_say_how_to_make_them(own, digits):
     with pytest.raises(RecipeError, match=r"must be Splits, not tuple: .*Splits.from_arrays"):
         fit(own, (digits.train.images, digits.train.labels))
+
+
+def test_a_preset_named_in_place_of_its_recipe_says_how_to_get_it(digits, tmp_path):
+    named = r"a Recipe, not 'demo': get_experiment\('demo'\).recipe is that of a preset$"
+    for call in (
+        lambda: fit("demo", digits),
+        lambda: load_splits("demo"),
+        lambda: sweep("demo", "seed", [0], digits, workdir=tmp_path / "sweep"),
+    ):
+        with pytest.raises(RecipeError, match=named):
+            call()
+    with pytest.raises(RecipeError, match=r"a Recipe, not Splits: make one by"):
+        fit(digits, "demo")
+
+
+def test_a_sweep_over_data_that_are_no_splits_says_how_to_make_them(own, digits, tmp_path):
+    with pytest.raises(RecipeError, match="must be Splits, not tuple"):
+        sweep(own, "seed", [0], (digits.train, digits.test), workdir=tmp_path / "sweep")

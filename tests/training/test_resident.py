@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from jax.sharding import Mesh
 
+from jaxcifar.data import Dataset
 from jaxcifar.devices.layout import AXIS, Layout
 from jaxcifar.models.resnet import ResNet
 from jaxcifar.step import metrics
@@ -217,6 +218,36 @@ def test_the_epoch_ends_after_a_step_that_is_not_finite(at, stops_after):
     assert int(state.step) == stops_after
     assert int(sums["nonfinite"]) == bool(at)
     assert metrics.nonfinite_names(sums) == (["gradients"] if at else [])
+
+
+class ReadRows:
+    """A source of forty images that notes which were read."""
+
+    side, labels = 4, np.arange(40, dtype=np.int32)
+
+    def __init__(self):
+        self.rows = []
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, rows):
+        self.rows += rows.tolist()
+        return Dataset(np.zeros((len(rows), 4, 4, 3), np.uint8), self.labels[rows])
+
+
+@pytest.mark.parametrize("on_piece", [None, lambda *_: None])
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_streamed_epoch_reads_no_further_than_a_step_that_is_not_finite(
+    monkeypatch, on_piece, stops
+):
+    monkeypatch.setattr("jaxcifar.training.streamed.CHUNK_BYTES", 1)  # a batch in a chunk
+    step, source = step_that_is_not_finite((2,), 2), ReadRows()
+    epoch = make_streamed_epoch(step, source, batch_size=2, stop_at_nonfinite=stops)
+    state, sums = epoch.run(recording_state(), on_piece)
+    assert int(sums["nonfinite"]) == 1
+    assert int(state.step) == (3 if stops else 20)
+    assert (len(source.rows) < 40) == stops
 
 
 def test_with_skipping_the_epoch_continues_and_counts_the_bad_steps():

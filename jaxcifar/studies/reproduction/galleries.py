@@ -1,10 +1,11 @@
 """The galleries of a report: pictures that look inside one of its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from jaxcifar.common.errors import RecipeError
+from jaxcifar.common.errors import NoneFoundError, RecipeError
 from jaxcifar.studies.reproduction.drawings import Drawing, place_of
 from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.visualize.feature_maps import REPORT_LAYERS
@@ -77,21 +78,21 @@ def _grad_cam(folder: Path, name: str, run: Path) -> list[Drawing]:
             "Ten test images and the regions that support the predicted class",
             f"Ten test images in the best epoch of {name}, chosen by a rule, not by hand.",
             run / "summary.json",
-            partial(_draw_grad_cam, run),
+            partial(_draw_found, draw_grad_cam, run, "grad_cam"),
         )
     ]
 
 
-def _draw_grad_cam(run: Path, *, out: Path, data_dir: str | Path | None) -> None:
+def _draw_found(
+    draw: Callable[..., Any], run: Path, name: str, *, out: Path, data_dir: str | Path | None
+) -> None:
+    """Draw images that are looked for; where there are none, the way out is one of `reproduce`."""
     try:
-        draw_grad_cam(run, out=out, data_dir=data_dir)
-    except RecipeError as error:
-        found, _, way_out = str(error).rpartition("; ")
-        if "--image" not in way_out:
-            raise
+        draw(run, out=out, data_dir=data_dir)
+    except NoneFoundError as error:
         raise RecipeError(
-            f"{found}; with more --epochs, in another --out, there may be some; or leave the "
-            "pictures out with --skip grad_cam"
+            f"{error.problem}; with other --epochs, in another --out, there may be some; or leave "
+            f"the pictures out with --skip {name}"
         ) from None
 
 
@@ -102,7 +103,7 @@ def _mistakes(folder: Path, name: str, run: Path) -> list[Drawing]:
             "The wrongly predicted test images with the highest probabilities",
             f"The most confident mistakes of the best epoch of {name} on the test images.",
             run / "summary.json",
-            partial(draw_mistakes, run),
+            partial(_draw_found, draw_mistakes, run, "mistakes"),
         )
     ]
 

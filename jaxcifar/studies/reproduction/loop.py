@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.common.errors import EXPECTED, RunError, WeightsError
-from jaxcifar.common.messages import say
+from jaxcifar.common.errors import EXPECTED, ExhaustedError, RunError, WeightsError
+from jaxcifar.common.messages import reason_of, say
 from jaxcifar.data import Splits
 from jaxcifar.devices.backend import find_devices
+from jaxcifar.devices.memory import is_exhausted
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.splits import load_splits
 from jaxcifar.runs.directory import RunDirectory
@@ -23,7 +24,7 @@ from jaxcifar.studies.reproduction.directory import Mark, ReportDirectory
 from jaxcifar.studies.reproduction.entries import without_folder
 from jaxcifar.studies.reproduction.plan import PLAN, Item, Settings, recipe_of, select
 from jaxcifar.studies.reproduction.stored_run import complete_run
-from jaxcifar.studies.sweeps import REST_WRITTEN, sweep
+from jaxcifar.studies.sweeps import sweep
 from jaxcifar.studies.sweeps.directory import SweepDirectory
 from jaxcifar.training.fit import fit
 
@@ -216,11 +217,20 @@ class _Call:
                 self._train(job)
             self.mark.failed.pop(name, None)
         except EXPECTED as error:
-            self.failed[name] = " ".join(str(error).split())
-            self.failed_items.add(item.name)
-            self.mark.failed[name] = self._for_page(str(error))
-            if self.verbose:
-                say(f"{name} did not run: {self.failed[name]}", flush=True)
+            self._note_failure(item, name, str(error))
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+            # Of the error nothing else is kept: its traceback holds the run's arrays.
+            reason = f"out of memory ({reason_of(error)}); {_with_more_memory(item)}"
+            self._note_failure(item, name, reason)
+
+    def _note_failure(self, item: Item, name: str, reason: str) -> None:
+        self.failed[name] = " ".join(reason.split())
+        self.failed_items.add(item.name)
+        self.mark.failed[name] = self._for_page(reason)
+        if self.verbose:
+            say(f"{name} did not run: {self.failed[name]}", flush=True)
 
     def _path(self, job: Job) -> Path:
         return self.report_dir.run_path(*job, self.settings.seed)
@@ -284,15 +294,15 @@ class _Call:
                 resume=SweepDirectory(path).holds_training(),
                 verbose=self.verbose,
             )
-        except RunError as error:
-            found, written, _ = str(error).partition(REST_WRITTEN)
-            if not written:
-                raise
-            again = f"the same call tries it again; or leave it out with --skip {item.name}"
-            raise RunError(f"{found}{written}. With more memory {again}") from None
+        except ExhaustedError as error:
+            raise RunError(f"{error.problem}; {_with_more_memory(item)}") from None
         failures = [f"{m.path.name}: {m.failure}" for m in result.members if m.summary is None]
         if failures:
             raise RunError("; ".join(failures))
+
+
+def _with_more_memory(item: Item) -> str:
+    return f"with more memory the same call tries it again; or leave it out with --skip {item.name}"
 
 
 def _check_recipe(run_dir: RunDirectory, expected: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 from jaxcifar.studies.sweeps.directory import read_sweep as read_sweep
 from jaxcifar.studies.sweeps.directory import stored_data_folder as stored_data_folder
-from jaxcifar.studies.sweeps.loop import REST_WRITTEN as REST_WRITTEN
 from jaxcifar.studies.sweeps.loop import sweep as sweep
 from jaxcifar.studies.sweeps.measured_mode import Mode as Mode
 from jaxcifar.studies.sweeps.members import chooses_images as chooses_images

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jaxcifar.common.drawing import try_to_draw
-from jaxcifar.common.errors import RecipeError, RunError
+from jaxcifar.common.errors import ExhaustedError, RecipeError
 from jaxcifar.common.figure import save_figure
 from jaxcifar.common.messages import counted, did_you_mean, reason_of, say, warn
 from jaxcifar.common.writing import write_atomically
@@ -16,7 +16,7 @@ from jaxcifar.devices.machine import describe_machine
 from jaxcifar.devices.memory import is_exhausted
 from jaxcifar.recipes.own import with_parts
 from jaxcifar.recipes.parts import NO_PARTS
-from jaxcifar.recipes.recipe import Recipe
+from jaxcifar.recipes.recipe import Recipe, check_is_recipe
 from jaxcifar.runs.curves import CurvesFile
 from jaxcifar.runs.directory import RunDirectory, refuse_links
 from jaxcifar.runs.transfer import starting_weights
@@ -48,8 +48,6 @@ from jaxcifar.training.fit import fit
 from jaxcifar.training.plan import check_splits, check_stages, limit_splits
 
 SplitsOf = Callable[[Recipe], Splits]
-# In the error of members that ran out of memory, before the way out.
-REST_WRITTEN = "; the rest is written"
 
 
 def sweep(
@@ -108,7 +106,8 @@ def sweep(
         [0]
     """
     find_devices()
-    if isinstance(splits, Splits):
+    check_is_recipe(recipe)
+    if isinstance(splits, Splits) or not callable(splits):
         recipe = recipe.on(splits)
     members = make_members(recipe, field, values)
     for member in members:  # before anything is overwritten
@@ -287,13 +286,13 @@ def _train_alone(plan: SweepPlan, member: Member, *, verbose: bool) -> None:
         plan.exhausted[member.name] = reason_of(error)
 
 
-def _out_of_memory(plan: SweepPlan) -> RunError:
+def _out_of_memory(plan: SweepPlan) -> ExhaustedError:
     """Which members ran out of memory, and what to do."""
     names = "; ".join(f"{name} ({reason})" for name, reason in plan.exhausted.items())
-    return RunError(
-        f"{plan.sweep_dir.path}: out of memory: {names}{REST_WRITTEN}. With more memory, or with a "
-        "smaller --eval-batch-size if it ran out in scoring, resume=True (--resume) tries again; "
-        "or sweep without such values in another --workdir"
+    return ExhaustedError(
+        f"{plan.sweep_dir.path}: out of memory: {names}; the rest is written",
+        way_out="with more memory, or with a smaller --eval-batch-size if it ran out in scoring, "
+        "resume=True (--resume) tries again; or sweep without such values in another --workdir",
     )
 
 

@@ -1,6 +1,8 @@
 import os
 import shutil
+from functools import partial
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -10,6 +12,7 @@ from jaxcifar.studies.reproduction import galleries
 from jaxcifar.studies.reproduction.drawings import Drawing, comparison_drawing, pictures
 from jaxcifar.studies.reproduction.entries import Entry
 from jaxcifar.studies.reproduction.galleries import gallery_drawings
+from jaxcifar.visualize.pictures import draw_grad_cam, draw_mistakes
 from tests.studies.reproduction.test_report import write_run
 
 
@@ -94,16 +97,31 @@ def test_galleries_show_finetune_or_else_the_first_complete_run(tmp_path):
     write_run(runs / "finetune")
     (drawing,) = gallery_drawings("grad_cam", folder, entries)
     assert drawing.path.name == "grad_cam_finetune.png"
-    assert drawing.draw.args == (runs / "finetune",)
+    assert drawing.draw.args == (draw_grad_cam, runs / "finetune", "grad_cam")
 
 
-def test_without_an_image_to_explain_the_way_out_is_one_of_reproduce(
-    stored_run, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("draw", "name", "problem", "option"),
+    [
+        (draw_grad_cam, "grad_cam", "no test image is predicted", "--image"),
+        (draw_mistakes, "mistakes", "makes no mistake on the test images", "--split"),
+    ],
+)
+def test_without_an_image_to_show_the_way_out_is_one_of_reproduce(
+    stored_run, tmp_path, monkeypatch, draw, name, problem, option
 ):
+    def all_right(network, split):
+        data = network.split(split)
+        return data, np.eye(10)[data.labels]
+
     monkeypatch.setattr("jaxcifar.visualize.scoring.CONFIDENT", 2.0)
-    with pytest.raises(RecipeError, match="no test image is predicted .*--skip grad_cam") as raised:
-        galleries._draw_grad_cam(stored_run, out=tmp_path / "x.png", data_dir=None)
-    assert "--image" not in str(raised.value)
+    monkeypatch.setattr("jaxcifar.visualize.pictures.score_split", all_right)
+    with pytest.raises(RecipeError, match=f"{problem}.*{option}"):
+        draw(stored_run)
+    picture = partial(galleries._draw_found, draw, stored_run, name, data_dir=None)
+    with pytest.raises(RecipeError, match=f"{problem}.*--skip {name}$") as raised:
+        picture(out=tmp_path / "x.png")
+    assert option not in str(raised.value)
     (tmp_path / "x.png").write_bytes(b"somebody else's")  # another error stays as it is
     with pytest.raises(RecipeError, match="name another file with --out$"):
-        galleries._draw_grad_cam(stored_run, out=tmp_path / "x.png", data_dir=None)
+        picture(out=tmp_path / "x.png")

@@ -144,6 +144,25 @@ def test_a_sweep_out_of_memory_names_a_way_out_of_reproduce(plan, tmp_path, monk
         assert option not in str(raised.value)
 
 
+def test_a_run_out_of_memory_does_not_end_the_call(plan, tmp_path, monkeypatch):
+    out, called, error = tmp_path / "report", [], MemoryError("9 bytes")
+
+    def exhausted(recipe, splits, *, workdir, **_):
+        called.append(workdir.name)
+        raise error
+
+    monkeypatch.setattr(loop, "fit", exhausted)
+    settings = Settings(scale="smoke", seeds=2)
+    message = r"one \(out of memory \(9 bytes\); .*--skip one\); one-seed1 \(out of memory"
+    with pytest.raises(RunError, match=message):
+        reproduce(out, settings, plan=plan, only=["one"], verbose=False)
+    assert called == ["one", "one-seed1"]
+    assert "out of memory (9 bytes)" in page_text(out)
+    error = ValueError("9 bytes")
+    with pytest.raises(ValueError, match="^9 bytes$"):
+        reproduce(out, settings, plan=plan, only=["one"], verbose=False)
+
+
 def test_a_report_without_a_run_has_the_reports_figures_only(plan, tmp_path):
     out = tmp_path / "report"
     with pytest.raises(RunError, match=r"confusion \(no run is complete"):

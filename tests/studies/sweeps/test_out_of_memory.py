@@ -34,7 +34,7 @@ def test_a_member_out_of_memory_is_tried_again_and_the_others_are_trained(
     monkeypatch.setattr("jaxcifar.studies.sweeps.loop.fit", fit_of_memory)
     files, values = SweepDirectory(tmp_path / "s"), [60, 20, 120, 40]
     message = (
-        r"batch_size=60 \(.*9 bytes\); batch_size=120 \(.*9 bytes\); the rest is written\. "
+        r"batch_size=60 \(.*9 bytes\); batch_size=120 \(.*9 bytes\); the rest is written; "
         ".*--eval-batch-size.*--resume.* another --workdir$"
     )
     with pytest.raises(RunError, match=message):
