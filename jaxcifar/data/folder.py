@@ -8,7 +8,6 @@ by name.
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DataError, DataNotThereError
+from jaxcifar.common.errors import DataError
 from jaxcifar.common.files import Unusable, absolute_path
 from jaxcifar.common.messages import printable
 from jaxcifar.data.contents import file_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
-from jaxcifar.data.listing import SUFFIXES, WAY_IN, Listing, Picture, make_picture, unread_note
+from jaxcifar.data.listing import (
+    SUFFIXES,
+    WAY_IN,
+    Listing,
+    Picture,
+    is_folder,
+    make_picture,
+    unread_note,
+)
 from jaxcifar.data.picture_limits import MAX_BYTES
 
 PREFIX = "folder:"
@@ -284,15 +291,9 @@ def find_split(name: str, split: str, *, follow_links: bool = False) -> Folder:
 def _find_root(place: str) -> tuple[Path, Path]:
     """The path as it was given, and with its links resolved."""
     path = Path(place.removeprefix(PREFIX))
-    try:
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            return path, path.resolve()
-    except FileNotFoundError:
-        raise DataNotThereError(f"there is no folder {path}; {_LAYOUT}") from None
-    except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no text
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"the folder {path} cannot be opened: {reason}") from None
-    raise DataError(f"{path} is not a folder; {_LAYOUT}")
+    if not is_folder(path, missing=f"there is no folder {path}; {_LAYOUT}"):
+        raise DataError(f"{path} is not a folder; {_LAYOUT}")
+    return path, path.resolve()
 
 
 def _list_folder(place: str, follow_links: bool) -> Folder:

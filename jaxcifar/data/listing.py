@@ -5,12 +5,13 @@ the folder only, or everywhere if the user says so.
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcifar.common.errors import DataError
+from jaxcifar.common.errors import DataError, DataNotThereError
 from jaxcifar.common.messages import warn
 from jaxcifar.data.fresh import Mark, mark
 from jaxcifar.data.picture_limits import MAX_BYTES
@@ -52,6 +53,22 @@ class Picture(NamedTuple):
         `changed` is left out: a change of rights, or a backup of hard links, changes it alone.
         """
         return (self.size, self.modified, self.inode) == (other.size, other.modified, other.inode)
+
+
+def is_folder(path: Path, *, missing: str) -> bool:
+    """Whether a folder is there, or leads there, and not a file.
+
+    Raises:
+        DataNotThereError: nothing is there; `missing` is the message.
+        DataError: the path cannot be followed.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        raise DataNotThereError(missing) from None
+    except (OSError, ValueError) as error:  # too long, no permission, a link to itself, no text
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be opened: {reason}") from None
 
 
 def make_picture(name: str, status: os.stat_result) -> Picture:

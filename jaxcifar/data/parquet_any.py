@@ -7,7 +7,6 @@ which takes no picture; pyarrow is imported only then.
 
 import hashlib
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcifar.common.errors import DataError, DataNotThereError, ImageFileError
+from jaxcifar.common.errors import DataError, ImageFileError
 from jaxcifar.common.messages import printable
 from jaxcifar.common.progress import progress_bar
 from jaxcifar.data import parquet_layout as layout
@@ -23,6 +22,7 @@ from jaxcifar.data.cache import cached_digests
 from jaxcifar.data.damage import PictureSource
 from jaxcifar.data.dataset import Dataset
 from jaxcifar.data.fresh import Kept, Mark, mark
+from jaxcifar.data.listing import is_folder
 from jaxcifar.data.parquet_name import OPTIONS, PREFIX, located, parse_name
 from jaxcifar.data.parquet_rows import (
     Pictures,
@@ -194,7 +194,8 @@ def known_parquet(name: str, *, follow_links: bool = False) -> ParquetDataset:
 def _find(place: str, split: str | None, follow_links: bool) -> ParquetDataset:
     parsed = parse_name(place)
     root = Path(parsed.place.removeprefix(PREFIX))
-    if not _is_folder(root):
+    missing = f"there is no folder or Parquet file {root}; {layout.LAYOUT}"
+    if not is_folder(root, missing=missing):
         if split is None:
             raise DataError(
                 f"{root} is one file; name the folder of the files to train and test on: "
@@ -209,19 +210,6 @@ def _find(place: str, split: str | None, follow_links: bool) -> ParquetDataset:
     files = choose_files(there, split, str(root))
     paths = {ours: [root / name for name in names] for ours, names in files.items()}
     return open_dataset(place, root, paths, parsed.options, listed.marks)
-
-
-def _is_folder(root: Path) -> bool:
-    """Whether what is there is a folder, and not one file."""
-    try:
-        return stat.S_ISDIR(os.stat(root).st_mode)
-    except FileNotFoundError:
-        raise DataNotThereError(
-            f"there is no folder or Parquet file {root}; {layout.LAYOUT}"
-        ) from None
-    except (OSError, ValueError) as error:  # too long, no permission, a link to itself, no text
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{root} cannot be opened: {reason}") from None
 
 
 def choose_files(

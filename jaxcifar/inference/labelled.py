@@ -9,7 +9,7 @@ from jaxcifar.common.messages import warn
 from jaxcifar.data import DatasetInfo, LabelledSource, Relabelled, Splits, load_labelled
 from jaxcifar.data.class_names import listed, match_classes
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.splits import check_side, load_splits
+from jaxcifar.recipes.splits import Cut, check_side, load_splits
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_same_data, moved_data
 from jaxcifar.training.evaluation import SplitName
@@ -51,19 +51,11 @@ class RunData:
 
     def _check_same_split(self, splits: Splits) -> None:
         """Refuse the same images split in another way: some may have been trained on."""
-        recipe = self.recipe
-        expected = (*recipe.split_sizes, recipe.split_seed, recipe.stratified)
-        given = (len(splits.train), len(splits.validation), splits.seed, splits.stratified)
-        if given != expected:
-            names = ("train_size", "validation_size", "split_seed", "stratified")
-            pairs = zip(names, given, expected, strict=True)
-            differing = ", ".join(
-                f"{n}: {mine}, not {its}" for n, mine, its in pairs if mine != its
-            )
+        if differing := Cut.of(splits).differences(Cut.of(self.recipe)):
             raise RunError(
                 f"the images of {splits.name} are split in another way than those of "
-                f"{self.run_dir.path} ({differing}): load them with load_splits(recipe), or score "
-                "the test images"
+                f"{self.run_dir.path} ({', '.join(differing)}): load them with "
+                "load_splits(recipe), or score the test images"
             )
 
     def _test(self) -> LabelledSource:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxcifar.common.errors import RecipeError
 from jaxcifar.data import Splits, class_names, dataset_info, load_dataset
@@ -13,6 +14,28 @@ _FACTS = {  # of a `DatasetInfo`
     "test": "test images:",
     "side": "pixels of a side:",
 }
+
+
+class Cut(NamedTuple):
+    """How images are divided into train and validation images."""
+
+    train_size: int
+    validation_size: int
+    split_seed: int
+    stratified: bool
+
+    @classmethod
+    def of(cls, source: Recipe | Splits) -> "Cut":
+        """That of a recipe, or of data that are loaded."""
+        if isinstance(source, Splits):
+            sizes = len(source.train), len(source.validation)
+            return cls(*sizes, source.seed, source.stratified)
+        return cls(*source.split_sizes, source.split_seed, source.stratified)
+
+    def differences(self, other: "Cut") -> list[str]:
+        """What differs, as "name: mine, not theirs"."""
+        pairs = zip(self._fields, self, other, strict=True)
+        return [f"{name}: {mine}, not {its}" for name, mine, its in pairs if mine != its]
 
 
 def load_splits(

@@ -16,6 +16,7 @@ from jaxcifar.models.pretrained import digest_of, export_weights, fill_model, to
 from jaxcifar.models.weights import read_weights
 from jaxcifar.recipes.recipe import Recipe
 from jaxcifar.recipes.settings import OWN
+from jaxcifar.recipes.splits import Cut
 from jaxcifar.runs.checkpoints import Which
 from jaxcifar.runs.description import class_names_of, to_metadata
 from jaxcifar.runs.directory import RunDirectory
@@ -182,12 +183,7 @@ def _check_split(recipe: Recipe, origin: Recipe, same_data: bool) -> None:
 
     A validation accuracy of 0.81 was seen beside a test accuracy of 0.72.
     """
-    fields = ("train_size", "validation_size", "split_seed", "stratified")
-    mine, theirs = (
-        dict(zip(fields, (*r.split_sizes, r.split_seed, r.stratified), strict=True))
-        for r in (recipe, origin)
-    )
-    differing = [f"{name} {theirs[name]}" for name in fields if mine[name] != theirs[name]]
+    differing = Cut.of(origin).differences(Cut.of(recipe))
     if same_data and differing:
         raise RecipeError(
             f"{recipe.weights} was trained on another split of {origin.dataset} "

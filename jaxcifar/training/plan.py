@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcifar.common.errors import DeviceError
+from jaxcifar.common.errors import DeviceError, RecipeError
 from jaxcifar.data import Dataset, Rows, Splits
 from jaxcifar.devices.compilation_cache import enable_compilation_cache
 from jaxcifar.devices.layout import ONE_DEVICE, Input, Layout
@@ -15,7 +15,7 @@ from jaxcifar.models.resnet import ResNet
 from jaxcifar.recipes.own import check_augmented, check_reached, with_parts
 from jaxcifar.recipes.parts import NO_PARTS, Parts, name_of
 from jaxcifar.recipes.recipe import Recipe
-from jaxcifar.recipes.splits import check_side
+from jaxcifar.recipes.splits import Cut, check_side
 from jaxcifar.recipes.stage import make_stage
 from jaxcifar.runs.directory import RunDirectory
 from jaxcifar.runs.opening import check_origin
@@ -68,7 +68,6 @@ def plan_run(
     """Check everything that can be checked before anything is written, in this order.
 
     Raises:
-        ValueError: data that are not those of the recipe.
         DeviceError, FeatureError: devices or memory that are not there.
         RunError, WeightsError, RecipeError: weights that are not available or do not fit.
     """
@@ -125,20 +124,15 @@ def check_splits(recipe: Recipe, splits: Splits) -> None:
     """Refuse data that are not those of the recipe.
 
     Raises:
-        ValueError: with the data's values and the recipe's.
-        RecipeError: they were loaded at another side.
+        RecipeError: with the data's values and the recipe's; or they were loaded at another side.
     """
-    data = (
-        splits.name,
-        (len(splits.train), len(splits.validation)),
-        splits.seed,
-        splits.stratified,
-    )
-    expected = (recipe.dataset, recipe.split_sizes, recipe.split_seed, recipe.stratified)
-    if data != expected:
-        raise ValueError(
-            f"the data (name, sizes, seed, stratified) is {data}, the recipe wants {expected}: "
-            "load it with load_splits(recipe)"
+    differing = Cut.of(splits).differences(Cut.of(recipe))
+    if splits.name != recipe.dataset:
+        differing.insert(0, f"dataset: {splits.name}, not {recipe.dataset}")
+    if differing:
+        raise RecipeError(
+            f"the data are not those of the recipe ({', '.join(differing)}): load them with "
+            "load_splits(recipe)"
         )
     check_side(recipe, splits)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.common.errors import CheckpointError, DeviceError, RunError
+from jaxcifar.common.errors import CheckpointError, DeviceError, RecipeError, RunError
 from jaxcifar.devices.processes import DeviceOptions
 from jaxcifar.inference.scoring import evaluate_run
 from jaxcifar.models.names import named_leaves
@@ -346,10 +346,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 
 
 def test_data_of_another_size_than_the_recipe_says_is_refused(recipe, digits):
-    with pytest.raises(ValueError, match=r"the recipe wants \('digits', \(90, 40\)"):
+    with pytest.raises(RecipeError, match=r"of the recipe \(train_size: 120, not 90\): load them"):
         fit(dataclasses.replace(recipe, train_size=90), digits)
-    with pytest.raises(ValueError, match="load_splits"):
-        fit(dataclasses.replace(recipe, split_seed=1), digits)
+    message = r"\(split_seed: 0, not 1, stratified: False, not True\): .*load_splits"
+    with pytest.raises(RecipeError, match=message):
+        fit(dataclasses.replace(recipe, split_seed=1, stratified=True), digits)
+    mnist = dataclasses.replace(digits, name="mnist")
+    with pytest.raises(RecipeError, match=r"\(dataset: mnist, not digits\)"):
+        fit(recipe, mnist)
 
 
 @pytest.mark.slow

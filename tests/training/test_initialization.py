@@ -170,7 +170,7 @@ def test_a_run_starts_with_adjusted_weights_and_resumes_from_its_checkpoint(
     def refuse(*_):
         raise AssertionError("a resumed run computed the filters")
 
-    monkeypatch.setattr(initialization, "whitening_filters", refuse)
+    monkeypatch.setattr("jaxcifar.training.start.whitening_filters", refuse)
     resumed, _ = fit(
         dataclasses.replace(fast, epochs=2), digits, workdir=tmp_path / "run", resume=True
     )
