@@ -8,6 +8,7 @@ PAGE = Page(
     figures=step_benchmarks.FIGURES + run_benchmarks.FIGURES,
     given=[
         Given("PyTorch {}. The table has", "a version"),
+        Given("with earlier code, it took {} ms, and {} of the time", "measured with earlier code"),
         Given("more than {} below that of the epoch before", "a definition"),
         Given("more than {} below the accuracy with batch statistics", "a definition"),
         Given("Muon's rate ({}) and momentum ({}), BatchNorm's decay ({})", "settings"),
