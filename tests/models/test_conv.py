@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import hypothesis.strategies as st
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from jax import lax
 
 from jaxcifar.models import layers
-from jaxcifar.models.conv import FORMS, _in_parts, conv2d, cpu_forms
+from jaxcifar.models.conv import FORMS, PART_NUMBERS, _in_parts, conv2d, cpu_forms
 from jaxcifar.models.resnet import resnet18
 
 compiling = settings(max_examples=6, deadline=None, derandomize=True)
@@ -120,6 +121,16 @@ def test_wide_maps_of_few_channels_use_winograd_only_for_the_weight_gradient(cha
     forms = cpu_forms(*shapes, 1, 1)[:3]
     assert (forms == ("xla", "winograd", "xla")) == (channels == 5)
     assert_equal_passes(*shapes, 1, 1, "auto")
+
+
+def test_a_batch_of_500_is_done_at_once_and_an_enormous_one_in_parts(monkeypatch):
+    cases = [case for case in convolutions_of_resnet18("cifar", monkeypatch) if case[1][0] == 3]
+    assert len(cases) == 8
+    for (_, *shape), *rest in cases:
+        assert cpu_forms((500, *shape), *rest).images >= 500
+        part = cpu_forms((10**6, *shape), *rest).images
+        assert 1 < part < 10**6
+        assert part * math.prod(shape) < PART_NUMBERS
 
 
 def test_resnet18_uses_every_combination_of_forms(monkeypatch):
